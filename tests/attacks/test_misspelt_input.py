@@ -6,6 +6,7 @@ read it. A rule over a misspelt name would never fire, and a denial would not de
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -44,6 +45,24 @@ FORMS: dict[str, Callable[[str, str, int], str]] = {
     ),
     "a loop": lambda around, name, at: (
         f"r{at} if {{ is_array(input.{around}.{name}); some x in input.{around}.{name}; x == 1 }}"
+    ),
+    "a function's result": lambda around, name, at: (
+        f"f{at}(v) := v.{around}\nr{at} if f{at}(input).{name} == 1"
+    ),
+    "an array": lambda around, name, at: f"r{at} if [input.{around}][_].{name} == 1",
+    "an object": lambda around, name, at: f'r{at} if {{"a": input.{around}}}.a.{name} == 1',
+    "an object in a variable": lambda around, name, at: (
+        f'r{at} if {{ v := {{"a": [input.{around}]}}; some w in v.a; w.{name} == 1 }}'
+    ),
+    "a set": lambda around, name, at: (
+        f"s{at} contains input.{around}\nr{at} if {{ some v in s{at}; v.{name} == 1 }}"
+    ),
+    "a default": lambda around, name, at: (
+        f"r{at} if object.get(input, {json.dumps(around.split('.'))}, {{}}).{name} == 1"
+    ),
+    "another object": lambda around, name, at: (
+        f'default v{at} := {{"none": true}}\nv{at} := input.{around} if input.{around}\n'
+        f"r{at} if v{at}.{name} == 1"
     ),
     "a negation": lambda around, name, at: f"r{at} if not input.{around}.{name}",
 }
@@ -121,6 +140,62 @@ def test_a_member_of_what_a_rule_gathers_is_no_member_of_the_input(text):
     rego(text)
 
 
+MIXED = {
+    "else": 'who := input.delegation if input.delegation != null else := {"MISSING": "none"}',
+    "default": 'default who := {"MISSING": "none"}\nwho := input.delegation if input.delegation',
+    "object.get": 'who := object.get(input, "delegation", {"MISSING": "none"})',
+    "a function": (
+        'or_none(d) := d if is_object(d) else := {"MISSING": "none"}\n'
+        "who := or_none(input.delegation)"
+    ),
+    "two definitions": (
+        'w.who := input.delegation if input.delegation\nw.who := {"MISSING": "none"} if '
+        "not input.delegation\nwho := w.who"
+    ),
+    "a fact": "who := input.delegation if input.delegation else := input.person",
+    "an argument": "who := input.delegation if input.delegation else := input.args.person",
+    "what is not followed": (
+        'who := object.union(input.delegation, {"kind": "a"}) if is_object(input.delegation)'
+    ),
+}
+"""A value that may be the delegation, and may be another object with a member of its own."""
+
+
+@pytest.mark.parametrize("form", MIXED)
+def test_a_member_of_what_may_also_be_another_object_is_no_slip(form):
+    text = MIXED[form].replace("MISSING", "kind")
+    rego(f'{text}\nallow if who.kind == "none"\nallow if who.subject == "user:a"')
+
+
+@pytest.mark.parametrize("form", ["else", "default", "object.get", "a function"])
+def test_it_is_one_where_the_other_object_lacks_it_as_well(form):
+    with pytest.raises(PolicyError, match=r"no input has input\.delegation\.kind"):
+        rego(f'{MIXED[form].replace("MISSING", "other")}\nallow if who.kind == "none"')
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        (
+            'label(x) := object.get(x, "name", "-") if is_object(x)\n'
+            "allow if { label(input.agent); label(WHAT) }"
+        ),
+        "named(x) if x.name\nnamed(x) if x.subject\nallow if { named(input.agent); named(WHAT) }",
+        "f(x) := g(x)\ng(x) := x.name\nallow if { f(input.agent); f(WHAT) }",
+        "allow if { some x in [input.agent, WHAT]; x.name }",
+        "allow if { who.name }\nwho := input.agent if input.args.x\nwho := WHAT if input.args.y",
+        (
+            'f("a", x) if x.name\nf("d", x) if x.subject\n'
+            'allow if { f("a", input.agent); f("d", WHAT) }'
+        ),
+    ],
+)
+def test_a_helper_for_two_objects_may_read_what_one_of_them_has(text):
+    rego(text.replace("WHAT", "input.delegation"))
+    with pytest.raises(PolicyError, match=r"no input has input\.(agent|tool)\.nam"):
+        rego(text.replace("WHAT", "input.tool").replace("name", "namx"))
+
+
 def test_what_is_read_of_a_value_without_members_is_refused():
     with pytest.raises(PolicyError, match=r"input\.agent\.name is a value without members"):
         rego("allow if input.agent.name.first")
@@ -175,6 +250,20 @@ def test_cedar_that_names_what_no_request_has_is_refused(policy, meant):
         CedarEngine.from_source(policy)
 
 
+@pytest.mark.parametrize("root", ["principal", "context.delegation", "context.tool"])
+@pytest.mark.parametrize("method", ["hasTag", "getTag"])
+def test_a_tag_in_cedar_is_refused_since_no_request_has_tags(root, method):
+    held = f'{root}.{method}("user")' + (' == "x"' if method == "getTag" else "")
+    with pytest.raises(PolicyError, match=f"no input has {root}.user") as refused:
+        CedarEngine.from_source(f"forbid(principal, action, resource) when {{ {held} }};")
+    assert f"{method}: nothing in a request has tags; write has" in str(refused.value)
+    for name in ("name", "subject"):  # the twin is `has`
+        if (root == "principal") == (name == "name") and root != "context.tool":
+            CedarEngine.from_source(
+                f"forbid(principal, action, resource) when {{ {root} has {name} }};"
+            )
+
+
 def test_a_role_and_an_attribute_of_a_tool_are_no_slips_in_cedar():
     CedarEngine.from_source(
         'permit(principal in Role::"a", action, resource == Resource::"r") '
@@ -214,6 +303,36 @@ def test_a_function_that_reads_a_misspelt_member_raises(path):
     for read in (inner.get, inner.pop, inner.setdefault, inner.__getitem__):
         with pytest.raises(UnknownNameError, match=f"did you mean .*{name}"):
             read(misspelt)
+
+
+COPIES: dict[str, Callable[[Any], Any]] = {
+    "a copy": lambda members: members.copy(),
+    "copy.copy": copy.copy,
+    "copy.deepcopy": copy.deepcopy,
+    "or": lambda members: members | {},
+    "or from the right": lambda members: {"kind": 1} | members,
+}
+
+
+@pytest.mark.parametrize("form", COPIES)
+def test_a_copy_of_the_input_is_as_strict(form):
+    copied = COPIES[form](given(()))
+    for members in (copied["delegation"], COPIES[form](given(("delegation",)))):
+        assert members.get("subject") == "x"
+        assert dict(members).items() >= dict(given(("delegation",))).items()
+        with pytest.raises(UnknownNameError, match=r"did you mean input\.delegation\.subject"):
+            members.get("user")
+
+
+@pytest.mark.parametrize("name", [member.name for member in vocabulary.INPUT])
+def test_a_name_at_the_top_that_looks_like_the_guards_own_raises(name):
+    whole = given(())
+    assert whole.get(name) is not None
+    misspelt = name[:-2] + name[-1] if len(name) > 6 else f"{name}{name[-1]}"
+    for read in (whole.get, whole.pop, whole.setdefault, whole.__getitem__):
+        with pytest.raises(UnknownNameError, match=rf"did you mean input\.{name}\?"):
+            read(misspelt)
+    assert whole.get("branch") is None
 
 
 def test_such_a_call_is_denied_and_the_log_names_the_slip(caplog, ran):

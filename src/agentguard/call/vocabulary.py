@@ -26,6 +26,10 @@ _CLOSE: Final = 0.7
 """The ratio of ``difflib`` from which one name may be a misspelling of the other."""
 
 
+_SURE: Final = 0.85
+"""The ratio from which it is a misspelling even where an attribute may have the name."""
+
+
 @dataclass(frozen=True, slots=True)
 class Member:
     """One member of the policy's input.
@@ -181,6 +185,15 @@ def slip(path: Path) -> str | None:
         if name not in {member.name for member in members}:
             return _no_member(around, name, members)
     return None
+
+
+def misspelt(name: str) -> str | None:
+    """Return why a name at the top of the input is a slip; None where a tool may give the name.
+
+    Only a name that looks like one of the guard's own is one: any other may be an attribute.
+    """
+    near = get_close_matches(name, _BY_NAME, 1, _SURE) if name not in _BY_NAME else ()
+    return next((f"no input has input.{name}; did you mean input.{one}?" for one in near), None)
 
 
 def _no_member(around: Path, name: str, members: tuple[Member, ...]) -> str:

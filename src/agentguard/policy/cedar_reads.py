@@ -24,12 +24,19 @@ _VARIABLES: Final[Mapping[str, Path]] = {
 }
 
 
+_TAGS: Final = ("hasTag", "getTag")
+"""The methods for tags, which no entity of a request has: ``hasTag`` is always false."""
+
+
 def mistakes(policy: Mapping[str, Any]) -> Iterator[str]:
     """Yield a sentence for each name of the policy that no request has."""
     for path, variable in dict.fromkeys(_reads(policy["conditions"])):
         problem = _outside(path, variable) or vocabulary.slip(path)
         if problem is not None:
             yield _in_cedar(problem)
+    for kind in _TAGS:
+        if any(kind in node for node in _objects(policy["conditions"])):
+            yield f"{kind}: nothing in a request has tags; write has, and read an attribute"
     for name in sorted(_types(policy)):
         if name not in ENTITIES:
             types = ", ".join(ENTITIES)
@@ -60,14 +67,21 @@ def _in_cedar(problem: str) -> str:
 
 
 def _reads(tree: object) -> Iterator[tuple[Path, str]]:
+    for node in _objects(tree):
+        for kind in (".", "has", *_TAGS):
+            if isinstance(member := node.get(kind), dict):
+                name = member["right"].get("Value") if kind in _TAGS else member["attr"]
+                below = (name,) if isinstance(name, str) else ()
+                for path, variable in _values(member["left"]):
+                    yield (*path, *below), variable
+
+
+def _objects(tree: object) -> Iterator[Mapping[str, Any]]:
     todo = [tree]
     while todo:
         node = todo.pop()
         if isinstance(node, dict):
-            for kind in (".", "has"):
-                if isinstance(member := node.get(kind), dict):
-                    for path, variable in _values(member["left"]):
-                        yield (*path, member["attr"]), variable
+            yield node
             todo += node.values()
         elif isinstance(node, list):
             todo += node
@@ -88,14 +102,8 @@ def _values(node: Mapping[str, Any]) -> Iterator[tuple[Path, str]]:
 def _types(tree: object) -> set[str]:
     """Return the types of all entities in a policy."""
     found: set[str] = set()
-    todo = [tree]
-    while todo:
-        node = todo.pop()
+    for node in _objects(tree):
         match node:
             case {"type": str(name), "id": str()} | {"entity_type": str(name)}:
                 found.add(name)
-        if isinstance(node, dict):
-            todo += node.values()
-        elif isinstance(node, list):
-            todo += node
     return found

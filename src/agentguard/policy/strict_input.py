@@ -20,7 +20,8 @@ class StrictMembers(dict[str, Any]):
     """An object of the policy's input at ``path``, whose names are fixed (``vocabulary.py``).
 
     ``[]``, ``get``, ``pop`` and ``setdefault`` raise ``UnknownNameError`` for a name that no input
-    has there. A name of the vocabulary that this input lacks is missing, as in a ``dict``.
+    has there, and at the top for one that looks like a member's. A copy and ``|`` are as strict. A
+    name of the vocabulary that this input lacks is missing, as in a ``dict``.
     """
 
     __slots__ = ("_path",)
@@ -48,10 +49,28 @@ class StrictMembers(dict[str, Any]):
         self._require_known(name)
         return super().setdefault(name, default)
 
+    def copy(self) -> StrictMembers:
+        """Return a copy that is as strict."""
+        return StrictMembers(self, self._path)
+
+    __copy__ = copy
+
+    def __or__(self, other: Any, /) -> Any:
+        """Return the members of both, as strict as this object."""
+        merged = super().__or__(other)
+        return merged if merged is NotImplemented else StrictMembers(merged, self._path)
+
+    def __ror__(self, other: Any, /) -> Any:
+        """Return the members of both, as strict as this object."""
+        merged = super().__ror__(other)
+        return merged if merged is NotImplemented else StrictMembers(merged, self._path)
+
     def _require_known(self, name: object) -> None:
         if name not in self:
             path = (*self._path, str(name))
             problem = vocabulary.slip(path)
+            if problem is None and not self._path:
+                problem = vocabulary.misspelt(str(name))
             if problem is not None:
                 raise UnknownNameError(problem)
 

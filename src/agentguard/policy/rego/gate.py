@@ -197,7 +197,7 @@ def _check_tree(report: Mapping[str, Any], data: Mapping[str, Any], query: Names
     if problems:
         raise invalid("\n".join(problems))
     read = reads.reads(readers, reached, query)  # which needs a policy without recursion
-    slips = [*reads.mistakes(read)]
+    slips = [*dict.fromkeys(reads.mistakes(read))]
     if slips:
         raise invalid("\n".join(slips))
     warnings = (
@@ -206,4 +206,4 @@ def _check_tree(report: Mapping[str, Any], data: Mapping[str, Any], query: Names
         *iteration.warnings(readers),
         *ordering.warnings(readers, query),
     )
-    return Findings(warnings, tuple(requirements.stated(readers, query)), read)
+    return Findings(warnings, tuple(requirements.stated(readers, query)), reads.paths(read))

@@ -1,124 +1,108 @@
 """Which members of the input a policy reads, and mistakes: members that no input has.
 
-A rule that reads ``input.delegation.user`` never fires, because there is no such member. This
-module follows a value back to the input through imports, variables, rules, the parameters of
-functions and ``object.get``. A name in a variable (``input.delegation[name]``) is not followed.
+A rule that reads ``input.delegation.user`` never fires, because there is no such member.
+``origins.py`` follows what is read back to the input. A value that may also be another object is
+not judged, and neither is a name in a variable (``input.delegation[name]``).
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from agentguard.call import vocabulary
-from agentguard.policy.rego.ordering import DefinitionReader, Origin
-from agentguard.policy.rego.syntax_tree import Names, Reader, RuleTree, name_of
+from agentguard.policy.rego.origins import ELEMENT, PARAMETER, Definition, Origin, Policy, keys
+from agentguard.policy.rego.syntax_tree import Names, Reader, name_of
 
 
-class _Definition(NamedTuple):
-    """One definition: the values that it may have, what it reads, and the functions it calls."""
+class Read(NamedTuple):
+    """One place where a policy reads a value, and all that the value may be."""
 
-    path: Names
-    values: list[Origin]
-    names: list[tuple[Origin, str]]
-    calls: list[tuple[str, Names, list[Origin | None]]]
+    at: str
+    sources: tuple[Origin, ...]
 
 
-def mistakes(reads: Mapping[Names, str]) -> Iterator[str]:
+def mistakes(reads: list[Read]) -> Iterator[str]:
     """Yield a sentence for each path below the input that no input has."""
-    for path, at in reads.items():
-        problem = vocabulary.slip(path)
-        if problem is not None:
-            yield f"{at}: {problem}"
+    for read in reads:
+        problems = [one and vocabulary.slip(_below_input(one)) for one in read.sources]
+        if all(problems):
+            yield from (f"{read.at}: {problem}" for problem in problems)
 
 
-def reads(readers: list[Reader], reached: set[Names], query: Names) -> dict[Names, str]:
-    """Return the paths below ``input`` that the policy reads, each with its first place.
+def paths(reads: list[Read]) -> dict[Names, str]:
+    """Return the paths below ``input`` that the policy reads, each with its first place."""
+    found: dict[Names, str] = {}
+    for read in reads:
+        match read.sources:
+            case (("input", *_) as source,):  # what may be several values is read where they stand
+                found.setdefault(_below_input(source), read.at)
+    return found
+
+
+def _below_input(source: Names) -> Names:
+    return tuple(name for name in source[1:] if name != ELEMENT)
+
+
+def reads(readers: list[Reader], reached: set[Names], query: Names) -> list[Read]:
+    """Return what the policy reads of the input.
 
     Rules that no output reads count only in the queried package: a folder may hold the package of
     another query, with another input. The policy must be free of recursion.
     """
-    definitions = [
-        (_definition(reader, tree), reader.package) for reader in readers for tree in reader.rules
-    ]
-    policy = _Policy([definition for definition, _package in definitions])
-    found: dict[Names, str] = {}
-    for definition, package in definitions:
-        if definition.path in reached or package == query:
-            for path, at in policy.reads(definition):
-                found.setdefault(path, at)
-    return found
+    policy = _Policy(readers)
+    found = {
+        (at, sources): None
+        for definition in policy.definitions
+        if definition.path in reached or definition.reader.package == query
+        for at, sources in policy.reads(definition)
+    }
+    return [Read(at, sources) for at, sources in found if sources]
 
 
-def _definition(reader: Reader, tree: RuleTree) -> _Definition:
-    resolver = DefinitionReader(reader, tree)
-    body = resolver.body()
-    names = []
-    for node in [*tree.parts("Var", "RefDot", "RefBrack", "Call")][::-1]:  # from the first line
-        origin = resolver.origin(node)
-        if origin is not None:
-            names.append((origin, reader.at(_span(node))))
-    return _Definition(body.path, body.values, names, body.calls)
+class _Policy(Policy):
+    """Follows the parameters of functions to the arguments of all calls."""
 
+    def __init__(self, readers: list[Reader]) -> None:
+        super().__init__(readers, gathered=True)
+        self._inputs: dict[tuple[Names, Names], tuple[Origin, ...]] = {}
+        self._calls: dict[Names, list[tuple[Definition, list[Any]]]] = defaultdict(list)
+        for at in self.definitions:
+            for node in at.tree.parts("Call"):
+                called = at.reader.reference(name_of(node["Call"]["fcn"]), call=True).definition
+                self._calls[called].append((at, node["Call"]["params"]))
 
-def _span(node: Mapping[str, Any]) -> Any:
-    return name_of(node["Call"]["fcn"] if "Call" in node else node).span
+    def reads(self, at: Definition) -> Iterator[tuple[str, tuple[Origin, ...]]]:
+        """Yield what a definition reads, and where."""
+        for node in [*at.tree.parts("Var", "RefDot", "RefBrack", "Call")][::-1]:  # from the top
+            match node:
+                case {"Call": {"fcn": function, "params": [of, key, _]}}:
+                    if name_of(function).path != ("object", "get") or not keys(key):
+                        continue
+                    span, origins = name_of(function).span, self.origins(at, of, keys(key))
+                case {"Call": _}:
+                    continue
+                case _:
+                    span, origins = name_of(node).span, self.origins(at, node)
+            yield at.reader.at(span), self._sources(at, origins)
 
+    def _sources(self, at: Definition, origins: tuple[Origin, ...]) -> tuple[Origin, ...]:
+        found: dict[Origin, None] = {}
+        for origin in origins:
+            if origin is None or origin[0] != PARAMETER:
+                found[origin] = None
+            else:
+                found.update(dict.fromkeys(self._argued(at, origin)))
+        return tuple(found)
 
-class _Policy:
-    """Follows what the definitions of a policy read, across rules and functions."""
-
-    def __init__(self, definitions: list[_Definition]) -> None:
-        self._by_path: dict[Names, list[_Definition]] = defaultdict(list)
-        for definition in definitions:
-            self._by_path[definition.path].append(definition)
-        self._sources: dict[Origin, list[Origin]] = {}
-        self._parameters: dict[Names, list[Origin]] = {}
-
-    def reads(self, definition: _Definition) -> Iterator[tuple[Names, str]]:
-        """Yield the paths below ``input`` that a definition reads, and where."""
-        for source, at in self._read(definition):
-            if source.path[0] == "input":
-                yield source.path[1:], at
-
-    def _read(self, definition: _Definition) -> Iterator[tuple[Origin, str]]:
-        """Yield what a definition reads of the input, and of its own parameters."""
-        for origin, at in definition.names:
-            yield from ((source, at) for source in self._sources_of(origin))
-        for at, function, arguments in definition.calls:
-            for read in self._read_of_parameters(function):
-                place = int(read.path[1])
-                argument = arguments[place] if place < len(arguments) else None
-                if argument is not None:
-                    below = argument.below(read.path[2:], whole=read.whole)
-                    yield from ((source, at) for source in self._sources_of(below))
-
-    def _sources_of(self, origin: Origin) -> list[Origin]:
-        """Return the parts of the input, and the parameters, that a value may come from."""
-        if origin.path[0] != "data":
-            return [origin]
-        if origin not in self._sources:  # without the cache, shared rules are followed many times
-            self._sources[origin] = list(dict.fromkeys(self._sources_of_rule(origin)))
-        return self._sources[origin]
-
-    def _sources_of_rule(self, origin: Origin) -> Iterator[Origin]:
-        for length in range(len(origin.path), 0, -1):
-            definitions = self._by_path.get(origin.path[:length], ())
-            for definition in definitions:
-                for value in definition.values:
-                    below = value.below(origin.path[length:], whole=origin.whole)
-                    yield from (one for one in self._sources_of(below) if one.path[0] == "input")
-            if definitions:
-                return
-
-    def _read_of_parameters(self, function: Names) -> list[Origin]:
-        """Return what a function reads of its parameters (``("", "0", "user")``)."""
-        if function not in self._parameters:
-            self._parameters[function] = []  # the function calls itself: refused elsewhere
-            definitions = self._by_path.get(function, ())
-            found = (source for one in definitions for source, _at in self._read(one))
-            self._parameters[function] = list(
-                dict.fromkeys(one for one in found if one.path[0] != "input")
+    def _argued(self, at: Definition, origin: Names) -> tuple[Origin, ...]:
+        """Return what an origin below a parameter is, by the arguments of all calls."""
+        if (at.path, origin) not in self._inputs:
+            self._inputs[at.path, origin] = ()
+            self._inputs[at.path, origin] = tuple(
+                source
+                for caller, arguments in self._calls[at.path]
+                for source in self._sources(caller, self.argument(caller, arguments, origin))
             )
-        return self._parameters[function]
+        return self._inputs[at.path, origin]

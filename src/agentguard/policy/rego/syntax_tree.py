@@ -164,7 +164,7 @@ class Reader:
             # A head is {refr, args | key, assign}: each member but ``refr`` may refer to rules.
             body = [head.get("args"), head.get("key"), head.get("assign"), rule["bodies"]]
         name = name_of(head["refr"])
-        local = frozenset(self._locals(tree))
+        local = frozenset(self.locals(tree))
         references = tuple(self._references([*body, *name.computed], local))
         path = self.path_of(head["refr"])
         return Rule(self.package, path, self.at(rule["span"]), tree.form == "Func", references)
@@ -173,7 +173,7 @@ class Reader:
         """Return the constant part of a rule's path; ``head`` is the name in the rule's head."""
         return (*self.package, *name_of(head).path)
 
-    def _locals(self, tree: RuleTree) -> Iterator[str]:
+    def locals(self, tree: RuleTree) -> Iterator[str]:
         """Yield the variables that a rule declares: each hides a rule or import of its name."""
         yield from variables(tree.head.get("args"))
         for node in tree.parts("AssignExpr", "SomeIn", "SomeVars", "Every"):
