@@ -200,3 +200,17 @@ async def test_the_schemas_of_a_server_are_checked_for_so_long_and_no_longer(rec
         assert await client.tools() == ["echo"]
         assert code_of(await client.call("fail", "a")) == "tool.uncheckable"
         assert shown(await client.call("echo", "a"))
+
+
+async def test_a_tool_whose_schema_was_checked_too_slowly_comes_back(recorded, monkeypatch, caplog):
+    schema = {"type": "object", "properties": {"text": {"title": "of a busy moment"}}}
+    async with gateway(recorded, settings(options={"schema": schema})) as client:
+        with monkeypatch.context() as busy:
+            busy.setattr("agentguard_mcp.schemas.SECONDS", -1.0)
+            assert [await client.tools(), await client.tools()] == [[], []]
+            assert code_of(await client.call("echo", "a")) == "tool.uncheckable"
+        monkeypatch.setattr("agentguard_mcp.schemas.RETRY", 1e-3)  # a minute is over
+        assert "echo" in await client.tools()
+        assert shown(await client.call("echo", "a"))
+    said = [one.getMessage() for one in caplog.records if one.name == "agentguard.mcp"]
+    assert sum(one.startswith("the tool echo of") for one in said) == 1

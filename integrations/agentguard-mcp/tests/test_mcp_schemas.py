@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import time
 
 import pytest
 
 from agentguard.adapters import ArgumentsError
+from agentguard_mcp import schemas
 from agentguard_mcp.arguments import bound, require_checkable
-from agentguard_mcp.schemas import SECONDS, Schema, UncheckableError
+from agentguard_mcp.schemas import MAX_SIZE, SECONDS, Schema, UncheckableError
 
 DRAFTS = {
     "4": "http://json-schema.org/draft-04/schema#",
@@ -323,6 +325,21 @@ BAD = {
         "$defs": {"a": {"$anchor": "x"}, "b": {"not": {"$dynamicAnchor": "x"}}}
     },
     "too many types": props({"type": [{"a": n} for n in range(20_000)]}),
+    "a $recursiveRef to elsewhere": {
+        "$schema": DRAFTS["2019-09"],
+        "$defs": {"f": FLAG},
+        **props({"$recursiveRef": "#/$defs/f"}),
+    },
+    "another document for one of several dependencies": {
+        "$schema": DRAFTS["7"],
+        "dependencies": {"a": ["b"], "c": {"$ref": "https://evil.example/schema"}},
+    },
+    "the schema of its own draft": props({"$ref": DRAFTS["2020-12"]}),
+    "a part of the place that it names": {
+        "$id": "https://evil.example/",
+        **props({"$ref": "schema"}),
+    },
+    "another document with an anchor": props({"$dynamicRef": "https://evil.example/schema#a"}),
     "no JSON": {"const": {1, 2}},
     "no number of JSON": {"const": float("nan")},
 }
@@ -337,6 +354,68 @@ def test_a_schema_that_can_not_be_used_says_why(schema):
     assert "the schema of the tool can't be used to check arguments: " in str(refused.value)
     assert "evil" not in str(refused.value)
     assert time.process_time() - begun < 4 * SECONDS
+
+
+BELOW = {
+    "a type that is none": {"type": "text"},
+    "names that are none": {"required": "ab"},
+    "a limit that is none": {"minimum": "3"},
+    "a list": ["x"],
+    "a text": "boolean",
+    "a pattern that is none": {"pattern": "["},
+    "another document": {"$ref": "https://evil.example/schema"},
+    "another document, deeper": {"items": {"$ref": "#/x-defs/b"}},
+    "an unknown draft": {"$schema": "https://example.com/draft"},
+    "an $id": {"$id": "urn:x", "$defs": {"f": FLAG}, "allOf": [{"$ref": "#/$defs/f"}]},
+    "an $id, deeper": {"not": {"$id": "urn:x"}},
+}
+
+
+@pytest.mark.parametrize("part", BELOW.values(), ids=BELOW)
+@pytest.mark.parametrize("draft", ALL)
+def test_a_part_below_an_unknown_keyword_is_checked_where_a_reference_leads_there(draft, part):
+    if draft == "4":  # whose word it is
+        part = json.loads(json.dumps(part).replace('"$id"', '"id"'))
+    others = {"b": {"$ref": "https://evil.example/schema"}}
+    schema = drafted({"x-defs": {"a": part, **others}, **props({"$ref": "#/x-defs/a"})}, draft)
+    with pytest.raises(UncheckableError):
+        Schema.of(schema)
+    Schema.of({**schema, "properties": {}})
+    sound = Schema.of({**schema, "x-defs": {"a": FLAG, **others}})
+    assert sound.error({"force": "true"})
+    assert sound.error({"force": True}) is None
+
+
+def test_a_schema_has_so_many_characters_and_no_more():
+    def of(size: int) -> dict[str, str]:
+        return {"title": "a" * (size - len('{"title": ""}'))}
+
+    Schema.of(of(MAX_SIZE))
+    begun = time.process_time()
+    for size in (MAX_SIZE + 1, 20 * MAX_SIZE):
+        with pytest.raises(UncheckableError, match=f"it has more than {MAX_SIZE} characters"):
+            Schema.of(of(size))
+    types = {"type": [{"a": n} for n in range(200_000)]}
+    with pytest.raises(UncheckableError, match="it has more"):
+        Schema.of(types)
+    assert time.process_time() - begun < 2 * SECONDS
+
+
+def test_a_check_that_took_too_long_is_made_again_in_a_while(monkeypatch):
+    schema = props({"title": "of a busy moment", **FLAG})
+    now = time.monotonic()
+    with monkeypatch.context() as busy:
+        busy.setattr(schemas, "SECONDS", -1.0)
+        with pytest.raises(UncheckableError, match="the check takes more than"):
+            Schema.of(schema)
+    monkeypatch.setattr(schemas, "_known", lambda _text: pytest.fail("it was checked at once"))
+    with monkeypatch.context() as soon:
+        soon.setattr(schemas.time, "monotonic", lambda: now)
+        with pytest.raises(UncheckableError, match="the check takes more than"):
+            Schema.of(schema)
+    monkeypatch.undo()
+    monkeypatch.setattr(schemas.time, "monotonic", lambda: now + schemas.RETRY)
+    assert bound(schema, {"force": True}) == {"force": True}
 
 
 def test_a_deep_schema_can_not_be_used():
@@ -429,7 +508,8 @@ def test_what_takes_no_long_time_passes(schema, arguments):
 
 
 def test_a_draft_within_a_schema_lifts_no_limit():
-    within = {"$schema": DRAFTS["2020-12"], "uniqueItems": True, "items": {"not": FLAG}}
+    items = {"allOf": [{"not": FLAG}] * 20}
+    within = {"$schema": DRAFTS["2020-12"], "uniqueItems": True, "items": items}
     schema = drafted(props({"allOf": [within]}), "2020-12")
     begun = time.process_time()
     with pytest.raises(ArgumentsError):

@@ -26,12 +26,18 @@ from jsonschema import (  # type: ignore[import-untyped]
     ValidationError,
 )
 from jsonschema.validators import extend, validator_for  # type: ignore[import-untyped]
-from referencing import Registry, Resource
+from referencing import Registry, Resource, Specification
 from referencing.exceptions import Unresolvable
 from referencing.jsonschema import specification_with
 
 SECONDS: Final = 1.0
 """The CPU time that the check of a schema, or of a value against a schema, may take."""
+
+MAX_SIZE: Final = 1 << 18
+"""The characters of the largest schema, as JSON: what reads it as a whole can't be stopped."""
+
+RETRY: Final = 60.0
+"""The seconds after which a schema is checked again whose check took too long."""
 
 MAX_LOOKAROUND: Final = 4_096
 """The characters of the longest text that is matched with a look-around or a back-reference."""
@@ -59,6 +65,10 @@ class UncheckableError(Exception):
     """A schema, or a value against a schema, that can't be checked; the text says why."""
 
 
+class _LateError(UncheckableError):
+    """A check that has taken too long: it may be in time at another moment."""
+
+
 class Schema:
     """A schema that can be checked; ``of`` makes one."""
 
@@ -75,7 +85,9 @@ class Schema:
             text = json.dumps(dict(schema), sort_keys=True, allow_nan=False)
         except (TypeError, ValueError, RecursionError) as error:
             raise UncheckableError("it is no JSON") from error
-        found = _known(text)
+        if len(text) > MAX_SIZE:
+            raise UncheckableError(f"it has more than {MAX_SIZE} characters")
+        found = _tried(text, int(time.monotonic() / RETRY))
         if isinstance(found, str):
             raise UncheckableError(found)
         return found
@@ -90,18 +102,29 @@ class Schema:
 
 
 @lru_cache(maxsize=512)
+def _tried(text: str, _period: int) -> Schema | str:
+    """Return what ``_known`` does; a check that takes too long is tried once in a period."""
+    try:
+        return _known(text)
+    except _LateError as error:
+        return str(error)
+
+
+@lru_cache(maxsize=512)
 def _known(text: str) -> Schema | str:
-    """Return a schema that is given as JSON, or why it can't be checked."""
+    """Return a schema that is given as JSON, or why it can't be checked; raises ``_LateError``."""
     schema = json.loads(text)
     try:
         with _limited():
             draft = _draft_of(schema, Draft202012Validator)
             _require_plain_names(schema)
-            _require_sound(schema)
+            _require_sound(draft, schema)
             registry = _require_resolved(draft, schema)
         # the library knows the schemas of all drafts by their names, and a registry's own go before
         checked = Schema(_steps_of(draft)(schema, registry=registry))
         checked.error({})  # a reference without an end is found here
+    except _LateError:
+        raise
     except UncheckableError as error:
         return str(error)
     return checked
@@ -139,16 +162,17 @@ def _limited() -> Iterator[None]:
 
 def _step() -> None:
     if time.thread_time() > _END.get():
-        raise UncheckableError(f"the check takes more than {SECONDS:g} s")
+        raise _LateError(f"the check takes more than {SECONDS:g} s")
 
 
 # --- the schema -----------------------------------------------------------------------------------
 
 
-def _require_sound(schema: Any) -> None:
+def _require_sound(draft: Any, schema: Any) -> None:
     """Raise ``UncheckableError`` for what the draft's own schema refuses."""
+    named = {"$schema": draft.META_SCHEMA["$schema"]}
     try:
-        rust.meta.validate(schema)
+        rust.meta.validate({**schema, **named} if isinstance(schema, dict) else schema)
     except rust.ValidationError as error:
         raise UncheckableError(f"it is no schema of its draft ({error.kind.name})") from error
 
@@ -163,44 +187,73 @@ def _require_resolved(draft: Any, schema: Any) -> Registry[Any]:
     kind = specification_with(draft.ID_OF(draft.META_SCHEMA))
     root: Resource[Any] = kind.create_resource(schema)
     registry: Registry[Any] = _NO_REMOTE_SCHEMAS.with_resource(root.id() or "", root).crawl()
-    todo = [(root, registry.resolver_with_root(root), "")]
+    todo: list[tuple[Resource[Any], Any, str | None]] = [
+        (root, registry.resolver_with_root(root), "")
+    ]
     named: set[tuple[str, str]] = set()
-    while todo:
-        resource, resolver, place = todo.pop()
+    seen: set[int] = set()
+    aims: list[tuple[Any, Any]] = []
+    while todo or aims:
         _step()
-        own = resource.id()
-        place = place if own is None else urljoin(place, own)
-        names = {(place, one.name) for one in resource.anchors()}
-        names |= set() if own is None else {(place, "")}
-        if names & named:
-            raise UncheckableError("two parts of it have the same $id or the same $anchor")
-        named |= names
-        if isinstance(resource.contents, dict):
-            if _draft_of(resource.contents, draft) is not draft:
-                raise UncheckableError(_OTHER_DRAFT)
-            _require_usable(resource.contents, resolver)
-        parts = resource.subresources()
+        if not todo:
+            contents, resolver = aims.pop()
+            if not isinstance(contents, bool) and id(contents) not in seen:
+                # a keyword stands above that the draft does not know: nobody has looked there
+                _require_sound(draft, contents)
+                todo.append((kind.create_resource(contents), resolver, None))
+            continue
+        resource, resolver, place = todo.pop()
+        own, anchors = resource.id(), {one.name for one in resource.anchors()}
+        if place is None:
+            if own is not None or anchors:
+                raise UncheckableError("an $id or $anchor is where no keyword of the draft leads")
+        else:
+            place = place if own is None else urljoin(place, own)
+            names = {(place, name) for name in anchors} | (set() if own is None else {(place, "")})
+            if names & named:
+                raise UncheckableError("two parts of it have the same $id or the same $anchor")
+            named |= names
+        aims += _require_usable(draft, resource.contents, resolver)
+        seen.add(id(resource.contents))
+        parts = _parts(kind, resource)
         todo += [(one, resolver.in_subresource(one), place) for one in parts]
     return registry
 
 
-def _require_usable(part: Mapping[str, Any], resolver: Any) -> None:
+def _parts(kind: Specification[Any], resource: Resource[Any]) -> Iterator[Resource[Any]]:
+    """Yield the parts of a part; the library leaves out dependencies of which the first is none."""
+    yield from resource.subresources()
+    found = resource.contents.get("dependencies") if isinstance(resource.contents, dict) else None
+    if isinstance(found, dict) and isinstance(next(iter(found.values()), None), list):
+        yield from (kind.create_resource(one) for one in found.values() if isinstance(one, dict))
+
+
+def _require_usable(draft: Any, part: Any, resolver: Any) -> Iterator[tuple[Any, Any]]:
+    """Yield where the references of a part lead; raise ``UncheckableError`` for other problems."""
+    if not isinstance(part, dict):
+        return
+    if _draft_of(part, draft) is not draft:
+        raise UncheckableError(_OTHER_DRAFT)
+    if part.get("$recursiveRef", "#") != "#":  # the library takes each for this one
+        raise UncheckableError("a $recursiveRef is another one than #")
     for keyword in ("$ref", "$dynamicRef"):
         if isinstance(reference := part.get(keyword), str):
-            _look_up(resolver, reference)
+            yield _look_up(resolver, reference)
     names = part.get("patternProperties")
     for pattern in (part.get("pattern"), *(names if isinstance(names, dict) else ())):
         if isinstance(pattern, str):
             _pattern(pattern)
 
 
-def _look_up(resolver: Any, reference: str) -> None:
+def _look_up(resolver: Any, reference: str) -> tuple[Any, Any]:
+    """Return a part of the schema, and what looks up the references in it."""
     try:
-        resolver.lookup(reference)
+        found = resolver.lookup(reference)
     except Unresolvable as error:
         raise UncheckableError(
             "it refers to another document, or to a part that it does not have"
         ) from error
+    return found.contents, found.resolver
 
 
 def _require_plain_names(schema: Any) -> None:

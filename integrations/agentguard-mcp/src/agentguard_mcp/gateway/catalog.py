@@ -184,8 +184,11 @@ class Catalog:
         self._offered[name] = found
         if not self._is_pinned and found is not None and len(self._pinned) < MAX_TOOLS:
             self._pinned.setdefault(name, found)
-        if found is not None and found == self._pinned.get(name) and name not in self._specs:
-            self._size += len(encoded(definition))
+        spec = self._specs.get(name)
+        # a check that took too long may be in time now
+        is_open = spec is None or (isinstance(spec, Decision) and spec.code == "tool.uncheckable")
+        if found is not None and found == self._pinned.get(name) and is_open:
+            self._size += len(encoded(definition)) if spec is None else 0
             self._specs[name] = self._specified(name, definition)
 
     def _specified(self, name: str, definition: Definition) -> ToolSpec | Decision:
@@ -205,8 +208,10 @@ class Catalog:
             shown = shortened_text(visible_text(name), _LONGEST)
             server = self._settings.server
             reason = f"the tool {shown} of the MCP server {server} is left out: {why}"
-            _LOGGER.warning("%s [tool.uncheckable]", reason)
-            return Decision.refusal(reason, code="tool.uncheckable")
+            refusal = Decision.refusal(reason, code="tool.uncheckable")
+            if refusal != self._specs.get(name):
+                _LOGGER.warning("%s [tool.uncheckable]", reason)
+            return refusal
         action = self._action(name)
         return self._configured(action, description, schema, listed=self._is_pinned)
 
