@@ -9,10 +9,12 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import pytest
 from described_calls import Caller, media_type_of, schemes_of
+from empty_parameters import require_no_two
 from token_service import GRANT, JWT_BEARER, PAYMENTS, TYPES, claims
 
 from agentguard import AgentguardError
@@ -119,30 +121,36 @@ PARAMETERS = [
 
 @pytest.mark.parametrize(("kind", "method", "name"), PARAMETERS)
 def test_an_empty_list_of_a_client_asks_for_nothing(service, kind, method, name):
-    given = {"scope": ["read"], "audience": [PAYMENTS]}
-    token = service.id_jag if method == "redeem" else service.provider.token
-
-    def asked(**changes: Any) -> tuple[str, ...]:
-        if kind is Tokens:
-            with TokenService(service.url) as client:
-                identity = client.identities.register("clerk", workload_token=service.workload())
-                send = getattr(client.tokens, method)
-                return tuple(send(identity, token(), **{**given, **changes}).scope)
-
-        async def run() -> tuple[str, ...]:
-            async with AsyncTokenService(service.url) as client:
-                made = client.identities.register("clerk", workload_token=service.workload())
-                identity = await made
-                send = getattr(client.tokens, method)
-                return tuple((await send(identity, token(), **{**given, **changes})).scope)
-
-        return asyncio.run(run())
-
+    asked = partial(asked_of, service, kind, method)
     assert asked() == ("read",)  # the twin
     with pytest.raises(AgentguardError, match=CODES[name]) as caught:
         asked(**{name: []})
     assert caught.value.code == "service.refused"
     assert asked(**{name: None}) == (("pay", "read") if name == "scope" else ("read",))
+
+
+@pytest.mark.parametrize(("kind", "method", "name"), [one for one in PARAMETERS if "scope" in one])
+def test_one_name_of_a_scope_is_no_two(service, kind, method, name):
+    require_no_two(lambda said: asked_of(service, kind, method, **{name: [said]}), "read")
+
+
+def asked_of(service: Any, kind: Any, method: str, **changes: Any) -> tuple[str, ...]:
+    given = {"scope": ["read"], "audience": [PAYMENTS]}
+    token = service.id_jag if method == "redeem" else service.provider.token
+    if kind is Tokens:
+        with TokenService(service.url) as client:
+            identity = client.identities.register("clerk", workload_token=service.workload())
+            send = getattr(client.tokens, method)
+            return tuple(send(identity, token(), **{**given, **changes}).scope)
+
+    async def run() -> tuple[str, ...]:
+        async with AsyncTokenService(service.url) as client:
+            made = client.identities.register("clerk", workload_token=service.workload())
+            identity = await made
+            send = getattr(client.tokens, method)
+            return tuple((await send(identity, token(), **{**given, **changes})).scope)
+
+    return asyncio.run(run())
 
 
 def test_the_fields_and_the_parameters_are_these():

@@ -72,3 +72,12 @@ def require_nothing(case: Case) -> None:
     with pytest.raises(AgentguardError) as caught:
         call()
     assert caught.value.code == expected
+
+
+def require_no_two(call: Callable[[str], Any], is_held: str = "a") -> None:
+    """Call with a name of a scope that others read as two, and with the name ``is_held``."""
+    for blank in " \t\n\u00a0":
+        with pytest.raises(AgentguardError) as caught:
+            call(f"{is_held}{blank}b")
+        assert caught.value.code in ("scope.malformed", "config.invalid")
+    call(is_held)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from empty_parameters import Case, parameters, require_nothing
+from empty_parameters import Case, parameters, require_no_two, require_nothing
 
 import agentguard
 from agentguard import Decision, Guard, Requirement
@@ -60,6 +60,19 @@ def test_the_twins_are_taken():
     assert Requirement(approvers=("bob",), roles=("lead",)).roles == ("lead",)
 
 
+SCOPES: dict[tuple[str, str], Any] = {
+    ("Guard.delegate", "scope"): lambda name: lent(scope=["a", name]),
+    ("Delegation.narrowed", "scope"): lambda name: lent(scope=["a", "b"]).narrowed(scope=[name]),
+    ("Guard.tool", "requires"): lambda name: tool(requires=[name]),
+}
+
+
+@pytest.mark.parametrize("where", SCOPES)
+def test_one_name_of_a_scope_is_no_two(where):
+    require_no_two(SCOPES[where])
+
+
 def test_so_many_parameters_are_asked():
     assert {*parameters(agentguard, MADE)} == CASES.keys()
     assert len(CASES) == 10
+    assert SCOPES.keys() == {one for one in CASES if one[1] in ("scope", "scopes", "requires")}

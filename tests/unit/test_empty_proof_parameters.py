@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from call_scene import AUDIENCE, METHOD, CallScene
-from empty_parameters import parameters, require_nothing
+from empty_parameters import parameters, require_no_two, require_nothing
 from proof_scene import BODY, URL, ProofScene, check, resigned
 from tool_servers import SCOPE
 
@@ -141,6 +141,18 @@ def test_the_twins_are_taken(scene):
     assert all(one(URL) for one in (CallerTransport, AsyncCallerTransport, CallerAdapter))
 
 
+SCOPES: dict[tuple[str, str], Callable[[Scene, str], Any]] = {
+    ("RequestCaller.require", "scopes"): lambda on, name: on.receiver().require(name),
+    ("requires", "scopes"): lambda _on, name: requires(name),
+}
+
+
+@pytest.mark.parametrize("where", SCOPES)
+def test_one_name_of_a_scope_is_no_two(scene, where):
+    require_no_two(lambda name: SCOPES[where](scene, name), is_held=SCOPE[0])
+
+
 def test_so_many_parameters_are_asked():
     assert {*FOUND} == CASES.keys()
     assert len(CASES) == 18
+    assert SCOPES.keys() == {one for one in CASES if one[1] in ("scope", "scopes")}

@@ -22,7 +22,7 @@ from crewai.mcp import MCPServerHTTP, MCPServerSSE, MCPServerStdio
 from mcp.server.fastmcp import FastMCP
 from tool_servers import in_call
 
-from agentguard import ConfigError, ProofError, UnguardedCallError
+from agentguard import ConfigError, Decision, Guard, ProofError, UnguardedCallError
 from agentguard.audit.calls import read_authorization, read_outcome
 from agentguard.audit.entry import parse_entry
 from agentguard_crewai import guard_crew
@@ -136,6 +136,23 @@ def test_each_call_of_a_crew_has_a_proof_of_its_own(scene, server, native):
     assert [params["arguments"] for params in server.sent] == [{"cents": 3}, {"cents": 4}]
     with pytest.raises(ProofError, match="used"):
         scene.receiver.verify("tools/call", server.sent[0])
+
+
+@pytest.mark.parametrize("note", [{}, {"note": None}, {"note": "x"}])
+def test_what_is_decided_is_what_the_server_gets(tmp_path, server, native, note):
+    """CrewAI puts None where a model gave nothing, and such an argument is not sent."""
+    decided = []
+
+    def decide(call):
+        decided.append(dict(call["args"]))
+        return Decision.allow()
+
+    tools = server_tools(MCPServerHTTP(url=server.url), AUDIENCE)
+    with Guard.ephemeral(decide) as guard:
+        kicked_off(CallScene(tmp_path, guard), native, tools, {"cents": 3, **note})
+    expected = {"cents": 3, **{name: one for name, one in note.items() if one is not None}}
+    assert decided == [expected]
+    assert [params["arguments"] for params in server.sent] == [expected]
 
 
 def test_nothing_is_sent_without_a_guarded_call_nor_to_another_server(scene, server, native):

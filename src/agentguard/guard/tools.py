@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from agentguard.call.tool import FactsFunction, ToolSpec, function_schema
+from agentguard.delegation.grant import parse_scopes
 from agentguard.domain.config import Config
 from agentguard.domain.config.spelling import ScopeSpelling, Spelling, key
-from agentguard.errors import ConfigError
+from agentguard.errors import ConfigError, DelegationError
 from agentguard.policy.names import Names
 
 
@@ -136,6 +137,10 @@ def _scopes(value: object) -> tuple[str, ...]:
     scopes = _texts("requires", value, "['pr:write']")
     if len(scopes) == 0 or "" in scopes:
         raise ConfigError("requires names no scope: name one, or leave requires out")
+    try:
+        parse_scopes(scopes)
+    except DelegationError as error:
+        raise ConfigError(f"requires: {error}") from error
     return scopes
 
 

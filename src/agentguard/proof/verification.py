@@ -20,6 +20,7 @@ from agentguard.call.releases import RequestRecord
 from agentguard.delegation import access_token, verification
 from agentguard.delegation.access_token import CHAIN_CLAIM, AccessToken
 from agentguard.delegation.chain import Chain
+from agentguard.delegation.grant import parse_scopes
 from agentguard.errors import (
     AgentguardError,
     ConfigError,
@@ -90,9 +91,13 @@ class RequestCaller:
 
 
 def require_named(scopes: Sequence[str]) -> None:
-    """Raise ``ConfigError`` where no scope is named: such a question would let everybody in."""
+    """Raise ``ConfigError`` where no scope is named: such a question would let everybody in.
+
+    Raises ``DelegationError`` (``scope.malformed``) for a name that no caller can have.
+    """
     if len(scopes) == 0 or "" in scopes:
         raise ConfigError("name the scope that the caller needs, as in 'payments:write'")
+    parse_scopes(scopes)
 
 
 class UsedProofs(Protocol):

@@ -123,7 +123,8 @@ class Tokens:
 
         ``scope`` None asks for all that the user and the agent share, an empty one for nothing,
         which the service refuses. ``audience`` names the receivers, None for the trust domain
-        itself. Raises as ``Identities.register`` does. RFC 8693, 2.
+        itself. Raises as ``Identities.register`` does, and ``DelegationError``
+        (``scope.malformed``). RFC 8693, 2.
         """
         sent = messages.exchange(
             self._url, identity, subject_token, subject_token_type, scope, audience
@@ -143,7 +144,7 @@ class Tokens:
         ``id_jag`` counts once, and is for the identity or its agent. ``scope`` None asks for all
         that grant, user and agent share. ``audience`` names receivers of the grant; None asks for
         all receivers of a grant that names some. The service refuses an empty one of either. Raises
-        as ``Identities.register`` does.
+        as ``exchange`` does.
         RFC 7523, 2.1; draft-ietf-oauth-identity-assertion-authz-grant-04, 4.4.
         """
         sent = messages.redemption(self._url, identity, id_jag, scope, audience)

@@ -14,6 +14,7 @@ from agentguard.approvals.request import read_requirement
 from agentguard.call.decision import Decision
 from agentguard.call.evaluation import Evaluation
 from agentguard.delegation.access_token import IssuedToken
+from agentguard.delegation.grant import parse_scopes
 from agentguard.errors import ConfigError, DecodeError, ServerError
 from agentguard.proof.target import Target, parse_audience
 from agentguard.service import proofs
@@ -158,7 +159,7 @@ def _token_request(
         if not names:  # a form has no empty list: the service refuses an empty name
             form.append(("audience", ""))
     if scope is not None:
-        form.append(("scope", " ".join(scope)))
+        form.append(("scope", " ".join(parse_scopes(scope))))
     return _form_request(f"{url}/token", identity, form, None)
 
 

@@ -36,6 +36,7 @@ from mcp.client.stdio import get_default_environment, stdio_client
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.exceptions import McpError
 from mcp.types import CONNECTION_CLOSED
+from pydantic import BaseModel
 
 from agentguard import AgentguardError, ConfigError
 from agentguard.proof.receiver import require_audience
@@ -94,7 +95,7 @@ class _ProvedTool(MCPNativeTool):
         made: _ProvedTool = make(
             client_factory=connect,
             tool_name=sanitize_tool_name(tool.original_tool_name),
-            tool_schema={"description": tool.description, "args_schema": tool.args_schema},
+            tool_schema={"description": tool.description, "args_schema": _sparse(tool.args_schema)},
             server_name=server,
             original_tool_name=tool.original_tool_name,
         )
@@ -163,7 +164,7 @@ class _Connection:
         assert self._session is not None  # noqa: S101  CrewAI connects first
         try:
             async with asyncio.timeout(self._timeout):
-                result = await self._session.call_tool(tool, _given(arguments))
+                result = await self._session.call_tool(tool, dict(arguments))
         except TimeoutError:
             message = f"no answer within {self._timeout} seconds: the tool may have run"
             raise _NoAnswerError(message) from None
@@ -204,8 +205,23 @@ async def _over_http(server: MCPServerHTTP) -> AsyncIterator[Any]:
         yield streams
 
 
+def _sparse(schema: type[BaseModel]) -> type[BaseModel]:
+    """Return a schema that leaves out what is None, before the call is decided, signed and sent.
+
+    CrewAI puts None where a model gave nothing, and servers refuse null for most arguments.
+    """
+
+    class Sparse(schema):  # type: ignore[valid-type,misc]
+        def model_dump(self, **options: Any) -> dict[str, Any]:
+            dumped: dict[str, Any] = _given(super().model_dump(**options))
+            return dumped
+
+    Sparse.__name__ = Sparse.__qualname__ = schema.__name__
+    return Sparse
+
+
 def _given(value: Any) -> Any:
-    """Return arguments without those that are None: CrewAI puts None where a model gave nothing."""
+    """Return a value without the members that are None, at any depth."""
     if isinstance(value, Mapping):
         return {name: _given(one) for name, one in value.items() if one is not None}
     return [_given(one) for one in value] if isinstance(value, list) else value

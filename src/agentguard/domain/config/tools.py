@@ -98,8 +98,10 @@ def read_tool(table: Table) -> ToolConfig:
     look_up, gives = _facts(table)
     _refuse_reserved(table, "attributes", table.mapping("attributes") or {})
     _refuse_reserved(table, "facts", gives or ())
+    requires = table.asked("requires", "a scope")
+    table.scope("requires", None)  # a name with a blank would read as two
     config = ToolConfig(
-        requires=table.asked("requires", "a scope"),
+        requires=requires,
         resource=table.optional("resource"),
         attributes=table.mapping("attributes"),
         facts=look_up,
