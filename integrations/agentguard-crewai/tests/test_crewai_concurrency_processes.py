@@ -20,6 +20,7 @@ import asyncio, json, logging, os, threading, traceback
 from crewai import Agent, Crew, Task
 from crewai.llms.base_llm import BaseLLM
 from crewai.tools import tool
+from pydantic import BaseModel
 
 from agentguard import Decision, Guard, current_delegation
 from agentguard_crewai import guard_crew
@@ -90,8 +91,18 @@ def one(guard, number):
     assert output.raw == f"{number} is done", output.raw
 
 
+def complete_models():
+    """Complete CrewAI's models that pydantic would complete at their first use, in any thread."""
+    models = [BaseModel]
+    for model in models:  # the list grows in the loop
+        models += model.__subclasses__()
+        if model.__module__.startswith("crewai."):
+            model.model_rebuild(raise_errors=False)
+
+
 def main(process, crews):
     global SEEN
+    complete_models()
     logging.disable(logging.WARNING)
     SEEN = os.open("seen", os.O_CREAT | os.O_APPEND | os.O_WRONLY)
     with Guard.open("agentguard.toml", passphrase=b"of this test") as guard:
