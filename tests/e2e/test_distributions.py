@@ -26,7 +26,7 @@ EXTRAS = (
     *("rego", "opa", "cedar", "keyring", "otlp", "testing", "tokens", "vault"),
     *("fastapi", "httpx", "httpx2", "requests", "sdk", "serve", "service"),
 )
-BROUGHT = {"agentguard_mcp": {"crewai"}}
+BROUGHT = {"agentguard_mcp": {"crewai", "pydantic"}}
 """What a module imports that works only where another distribution of the project brings it."""
 
 FOLDERS = {
