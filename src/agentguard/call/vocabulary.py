@@ -25,7 +25,6 @@ Kind = Literal["text", "texts", "number", "object", "free"]
 _CLOSE: Final = 0.7
 """The ratio of ``difflib`` from which one name may be a misspelling of the other."""
 
-
 _SURE: Final = 0.85
 """The ratio from which it is a misspelling even where an attribute may have the name."""
 
@@ -190,7 +189,8 @@ def slip(path: Path) -> str | None:
 def misspelt(name: str) -> str | None:
     """Return why a name at the top of the input is a slip; None where a tool may give the name.
 
-    Only a name that looks like one of the guard's own is one: any other may be an attribute.
+    A tool may give any name as an attribute or a fact. So a name is a slip only where it is very
+    close to a name that the guard gives.
     """
     near = get_close_matches(name, _BY_NAME, 1, _SURE) if name not in _BY_NAME else ()
     return next((f"no input has input.{name}; did you mean input.{one}?" for one in near), None)

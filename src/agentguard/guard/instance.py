@@ -159,8 +159,9 @@ class Instance:
 
         Returns None where no delegation is given or in force: the agent then acts on its own
         authority, if the configuration grants any. An error in place of a delegation refuses each
-        call with that error. A chain that whoever makes the call not ``may_show`` proves nothing
-        of the call, and only claims for whom it is; None for a chain that anybody may show.
+        call with that error. ``may_show`` returns whether the chain of a refused delegation proves
+        for whom the call is; a chain for which it returns False only claims that. None stands for a
+        function that always returns True.
         """
         if delegation is not None:
             return _Source(self, delegation, may_show)

@@ -20,8 +20,9 @@ class StrictMembers(dict[str, Any]):
     """An object of the policy's input at ``path``, whose names are fixed (``vocabulary.py``).
 
     ``[]``, ``get``, ``pop`` and ``setdefault`` raise ``UnknownNameError`` for a name that no input
-    has there, and at the top for one that looks like a member's. A copy and ``|`` are as strict. A
-    name of the vocabulary that this input lacks is missing, as in a ``dict``.
+    has there; at the top, for a name that is very close to a member's. A copy of the object, and
+    what ``|`` returns, raise in the same way. A name of the vocabulary that this input lacks is
+    missing, as in a ``dict``.
     """
 
     __slots__ = ("_path",)

@@ -44,7 +44,7 @@ _TOLD: Final = frozenset(
 )
 """Codes whose texts are about what the client has sent, or may see.
 
-Beside them are the codes of a refusal whose reason a model reads.
+A client is also told the text of each refusal whose reason a model reads (``responsibility.py``).
 """
 
 _TEXTS: Final = {"agent.unknown": "the guard server has no such agent: correct the name"}

@@ -277,11 +277,12 @@ class Session:
         raise DecodeError("not a delegation of a call", code="frame.malformed")
 
     def may_show(self, chain: Chain, named: Any) -> bool:
-        """Whether a chain with which the client says it was refused proves whose the denial is.
+        """Return whether a chain that a client shows with a refused call proves for whom it is.
 
-        Anybody may have a chain, such as each receiver of a proof. So this session has been lent
-        the chain, or the client may take its delegation up: it vouches for the principal, or
-        ``named`` shows the tokens with which the delegation began.
+        Others have the chain, too, such as each receiver of a proof. It proves the principal only
+        where this session has been lent the chain, or where the client could take the delegation
+        up: it vouches for the principal, or ``named`` has the tokens with which the delegation
+        began.
         """
         return (
             chain.hops[-1].digest in self._delegations

@@ -30,6 +30,9 @@ _COPIES: Final = 2
 _PARTS: Final = (1, 2, 4, 8, 16)
 """The parts of the reserve that are filled again where there is no room for all of it."""
 
+_SIZES: Final[dict[Path, tuple[tuple[int, int, int], int]]] = {}
+"""For each state, the version of its file of restrictions, and the size of the reserve for it."""
+
 _IS_GIVEN_UP: ContextVar[bool] = ContextVar("agentguard_reserve_given_up", default=False)
 
 
@@ -126,9 +129,6 @@ def _size(state: Path) -> int:
         copies = _COPIES * (status.st_size + names)
         known = _SIZES[state] = version, SIZE * (1 + (copies + SIZE // 2 - 1) // SIZE)
     return known[1]
-
-
-_SIZES: Final[dict[Path, tuple[tuple[int, int, int], int]]] = {}
 
 
 def _full(state: Path, why: str | None) -> StorageError:

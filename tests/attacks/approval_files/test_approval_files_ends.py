@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from agentguard import (
+    ApprovalError,
     ApprovalPending,
     ConfigError,
     Decision,
@@ -350,6 +351,31 @@ def test_people_hear_of_no_coming_end_in_memory_that_has_come_already(telling):
     assert not store.announce(request)
     telling.approvals.withdraw(request)
     assert not store.announce(request)
+
+
+def test_an_answer_in_memory_while_a_call_uses_the_request_is_too_late(telling, monkeypatch):
+    tool, agent = telling.tool(name="deploy")(lambda: "done"), telling.new_agent("reader")
+    with pytest.raises(ApprovalPending) as pending:
+        agent.call(tool)
+    request, late = pending.value.request, []
+    telling.approvals.vouch(request, "approve", principal="user:bob")
+    store = telling.approvals._store
+    spend = store.spend
+
+    def reject() -> None:
+        with pytest.raises(ApprovalError) as caught:
+            telling.approvals.vouch(request, "reject", principal="user:bob")
+        late.append(caught.value.code)
+
+    def meanwhile(*used: Any) -> bool:
+        is_fresh: bool = spend(*used)
+        with ThreadPoolExecutor(1) as elsewhere:
+            elsewhere.submit(reject).result()
+        return is_fresh
+
+    monkeypatch.setattr(store, "spend", meanwhile)
+    assert agent.call(tool) == "done"
+    assert late == ["request.ended"]
 
 
 def test_of_a_brief_request_people_hear_at_half_of_its_time(told, clock):

@@ -221,7 +221,10 @@ def _require_resolved(draft: Any, schema: Any) -> Registry[Any]:
 
 
 def _parts(kind: Specification[Any], resource: Resource[Any]) -> Iterator[Resource[Any]]:
-    """Yield the parts of a part; the library leaves out dependencies of which the first is none."""
+    """Yield the parts of a part.
+
+    The library passes over all ``dependencies`` where the value of the first is a list.
+    """
     yield from resource.subresources()
     found = resource.contents.get("dependencies") if isinstance(resource.contents, dict) else None
     if isinstance(found, dict) and isinstance(next(iter(found.values()), None), list):
