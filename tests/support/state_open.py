@@ -91,7 +91,9 @@ class Aside:
             if (self._aside / path).is_dir():
                 (self._state / path).mkdir(0o700)
             elif (self._aside / path).exists():
-                os.link(self._aside / path, self._state / path)
+                spare = self._aside.with_name("spare")
+                os.link(self._aside / path, spare)
+                spare.replace(self._state / path)  # the guard may have made a new reserve by now
         for path, ((_, before), (_, written)) in self._rows.items():
             if before != written:
                 state_rows.put_back(self._state / path, before, written)

@@ -71,6 +71,14 @@ def test_what_is_left_of_it_is_kept_and_no_entry_takes_it(tmp_path, full):
     assert size(tmp_path) == reserve.SIZE // 4
 
 
+def test_a_pipe_in_its_place_stops_entries_and_no_freeze_or_revocation(tmp_path):
+    os.mkfifo(tmp_path / reserve.FILE)
+    assert refused(tmp_path) == "storage.full"
+    with reserve.given_up(tmp_path):
+        reserve.require(tmp_path)
+    assert refused(tmp_path) == "storage.full"
+
+
 def test_nobody_fills_it_while_it_is_given_up(tmp_path):
     reserve.require(tmp_path)
     held = lock.acquire(tmp_path / reserve.FILE)
