@@ -24,7 +24,7 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).parents[2]
 EXTRAS = (
     *("rego", "opa", "cedar", "keyring", "otlp", "testing", "tokens", "vault"),
-    *("fastapi", "httpx", "httpx2", "requests", "sdk", "serve", "service"),
+    *("fastapi", "httpx", "requests", "sdk", "serve", "service"),
 )
 BROUGHT = {"agentguard_mcp": {"crewai", "pydantic"}}
 """What a module imports that works only where another distribution of the project brings it."""

@@ -33,8 +33,7 @@ from agentguard.proof.requests import CallerAdapter
 from agentguard.signing.keys import Ed25519Signer
 
 MODULES = tuple(
-    import_module(f"agentguard.proof{below}")
-    for below in ("", ".fastapi", ".httpx", ".httpx2", ".requests")
+    import_module(f"agentguard.proof{below}") for below in ("", ".fastapi", ".httpx", ".requests")
 )
 FOUND = sorted({one for module in MODULES for one in parameters(module, {"RequestCaller"})})
 ELSEWHERE = "https://agents.example"

@@ -9,7 +9,6 @@ from importlib import import_module
 from typing import Annotated
 
 import httpx
-import httpx2
 import pytest
 from fastapi import Depends, FastAPI
 from tool_servers import SCOPE, TLS, guard_in_memory, in_call, receiver, send, tool_server
@@ -18,9 +17,8 @@ from agentguard.audit.calls import read_authorization
 from agentguard.audit.entry import parse_entry
 from agentguard.errors import ConfigError
 from agentguard.proof import CallerMiddleware, RequestCaller
-from agentguard.proof import httpx2 as proving2
 from agentguard.proof.fastapi import requires
-from agentguard.proof.httpx import AsyncCallerTransport
+from agentguard.proof.httpx import AsyncCallerTransport, CallerTransport
 
 URL = "https://payments.example"
 
@@ -77,23 +75,23 @@ def test_an_async_tool_proves_its_requests_too(guard, server):
 
 
 @pytest.mark.parametrize("is_async", [False, True])
-def test_a_client_of_httpx2_proves_its_requests(guard, server, is_async):
+def test_a_client_of_httpx_proves_its_requests(guard, server, is_async):
     """Also a body that comes in parts, and without the proof for another server."""
 
     async def apost():
-        transport = proving2.AsyncCallerTransport(server.url)
-        async with httpx2.AsyncClient(transport=transport) as client:
+        transport = AsyncCallerTransport(server.url)
+        async with httpx.AsyncClient(transport=transport) as client:
             return (await client.post(f"{server.url}/pay?currency=EUR", json={"a": 3})).json()
 
     def post():
         parts = (part for part in (b'{"a":', b"3}"))
-        with httpx2.Client(transport=proving2.CallerTransport(server.url)) as client:
+        with httpx.Client(transport=CallerTransport(server.url)) as client:
             return client.post(f"{server.url}/pay?currency=EUR", content=parts).json()
 
     send = (lambda: asyncio.run(apost())) if is_async else post
     seen = in_call(guard, send, audience=[server.url])
     assert (seen["principal"], seen["assurance"], seen["body"]) == ("user:alice", "wpt", '{"a":3}')
-    with httpx2.Client(trust_env=False) as stranger:
+    with httpx.Client(trust_env=False) as stranger:
         assert stranger.post(f"{server.url}/pay").status_code == 401
 
 
@@ -128,7 +126,7 @@ def test_an_endpoint_that_needs_a_scope_refuses_a_caller_without(guard, tmp_path
     assert answer(alone, "/payments").status_code == 401
 
 
-@pytest.mark.parametrize("name", ["httpx", "httpx2", "requests", "fastapi"])
+@pytest.mark.parametrize("name", ["httpx", "requests", "fastapi"])
 def test_a_module_without_its_extra_says_what_to_install(monkeypatch, name):
     module = f"agentguard.proof.{name}"
     import_module(module)

@@ -2,7 +2,7 @@
 
 A receipt is bound to the proof of the request, and to the status, the body and some headers of the
 answer (``COVERED``). The client knows the server's keys beforehand, and takes none from an answer.
-``answers.py`` makes receipts in a server, and ``proving.py`` verifies them in a client.
+``answers.py`` makes receipts in a server; ``httpx.py`` and ``requests.py`` verify them in a client.
 """
 
 from __future__ import annotations

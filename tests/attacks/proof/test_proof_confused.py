@@ -10,7 +10,6 @@ import asyncio
 from typing import Any
 
 import httpx
-import httpx2
 import pytest
 import requests
 from starlette.applications import Starlette
@@ -30,8 +29,6 @@ from tool_servers import (
 
 from agentguard import Guard
 from agentguard.errors import ProofError
-from agentguard.proof import httpx as proving1
-from agentguard.proof import httpx2 as proving2
 from agentguard.proof.headers import NAMES
 from agentguard.proof.httpx import AsyncCallerTransport, CallerTransport
 from agentguard.proof.presentation import prove_request
@@ -56,31 +53,13 @@ def with_async_httpx(url, *audiences):
     return asyncio.run(send())
 
 
-def with_httpx2(url, *audiences):
-    transport = proving2.CallerTransport(*audiences, transport=httpx2.HTTPTransport(verify=TLS))
-    with httpx2.Client(transport=transport, follow_redirects=True) as client:
-        return client.post(url, content=b"body").status_code
-
-
-def with_async_httpx2(url, *audiences):
-    async def send():
-        inner = httpx2.AsyncHTTPTransport(verify=TLS)
-        transport = proving2.AsyncCallerTransport(*audiences, transport=inner)
-        async with httpx2.AsyncClient(transport=transport, follow_redirects=True) as client:
-            return (await client.post(url, content=b"body")).status_code
-
-    return asyncio.run(send())
-
-
 def with_requests(url, *audiences):
     with requests.Session() as session:
         session.mount("http://", CallerAdapter(*audiences))
         return session.post(url, data=b"body").status_code
 
 
-CLIENTS = pytest.mark.parametrize(
-    "post", [with_httpx, with_async_httpx, with_httpx2, with_async_httpx2, with_requests]
-)
+CLIENTS = pytest.mark.parametrize("post", [with_httpx, with_async_httpx, with_requests])
 
 
 @pytest.fixture
@@ -180,7 +159,6 @@ def test_a_request_to_this_machine_goes_through_no_proxy(guard, payments, monkey
             monkeypatch.delenv(name, raising=False)
         url, audience = f"{payments.url}/pay", [payments.url]
         assert in_call(guard, lambda: with_httpx(url, *audience), audience=audience) == 200
-        assert in_call(guard, lambda: with_httpx2(url, *audience), audience=audience) == 200
         assert in_call(guard, lambda: with_requests(url, *audience), audience=audience) == 200
         assert proxy.seen == []
         status = in_call(guard, lambda: with_requests(url, CLOSED), audience=[CLOSED])
@@ -191,7 +169,7 @@ def test_a_request_to_this_machine_goes_through_no_proxy(guard, payments, monkey
 @CLIENTS
 def test_an_error_of_the_network_shows_no_token(guard, post):
     """Programs report errors with their requests."""
-    refused = (httpx.ConnectError, httpx2.ConnectError, requests.ConnectionError)
+    refused = (httpx.ConnectError, requests.ConnectionError)
     with pytest.raises(refused) as caught:
         in_call(guard, lambda: post(CLOSED, CLOSED), audience=[CLOSED])
     error: Any = caught.value
@@ -200,8 +178,7 @@ def test_an_error_of_the_network_shows_no_token(guard, post):
 
 
 @pytest.mark.parametrize("is_async", [False, True])
-@pytest.mark.parametrize(("library", "proving"), [(httpx, proving1), (httpx2, proving2)])
-def test_a_chain_is_sent_with_the_time_limits_of_the_request(guard, library, proving, is_async):
+def test_a_chain_is_sent_with_the_time_limits_of_the_request(guard, is_async):
     """A server that asks for the chain can't hold the client up for ever."""
     url = "https://payments.example"
     seen: list[tuple[str, object]] = []
@@ -209,12 +186,12 @@ def test_a_chain_is_sent_with_the_time_limits_of_the_request(guard, library, pro
 
     def answer(request):
         seen.append((request.method, request.extensions.get("timeout")))
-        return library.Response(401, headers={"Agentguard-Chain-Wanted": wanted[0]})
+        return httpx.Response(401, headers={"Agentguard-Chain-Wanted": wanted[0]})
 
     async def post_on_a_loop():
-        inner = library.MockTransport(answer)
-        transport = proving.AsyncCallerTransport(url, transport=inner)
-        async with library.AsyncClient(transport=transport, timeout=7) as client:
+        inner = httpx.MockTransport(answer)
+        transport = AsyncCallerTransport(url, transport=inner)
+        async with httpx.AsyncClient(transport=transport, timeout=7) as client:
             await client.post(url)
 
     def post():
@@ -222,8 +199,8 @@ def test_a_chain_is_sent_with_the_time_limits_of_the_request(guard, library, pro
         if is_async:
             asyncio.run(post_on_a_loop())
             return
-        transport = proving.CallerTransport(url, transport=library.MockTransport(answer))
-        with library.Client(transport=transport, timeout=7) as client:
+        transport = CallerTransport(url, transport=httpx.MockTransport(answer))
+        with httpx.Client(transport=transport, timeout=7) as client:
             client.post(url)
 
     def hand_on(depth):

@@ -7,7 +7,6 @@ import os
 from contextlib import contextmanager
 
 import httpx
-import httpx2
 import pytest
 import requests
 from starlette.applications import Starlette
@@ -25,7 +24,6 @@ from tool_servers import (
 
 from agentguard import Ed25519Signer
 from agentguard.errors import ConfigError, ProofError
-from agentguard.proof import httpx2 as proving2
 from agentguard.proof.headers import NAMES
 from agentguard.proof.httpx import AsyncCallerTransport, CallerTransport
 from agentguard.proof.requests import CallerAdapter
@@ -84,28 +82,6 @@ def with_async_httpx(audience, url, **more):
     return asyncio.run(send())
 
 
-def with_httpx2(audience, url, **more):
-    transport = proving2.CallerTransport(
-        audience, transport=httpx2.HTTPTransport(verify=TLS), **more
-    )
-    with httpx2.Client(transport=transport, follow_redirects=True) as client:
-        answer = client.post(url, content=b"body", headers={"X-Mine": "1"})
-        assert not NAMES & {name.lower() for name in answer.request.headers}
-        return answer.status_code, answer.text
-
-
-def with_async_httpx2(audience, url, **more):
-    async def send():
-        inner = httpx2.AsyncHTTPTransport(verify=TLS)
-        transport = proving2.AsyncCallerTransport(audience, transport=inner, **more)
-        async with httpx2.AsyncClient(transport=transport, follow_redirects=True) as client:
-            answer = await client.post(url, content=b"body", headers={"X-Mine": "1"})
-            assert not NAMES & {name.lower() for name in answer.request.headers}
-            return answer.status_code, answer.text
-
-    return asyncio.run(send())
-
-
 def with_requests(audience, url, **more):
     with requests.Session() as session:
         session.trust_env = False
@@ -115,9 +91,7 @@ def with_requests(audience, url, **more):
         return answer.status_code, answer.text
 
 
-CLIENTS = pytest.mark.parametrize(
-    "post", [with_httpx, with_async_httpx, with_httpx2, with_async_httpx2, with_requests]
-)
+CLIENTS = pytest.mark.parametrize("post", [with_httpx, with_async_httpx, with_requests])
 
 
 @CLIENTS

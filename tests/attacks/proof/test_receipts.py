@@ -9,7 +9,6 @@ import os
 from typing import Any
 
 import httpx
-import httpx2
 import pytest
 import requests
 from embedded_parts import runtime_of
@@ -25,7 +24,6 @@ from agentguard.call.releases import ReleaseSubject
 from agentguard.proof import CallerMiddleware, ProofStore, Receiver, receipt
 from agentguard.proof.answers import ReceiptedAnswer
 from agentguard.proof.httpx import AsyncCallerTransport, CallerTransport
-from agentguard.proof.httpx2 import CallerTransport as CallerTransport2
 from agentguard.proof.presentation import note_receipt, prove_request
 from agentguard.proof.receipt import Answer, VerifiedReceipt, mint
 from agentguard.proof.requests import CallerAdapter
@@ -396,7 +394,7 @@ def test_a_receipt_has_neither_the_body_nor_the_query(key):
     assert "secret" not in json.dumps(claims)
 
 
-@pytest.mark.parametrize("library", ["requests", "httpx", "httpx2"])
+@pytest.mark.parametrize("library", ["requests", "httpx"])
 def test_each_client_library_reads_an_answer_with_a_receipt(scene, key, library):
     """A real server over HTTP, whose answer is compressed and sets a cookie."""
     changed = gzip.compress(b"a longer answer " * 100)
@@ -430,9 +428,7 @@ def _read(library: str, url: str, key: Ed25519Signer) -> list[str | None]:
         session.mount("http://", CallerAdapter(url, receipt_keys=keys))
         with session:
             return [session.get(f"{url}/text").text, session.cookies.get("seen")]
-    module: Any = {"httpx": httpx, "httpx2": httpx2}[library]
-    transports: Any = {"httpx": CallerTransport, "httpx2": CallerTransport2}[library]
-    with module.Client(transport=transports(url, receipt_keys=keys)) as client:
+    with httpx.Client(transport=CallerTransport(url, receipt_keys=keys)) as client:
         with client.stream("GET", f"{url}/text") as streamed:
             raw = b"".join(streamed.iter_raw())
         answer = client.get(f"{url}/text")
