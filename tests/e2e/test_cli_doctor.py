@@ -614,7 +614,11 @@ def test_a_graph_that_can_not_be_looked_at(changed, name, says):
 
 def test_without_an_adapter_no_graph_can_be_looked_at(changed):
     code = (
-        "import sys, importlib.metadata as m; m.entry_points = lambda **_group: ()\n"
+        "import sys\n"
+        "class Absent:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'agentguard_langchain': raise ModuleNotFoundError(name=name)\n"
+        "sys.meta_path.insert(0, Absent())\n"
         "sys.argv = ['agentguard', 'doctor', '--graph', 'app:graph']\n"
         "from agentguard.cli.commands import main; main()"
     )

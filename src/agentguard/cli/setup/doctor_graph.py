@@ -1,7 +1,7 @@
 """The checks of ``agentguard doctor --graph``: which tools of a graph are guarded.
 
-This module imports the application's code. The framework's adapter lists the tools of a graph; the
-adapter is found through an entry point.
+This module imports the application's code. The adapter for LangChain lists the tools of a graph: it
+is imported by its name here, when it is needed.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from importlib.metadata import entry_points
 from typing import Final, NamedTuple
 
 from agentguard.cli.setup.finding import Finding
@@ -19,8 +18,7 @@ from agentguard.domain.config.spelling import closest_name
 from agentguard.errors import AgentguardError, ConfigError
 from agentguard.signing.canonical import JSON
 
-GROUP: Final = "agentguard.graphs"
-"""The entry point group of the functions that list a graph's tools as ``GraphTool``."""
+_ADAPTER: Final = "agentguard_langchain"
 
 
 class GraphTool(NamedTuple):
@@ -138,11 +136,15 @@ def _place(tool: GraphTool) -> str:
 
 
 def _adapter_function() -> Callable[[object], Sequence[GraphTool]]:
-    """Return the function of the installed adapter that lists a graph's tools."""
-    for entry_point in entry_points(group=GROUP):
-        return entry_point.load()  # type: ignore[no-any-return]  # ``load`` has no static type
-    message = (
-        "doctor --graph needs agentguard-langchain, which is not installed: from a clone of the "
-        "project, run pip install . ./integrations/agentguard-langchain"
-    )
-    raise ConfigError(message, code="command.missing")
+    """Return the adapter's function that lists a graph's tools."""
+    try:
+        adapter = importlib.import_module(f"{_ADAPTER}.discovery")
+    except ModuleNotFoundError as error:
+        if error.name != _ADAPTER:
+            raise
+        message = (
+            "doctor --graph needs agentguard-langchain, which is not installed: from a clone of "
+            "the project, run pip install . ./integrations/agentguard-langchain"
+        )
+        raise ConfigError(message, code="command.missing") from error
+    return adapter.find_tools  # type: ignore[no-any-return]  # an imported name has no static type
