@@ -112,7 +112,7 @@ def work(guard: Guard, url: str, wiretap: Wiretap) -> None:
         """Look for receipts: the service redirects the request to another server."""
         client.get(f"{url}/receipts", follow_redirects=True)
         redirected = wiretap.seen[-1]
-        return f"{redirected.url.host} has a proof: {'workload-proof-token' in redirected.headers}"
+        return f"{redirected.url.host} has a proof: {'dpop' in redirected.headers}"
 
     tools = guard_tools([pay, refund, find_receipts], guard.new_agent("payer"))
     calls = says("pay", to="rent", cents=42000), says("refund", to="rent"), says("find_receipts")

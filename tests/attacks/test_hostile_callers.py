@@ -1,7 +1,7 @@
 """What strangers show to each verifier of a caller: hostile texts, and hostile JSON, well signed.
 
 Each is refused with a code, soon, and the good token of the same verifier counts before and after.
-The verifiers are those of proofs (WPT, MCP, DPoP), of users, log-outs and programs, and
+The verifiers are those of proofs (HTTP, MCP, DPoP), of users, log-outs and programs, and
 ``verify_request`` with each header that it reads. Chains, hops and credentials that are signed are
 in ``test_hostile_tokens.py``.
 """
@@ -30,7 +30,7 @@ from agentguard.domain.logouts import LogOutTokens
 from agentguard.identity.jwks import parse_jwks
 from agentguard.issuers.keys import FetchedKeys
 from agentguard.issuers.trusted import Issuers, TrustedIssuer
-from agentguard.proof import call_proof, dpop, wpt
+from agentguard.proof import bound_request, call_proof, dpop
 from agentguard.proof.bound_request import BoundRequest
 from agentguard.proof.call_proof import BoundCall
 from agentguard.proof.target import Target
@@ -69,10 +69,10 @@ def signed_by(key: Any, header: bytes, payload: bytes) -> str:
     return f"{signing_input}.{b64url_encode(key.sign(signing_input.encode()))}"
 
 
-def wpt_door(world) -> Door:
+def request_door(world) -> Door:
     member, request = world.member("payer"), BoundRequest.of("POST", f"{URL}/pay", b"{}")
     given = {"credential": member.credential.token, "access_token": "a.b.c"}
-    good = wpt.mint(
+    good = bound_request.mint(
         request,
         member.signer,
         invocation_sha256="0" * 64,
@@ -80,13 +80,13 @@ def wpt_door(world) -> Door:
         jti="j" * 22,
         **given,
     )
-    parsed = jws.parse(good)
+    of_header, claims = decoded(good)
     return Door(
-        lambda token: wpt.verify(token, request, at=world.now, **given),
+        lambda token: bound_request.verify(token, request, at=world.now, **given),
         lambda header, payload: signed_by(member.signer, header, payload),
-        {**parsed.header},
-        {**parsed.claims()},
-        tuple(parsed.claims()),
+        of_header,
+        claims,
+        tuple(claims),
     )
 
 
@@ -153,7 +153,12 @@ def logout_door(provider: Provider) -> Door:
     )
 
 
-DOORS = {"WPT": wpt_door, "MCP": call_door, "DPoP": dpop_door, "workload token": workload_door}
+DOORS = {
+    "request": request_door,
+    "MCP": call_door,
+    "DPoP": dpop_door,
+    "workload token": workload_door,
+}
 
 
 @pytest.fixture(params=[*DOORS, "log-out token", "user's token"])
@@ -223,21 +228,16 @@ def test_a_claim_of_another_kind_is_refused_though_the_right_key_has_signed(door
     assert refusal(door.offer, door.token()) is None
 
 
-NAMES = ["Authorization", "Workload-Identity-Token", "Workload-Proof-Token", "Agentguard-Chain"]
+NAMES = ["Authorization", "Workload-Identity-Token", "DPoP", "Agentguard-Chain"]
 
 
-@pytest.mark.parametrize("name", [*NAMES, "DPoP"])
+@pytest.mark.parametrize("name", NAMES)
 def test_a_request_with_a_hostile_header_is_refused(tmp_path, name):
-    scene = ProofScene(tmp_path, accepts_dpop=True)
+    scene = ProofScene(tmp_path, accepts_plain_dpop=True)
     with scene.guard:
         sent = scene.request()
-        if name == "DPoP":
-            token = header(sent, "Authorization").removeprefix("Bearer ")
-            sent = with_header(with_header(sent, "Workload-Proof-Token", None), name, "a.b.c")
-            sent = with_header(sent, "Workload-Identity-Token", None)
-            sent = with_header(sent, "Authorization", f"DPoP {token}")
         good = scene.request()
-        value = header(good, "Workload-Proof-Token" if name in ("DPoP", NAMES[3]) else name)
+        value = header(good, "DPoP" if name == "Agentguard-Chain" else name)
         scheme, _space, token = value.rpartition(" ")
         hostile = texts(token) | {
             "a packed bomb": b64url_encode(zlib.compress(b"[" * 10_000_000)),

@@ -25,9 +25,8 @@ from token_service import Key, claims
 
 from agentguard import AgentguardError, Decision, Guard
 from agentguard.proof import ProofStore, Receiver, dpop
+from agentguard.proof.dpop import token_hash
 from agentguard.proof.target import Target
-from agentguard.proof.wpt import token_hash
-from agentguard.service import proofs
 
 pytestmark = pytest.mark.slow("starts a real Keycloak, and logs in there")
 
@@ -259,7 +258,7 @@ def test_a_token_of_keycloak_says_nothing_to_a_receiver(guard, forge, tmp_path):
     key, url = Key(), "https://payments.example"
     token = forge.realm.log_in(dpop=key.proof(forge.realm.token_url))["access_token"]
     store = ProofStore(tmp_path / "proofs.sqlite")
-    receiver = Receiver(url, guard.trust, store, accepts_dpop=True)
+    receiver = Receiver(url, guard.trust, store, accepts_plain_dpop=True)
     proof = key.proof(f"{url}/pay", token, htm="GET")
     headers = [("Authorization", f"DPoP {token}"), ("DPoP", proof)]
     with pytest.raises(AgentguardError) as caught:
@@ -270,13 +269,13 @@ def test_a_token_of_keycloak_says_nothing_to_a_receiver(guard, forge, tmp_path):
 def test_keycloak_takes_the_proofs_that_agentguard_signs(forge):
     signer, realm = Key().signer, forge.realm
     given: dict[str, Any] = {"at": int(time.time())}
-    sent = proofs.sign(signer, "POST", realm.token_url, access_token=None, jti="j" * 22, **given)
+    sent = dpop.sign(signer, "POST", realm.token_url, access_token=None, jti="j" * 22, **given)
     token = realm.log_in(dpop=sent)["access_token"]
     assert claims(token)["cnf"]["jkt"] == signer.public_key.thumbprint
     url = realm.userinfo_url
-    sent = proofs.sign(signer, "GET", url, access_token=token, jti="k" * 22, **given)
+    sent = dpop.sign(signer, "GET", url, access_token=token, jti="k" * 22, **given)
     assert userinfo(realm, token, sent).is_success
-    sent = proofs.sign(signer, "GET", url, access_token=f"{token}x", jti="l" * 22, **given)
+    sent = dpop.sign(signer, "GET", url, access_token=f"{token}x", jti="l" * 22, **given)
     assert userinfo(realm, token, sent).status_code == 401
 
 

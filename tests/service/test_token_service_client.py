@@ -258,7 +258,7 @@ def test_a_tool_s_server_takes_a_token_of_a_service_that_it_names(service, tmp_p
 
     def caller(issuers, method="GET"):
         store = ProofStore(tmp_path / f"proofs-{len(issuers)}")
-        receiver = Receiver(PAYMENTS, trust, store, issuers=issuers, accepts_dpop=True)
+        receiver = Receiver(PAYMENTS, trust, store, issuers=issuers, accepts_plain_dpop=True)
         proof = identity.proof("GET", f"{PAYMENTS}/invoices", access_token=issued.token)
         sent = [
             ("authorization", f"DPoP {issued.token}"),

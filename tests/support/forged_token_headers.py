@@ -206,7 +206,7 @@ def types_for_one_another(world: Any) -> Iterator[Case]:
         "wit+jwt",
         "at+jwt",
         "JWT",
-        "wpt+jwt",
+        "dpop+jwt",
         "",
         None,
         5,

@@ -10,7 +10,7 @@ from embedded_parts import instance_of, runtime_of
 from agentguard import Agent, Guard
 from agentguard.audit import surrenders
 from agentguard.call.invocation import timestamp
-from agentguard.service import proofs
+from agentguard.proof import dpop
 from agentguard.signing.canonical import loads_object
 from agentguard.signing.keys import Ed25519Signer
 
@@ -23,7 +23,7 @@ def give_up(guard: Guard, agent: Agent) -> None:
     assert isinstance(hops, list)
     signer = instance_of(agent).actor.signer
     assert isinstance(signer, Ed25519Signer)
-    proof = proofs.sign(
+    proof = dpop.sign(
         signer,
         "POST",
         "https://agents.example/revoke",

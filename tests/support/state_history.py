@@ -159,7 +159,7 @@ def _receive(guard: Guard) -> None:
     caller = "spiffe://acme.example/agent/worker/x", "user:erin"
     server, token, digest = (SERVER, SERVER), ("token", "1" * 64), "2" * 64
     accepted = ReceivedRequest(
-        request, *server, "proof", digest, "key", "wpt", "3" * 64, *token, *caller
+        request, *server, "proof", digest, "key", "request", "3" * 64, *token, *caller
     )
     log.received(accepted)
     log.refused(RefusedRequest("proof.used", request, *server, digest, *token, *caller))

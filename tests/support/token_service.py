@@ -18,7 +18,7 @@ from ports import free_port
 from preloaded import Preloaded
 from served_place import Place, founded_place
 
-from agentguard.proof.wpt import token_hash
+from agentguard.proof.dpop import token_hash
 from agentguard.signing.canonical import b64url_encode, dumps
 from agentguard.signing.keys import Ed25519Signer
 

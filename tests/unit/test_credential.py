@@ -183,7 +183,7 @@ def test_a_self_made_token_is_refused_whatever_kid_it_names(issued, stranger, si
 
 
 def test_a_token_of_another_type_is_refused(issued, signer, trust):
-    for typ in ("JWT", "at+jwt", "wpt+jwt"):
+    for typ in ("JWT", "at+jwt", "dpop+jwt"):
         token = jws.sign(claims_of(issued), signer, typ=typ, header={"kid": signer.key_id})
         with pytest.raises(AgentguardError):
             credential.verify(token, trust, at=NOW)

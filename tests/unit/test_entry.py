@@ -108,12 +108,14 @@ def built(signer):
         "call": records.authorization(sealed, PREDICATE, ruling, at=AT),
         "secret": records.secret("TOKEN", SUBJECT, at=AT),
         "proof": http_requests.proof(
-            ProofRecord(REQUEST, "wpt", "https://a.example", "the-proof", "3" * 64), SUBJECT, at=AT
+            ProofRecord(REQUEST, "request", "https://a.example", "the-proof", "3" * 64),
+            SUBJECT,
+            at=AT,
         ),
         "receipt": receipts.receipt("3" * 64, receipt, "key", SUBJECT, at=AT),
         "received": http_requests.received(
             ReceivedRequest(
-                REQUEST, *SERVER, "the-proof", "3" * 64, "key", "wpt", "0" * 64, *TOKEN, *CALLER
+                REQUEST, *SERVER, "the-proof", "3" * 64, "key", "request", "0" * 64, *TOKEN, *CALLER
             ),
             unrecorded=0,
             at=AT,

@@ -12,8 +12,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from agentguard.errors import AgentguardError
 from agentguard.proof import dpop
+from agentguard.proof.dpop import token_hash
 from agentguard.proof.target import Target
-from agentguard.proof.wpt import token_hash
 from agentguard.signing.keys import PublicKey
 
 NOW = 1_800_000_000
@@ -79,7 +79,7 @@ def test_a_tampered_proof_is_refused(key):
     "header",
     [
         {"typ": "jwt"},
-        {"typ": "wpt+jwt"},
+        {"typ": "at+jwt"},
         {"jwk": None},
         {"jwk": {}},
         {"jwk": jwk_of(ED25519)},

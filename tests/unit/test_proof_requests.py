@@ -48,7 +48,7 @@ def test_the_server_knows_the_agent_the_user_and_the_authorised_call(guard, serv
         "scope": SCOPE,
         "task_id": "T-1",
         "isolation": "same-user" if "served" in request.node.name else "same-process",
-        "assurance": "wpt",
+        "assurance": "request",
         "body": '{"amount":3}',
         "query": "currency=EUR",
     }
@@ -90,7 +90,11 @@ def test_a_client_of_httpx_proves_its_requests(guard, server, is_async):
 
     send = (lambda: asyncio.run(apost())) if is_async else post
     seen = in_call(guard, send, audience=[server.url])
-    assert (seen["principal"], seen["assurance"], seen["body"]) == ("user:alice", "wpt", '{"a":3}')
+    assert (seen["principal"], seen["assurance"], seen["body"]) == (
+        "user:alice",
+        "request",
+        '{"a":3}',
+    )
     with httpx.Client(trust_env=False) as stranger:
         assert stranger.post(f"{server.url}/pay").status_code == 401
 
@@ -120,7 +124,7 @@ def test_an_endpoint_that_needs_a_scope_refuses_a_caller_without(guard, tmp_path
     assert answer(behind, "/payments").json() == "user:alice"
     refused = answer(behind, "/refunds")
     assert refused.status_code == 403
-    challenge = 'Bearer error="insufficient_scope", scope="refunds:write"'
+    challenge = 'DPoP error="insufficient_scope", scope="refunds:write"'
     assert refused.headers["www-authenticate"] == challenge
     # without the middleware nobody is verified
     assert answer(alone, "/payments").status_code == 401

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -10,10 +9,9 @@ from typing import Any
 import pytest
 
 from agentguard.audit import checkpoint
-from agentguard.errors import KeyMaterialError, ProofError, VerificationError
-from agentguard.proof import wpt
+from agentguard.errors import KeyMaterialError, VerificationError
 from agentguard.signing import jws
-from agentguard.signing.canonical import b64_decode, b64url_decode, b64url_encode
+from agentguard.signing.canonical import b64_decode, b64url_decode
 from agentguard.signing.dsse import pae
 from agentguard.signing.keys import Ed25519Signer, PublicKey
 
@@ -74,40 +72,6 @@ def test_signed_note_another_text_does_not_verify(vectors: Path) -> None:
     with pytest.raises(VerificationError) as refused:
         checkpoint.verify_note(note, name, PublicKey(b64_decode(encoded)[1:]))
     assert refused.value.code == "signature.invalid"
-
-
-def test_wimse_the_proof_token_verifies_with_the_credentials_key(vectors: Path) -> None:
-    wit = (vectors / "wimse" / "wit.txt").read_text().strip()
-    wpt = (vectors / "wimse" / "wpt.txt").read_text().strip()
-    confirmation = jws.parse(wit).claims()["cnf"]
-    assert isinstance(confirmation, dict)
-    assert isinstance(confirmation["jwk"], dict)
-
-    proof = jws.verify(wpt, PublicKey.from_jwk(confirmation["jwk"]), typ="wpt+jwt")
-
-    assert proof.claims()["wth"] == b64url_encode(hashlib.sha256(wit.encode()).digest())
-
-
-def test_wimse_the_proof_token_is_verified_with_its_hashes(vectors: Path) -> None:
-    wit = (vectors / "wimse" / "wit.txt").read_text().strip()
-    wpt_token = (vectors / "wimse" / "wpt.txt").read_text().strip()
-    target, at = "https://workload.example.com/path", 1745510016 - 30
-
-    def verify(**changed: Any) -> Any:
-        # the access token of the draft's example of a request
-        given = {"credential": wit, "access_token": "16_mAd0GiwaZokU26_0902100", **changed}
-        return wpt.verify_possession(wpt_token, **{"target": target, "at": at, **given})
-
-    assert verify()["jti"] == "__bwc4ESC3acc2LTC1-_x"
-    for changed, code in (
-        ({"access_token": "another"}, "proof.token"),
-        ({"target": "https://workload.example.com/other"}, "proof.audience"),
-        ({"at": at + 30}, "proof.expired"),
-        ({"at": at - 31}, "proof.lifetime"),
-    ):
-        with pytest.raises(ProofError) as refused:
-            verify(**changed)
-        assert refused.value.code == code
 
 
 def test_wimse_the_credential_is_signed_with_es256_and_refused(

@@ -24,7 +24,7 @@ from agentguard.errors import DecodeError, VerificationError
 from agentguard.signing.canonical import JSON, is_integer, is_sha256
 
 _METHOD: Final = re.compile(r"[ -~]{1,128}")
-_ASSURANCES: Final = ("wpt", "dpop", "call")
+_ASSURANCES: Final = ("request", "dpop", "call")
 
 
 class ProofEntry(NamedTuple):
@@ -46,9 +46,9 @@ class ReceivedRequest(NamedTuple):
     ``audience`` is the name of the server in delegations, and ``server`` the URL within which the
     server takes requests. ``proof_jti``, ``proof_sha256`` and ``key_id`` are the id of the proof,
     the digest of the whole proof, and the thumbprint of the key (RFC 7638). ``assurance`` is
-    ``wpt``, ``dpop`` or ``call``; with ``dpop`` nobody knows the call, and ``invocation_sha256`` is
-    None. ``token_jti`` and ``token_sha256`` are those of the access token. Digests are SHA-256 in
-    hex.
+    ``request``, ``dpop`` or ``call``; with ``dpop`` nobody knows the call, and
+    ``invocation_sha256`` is None. ``token_jti`` and ``token_sha256`` are those of the access token.
+    Digests are SHA-256 in hex.
     """
 
     request: RequestRecord
@@ -149,7 +149,7 @@ def read_proof(entry: Entry) -> ProofEntry:
     match entry.members:
         case {
             "request": request,
-            "assurance": "wpt" | "call" as assurance,
+            "assurance": "request" | "call" as assurance,
             "audience": str(audience),
             "proof": {"jti": str(jti), "sha256": sha256, **more},
         } if not more:

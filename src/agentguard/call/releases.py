@@ -46,7 +46,7 @@ class RequestRecord(NamedTuple):
 class ProofRecord(NamedTuple):
     """What the log says of the proof of a request that a running call makes.
 
-    ``assurance`` is ``wpt`` for an HTTP request, and ``call`` for one of the Model Context
+    ``assurance`` is ``request`` for an HTTP request, and ``call`` for one of the Model Context
     Protocol. ``audience`` is the name in the delegation to which the URL belongs. ``jti`` is the id
     of the proof, and ``sha256`` (hex) the digest of the whole proof.
     """

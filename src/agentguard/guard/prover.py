@@ -1,7 +1,7 @@
 """``DelegatedProver``: signs proofs for the requests of an agent instance under a delegation.
 
 A proof names one request and one authorised call. ``secrets/desk.py`` asks for a proof while the
-call runs; ``proof/wpt.py`` and ``proof/call_proof.py`` have the forms of the proofs.
+call runs; ``proof/bound_request.py`` and ``proof/call_proof.py`` have the forms of the proofs.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from agentguard.delegation.access_token import AccessToken
 from agentguard.delegation.handle import Delegation
 from agentguard.errors import ProofError
 from agentguard.identity.trust import seconds
-from agentguard.proof import call_proof, wpt
+from agentguard.proof import bound_request, call_proof
 from agentguard.proof.bound_request import BoundRequest
 from agentguard.proof.call_proof import BoundCall
 from agentguard.proof.target import Target, audience_target
@@ -41,8 +41,8 @@ class DelegatedProver(NamedTuple):
         request = BoundRequest.of_digest(method, url, body_sha256)
         holder = self._holder()
         audience = _audience_of(request.target, holder.token.chain.leaf.audience)
-        proof = holder.sign(wpt.mint, request, invocation_sha256)
-        return holder.shown_with(proof), holder.record(request.record, "wpt", audience, proof)
+        proof = holder.sign(bound_request.mint, request, invocation_sha256)
+        return holder.shown_with(proof), holder.record(request.record, "request", audience, proof)
 
     def prove_call(
         self, audience: str, method: str, *, params_sha256: str, invocation_sha256: str
@@ -80,7 +80,7 @@ class _Holder(NamedTuple):
     jti: str
 
     def sign(self, mint: Callable[..., str], bound: object, invocation_sha256: str) -> str:
-        """Sign a proof of ``bound`` with ``wpt.mint`` or ``call_proof.mint``; raises as these."""
+        """Sign a proof of ``bound`` with the ``mint`` of its form; raises as that does."""
         return mint(
             bound,
             self.signer,

@@ -3,7 +3,7 @@
 ``verification.py`` verifies a request, ``receiver.py`` has what a server knows beforehand, and
 ``asgi.py`` and ``fastapi.py`` put both into an application. ``presentation.py`` gets a proof from
 the guard inside a running call, and ``httpx.py`` and ``requests.py`` send the proof with requests.
-``wpt.py``, ``dpop.py``, ``target.py``, ``bound_request.py`` and ``headers.py`` have the formats.
+``dpop.py``, ``target.py``, ``bound_request.py`` and ``headers.py`` have the formats.
 ``call_proof.py``, ``call_verification.py`` and ``call_receiver.py`` do the same for requests of the
 Model Context Protocol, which ``agentguard_mcp`` sends and receives.
 The names here are imported when they are first used.

@@ -100,7 +100,7 @@ class CallerMiddleware:
             )
         except ProofError as error:
             _LOGGER.warning("a request was refused: %s (%s)", error, error.code)
-            await refuse(send, error, accepts_dpop=self._receiver.accepts_dpop)
+            await refuse(send, error)
             return
         except _ClientGoneError:
             return
@@ -108,7 +108,7 @@ class CallerMiddleware:
             # a store or a file of revocations of the application's own may raise anything
             _LOGGER.exception("a request was refused, because its verification failed")
             failed = ProofError("the verification failed", code="proof.unavailable")
-            await refuse(send, failed, accepts_dpop=self._receiver.accepts_dpop)
+            await refuse(send, failed)
             return
         seen = _with_caller(scope, caller, self._receiver)
         if self._receiver.signs:
@@ -126,7 +126,7 @@ class CallerMiddleware:
             path, sha256 = _path(scope), _chain_digest(scope)
             listed = _headers(scope)
             if sha256 is None:  # before the body is read
-                headers.read(listed, accepts_dpop=self._receiver.accepts_dpop)
+                headers.read(listed, accepts_plain_dpop=self._receiver.accepts_plain_dpop)
             most = self._max_body if sha256 is None else headers.MAX_CHAIN
             return path, sha256, listed, await _read_body(receive, listed, most)
         except ProofError as error:
@@ -221,18 +221,14 @@ def _with_caller(scope: Scope, caller: RequestCaller, receiver: Receiver) -> Sco
     return {**scope, "state": {**scope.get("state", {}), "caller": caller, "receiver": receiver}}
 
 
-async def refuse(send: Send, error: ProofError, *, accepts_dpop: bool) -> None:
+async def refuse(send: Send, error: ProofError) -> None:
     """Send the answer to a request that is refused: problem details (RFC 9457) without reasons."""
     status = _status(error.code)
     problem = {"type": "about:blank", "title": _TITLES[status], "status": status}
     more = [(b"content-type", b"application/problem+json"), (b"cache-control", b"no-store")]
     if status == 401:  # noqa: PLR2004
-        is_missing = error.code == "proof.missing"
-        more.append(
-            (b"www-authenticate", b"Bearer" if is_missing else b'Bearer error="invalid_token"')
-        )
-        if accepts_dpop:
-            more.append((b"www-authenticate", b'DPoP algs="EdDSA Ed25519"'))
+        reason = b"" if error.code == "proof.missing" else b'error="invalid_token", '
+        more.append((b"www-authenticate", b"DPoP " + reason + b'algs="EdDSA Ed25519"'))
     if isinstance(error, UnknownChainError):
         more.append((CHAIN_WANTED.lower().encode(), error.sha256.encode()))
     await _send(send, status, json.dumps(problem).encode(), more)

@@ -2,8 +2,8 @@
 
 The Model Context Protocol has no headers on a pipe. So the tokens and the proof are members of
 ``_meta`` in the parameters of the request, and the proof is bound to the parameters as a JSON
-value. ``wpt.py`` has the proof of an HTTP request. The module knows JSON-RPC values alone, and no
-SDK of the protocol (docs/adr/0043-a-call-over-mcp-proves-its-caller.md).
+value. ``bound_request.py`` has the proof of an HTTP request. The module knows JSON-RPC values
+alone, and no SDK of the protocol (docs/adr/0043-a-call-over-mcp-proves-its-caller.md).
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from typing import Any, Final, NamedTuple
 
 from agentguard.call.releases import RequestRecord
 from agentguard.errors import EncodeError, ProofError
-from agentguard.proof import headers, wpt
+from agentguard.proof import dpop, headers
+from agentguard.proof.bound_request import VerifiedProof
 from agentguard.proof.headers import PresentedCaller
-from agentguard.proof.wpt import VerifiedProof
 from agentguard.signing import canonical, jws
-from agentguard.signing.canonical import JSON, is_integer, is_sha256
-from agentguard.signing.keys import Signer
+from agentguard.signing.canonical import JSON, is_sha256
+from agentguard.signing.keys import PublicKey, Signer
 
 TYPE: Final = "ag-call+jwt"
 """The ``typ`` of a call proof."""
@@ -52,7 +52,8 @@ MAX_CHAIN_TEXT: Final = 64 * 1024
 MAX_TOKEN: Final = 4 * 1024
 """The longest access token, credential and proof, in characters."""
 
-_CLAIMS: Final = frozenset({"aud", "iat", "exp", "jti", "wth", "ath", "mth", "mdg", "inv"})
+_CLAIMS: Final = frozenset({"aud", "iat", "jti", "wth", "ath", "mth", "mdg", "inv"})
+_HEADER: Final = frozenset({"alg", "typ"})
 _LIMITS: Final = {
     TOKEN: MAX_TOKEN,
     CREDENTIAL: MAX_TOKEN,
@@ -180,15 +181,14 @@ def mint(
     """Sign a proof that ``call`` belongs to the authorised call ``invocation_sha256`` (hex).
 
     ``credential`` is the Workload Identity Token of the signer's key. ``now`` is in seconds since
-    the epoch; the proof ends ``wpt.LIFETIME`` seconds later.
+    the epoch; the proof ends ``dpop.WINDOW`` seconds later.
     """
     claims: dict[str, JSON] = {
         "aud": call.audience,
         "iat": now,
-        "exp": now + wpt.LIFETIME,
         "jti": jti,
-        "wth": wpt.token_hash(credential),
-        "ath": wpt.token_hash(access_token),
+        "wth": dpop.token_hash(credential),
+        "ath": dpop.token_hash(access_token),
         "mth": call.method,
         "mdg": call.params_sha256,
         "inv": invocation_sha256,
@@ -202,31 +202,34 @@ def verify(
     """Verify a proof for ``call`` as of ``at`` (seconds since the epoch).
 
     ``credential`` is a verified Workload Identity Token, and ``access_token`` the token in the
-    request. Raises as ``wpt.verify_possession`` does, and ``ProofError``: ``proof.lifetime`` for a
-    proof from the future or of more than ``wpt.MAX_LIFETIME`` seconds, ``proof.request`` for a
-    proof of another method or of other parameters.
+    request. Raises as ``jws.verify`` does, and ``ProofError``: ``proof.malformed``,
+    ``proof.audience`` for another server, ``proof.expired`` for a time outside of ``dpop.WINDOW``,
+    ``proof.token`` for a proof of another token, ``proof.request`` for one of another method or of
+    other parameters.
     """
-    claims = wpt.verify_possession(
-        token,
-        credential=credential,
-        access_token=access_token,
-        target=call.audience,
-        at=at,
-        typ=TYPE,
-    )
-    if claims.keys() != _CLAIMS:
+    confirmed: Any = jws.parse(credential).claims().get("cnf")
+    jwk: Any = confirmed.get("jwk") if isinstance(confirmed, dict) else None
+    if not isinstance(jwk, dict):
+        raise _malformed("the credential names no key")
+    key = PublicKey.from_jwk(jwk)
+    verified = jws.verify(token, key, typ=TYPE)
+    if verified.header.keys() != _HEADER or verified.header["alg"] != jwk.get("alg"):
+        raise _malformed("the header is not alg and typ, with the alg of the credential's key")
+    claims = verified.claims()
+    jti, invocation = claims.get("jti"), claims.get("inv")
+    if claims.keys() != _CLAIMS or not jws.is_jti(jti) or not is_sha256(invocation):
         raise _malformed("the claims are not those of a call proof")
-    issued_at, invocation = claims["iat"], claims["inv"]
-    if not is_integer(issued_at) or not is_sha256(invocation):
-        raise _malformed("the proof has no time, or names no digest of a call")
-    is_early = issued_at > at + wpt.MAX_LIFETIME - wpt.LIFETIME
-    if is_early or not 0 < claims["exp"] - issued_at <= wpt.MAX_LIFETIME:
-        message = f"the proof is from the future, or lives for more than {wpt.MAX_LIFETIME} s"
-        raise ProofError(message, code="proof.lifetime")
+    expires_at = dpop.proof_end(claims["iat"], at)
+    if claims["aud"] != call.audience:
+        raise ProofError("the proof is for another server", code="proof.audience")
+    hashes = claims["wth"], claims["ath"]
+    if hashes != (dpop.token_hash(credential), dpop.token_hash(access_token)):
+        message = "the proof is for another credential, or for another access token"
+        raise ProofError(message, code="proof.token")
     if (claims["mth"], claims["mdg"]) != (call.method, call.params_sha256):
         message = "the proof is for another method or for other parameters"
         raise ProofError(message, code="proof.request")
-    return VerifiedProof(claims["jti"], claims["exp"], invocation)
+    return VerifiedProof(jti, key.thumbprint, expires_at, invocation)
 
 
 def _malformed(problem: str) -> ProofError:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from agentguard.delegation.access_token import AccessToken
 from agentguard.identity.trust import TrustDocument
 from agentguard.proof import call_proof
+from agentguard.proof.bound_request import VerifiedProof
 from agentguard.proof.call_proof import BoundCall
 from agentguard.proof.evidence import KnownCaller
 from agentguard.proof.verification import (
@@ -22,7 +23,6 @@ from agentguard.proof.verification import (
     as_proof_error,
     verified_caller,
 )
-from agentguard.proof.wpt import VerifiedProof
 
 
 def verify_call(  # noqa: PLR0913  what the receiver knows beforehand

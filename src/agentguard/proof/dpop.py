@@ -1,13 +1,14 @@
-"""DPoP proofs (RFC 9449): verification alone. ``service/proofs.py`` signs them for a client.
+"""DPoP proofs (RFC 9449): the holder of a key proves that a request is its own.
 
-A DPoP proof is bound to the method and to the URI, and neither to the query nor to the body nor to
-an authorised call. A caller with such a proof has the assurance ``dpop``.
+A DPoP proof is bound to the method and to the URI, and neither to the query nor to the body.
+``bound_request.py`` adds a claim that binds these, and an authorised call.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from cryptography.exceptions import InvalidSignature
@@ -17,19 +18,21 @@ from cryptography.hazmat.primitives.hashes import SHA256
 
 from agentguard.errors import DecodeError, ProofError, VerificationError
 from agentguard.proof.target import Target
-from agentguard.proof.wpt import token_hash
 from agentguard.signing import canonical, jws
 from agentguard.signing.canonical import JSON, b64url_decode, b64url_encode, is_integer
-from agentguard.signing.keys import PublicKey
+from agentguard.signing.keys import PublicKey, Signer
+
+HEADER: Final = "DPoP"
+"""The header of a request that carries a proof (RFC 9449, 4.1)."""
 
 TYPE: Final = "dpop+jwt"
 """The ``typ`` of a DPoP proof (RFC 9449, 4.2)."""
 
-WINDOW: Final = 60
+WINDOW: Final = 30
 """How far the ``iat`` of a proof may be from the receiver's time, in seconds."""
 
-MAX_PROOF: Final = 4096
-"""The longest proof, in characters."""
+MAX_PROOF: Final = 8 * 1024
+"""The longest proof, in characters: room for a path of about 2,500, or for a query of 5,000."""
 
 _PARTS: Final = 3
 _SIZE: Final = 32
@@ -39,6 +42,7 @@ _EDDSA: Final = ("EdDSA", "Ed25519")
 _EC_MEMBERS: Final = frozenset({"kty", "crv", "x", "y"})
 _OKP_MEMBERS: Final = frozenset({"kty", "crv", "x"})
 _OPTIONAL: Final = frozenset({"alg", "use", "kid"})
+_NONE: Final[Mapping[str, JSON]] = MappingProxyType({})
 
 _Verify = Callable[[bytes, bytes], None]
 """Takes a signature and the signed bytes; raises for a signature that does not hold."""
@@ -47,12 +51,55 @@ _Verify = Callable[[bytes, bytes], None]
 class DpopProof(NamedTuple):
     """A verified proof. ``thumbprint`` is the key's (RFC 7638); times are seconds of the epoch.
 
-    A receiver accepts the proof before ``expires_at``.
+    A receiver accepts the proof before ``expires_at``. ``claims`` are all claims, also those that
+    RFC 9449 does not know.
     """
 
     jti: str
     thumbprint: str
     expires_at: int
+    claims: Mapping[str, JSON]
+
+
+def token_hash(token: str) -> str:
+    """Return the base64url SHA-256 of a token: the form of ``ath`` (RFC 9449, 4.2)."""
+    return b64url_encode(hashlib.sha256(token.encode()).digest())
+
+
+def sign(
+    signer: Signer,
+    method: str,
+    url: str,
+    *,
+    access_token: str | None,
+    at: int,
+    jti: str,
+    more: Mapping[str, JSON] = _NONE,
+) -> str:
+    """Return a proof for one request, a compact JWS; ``at`` is in seconds since the epoch.
+
+    ``url`` is without query and fragment. ``access_token`` is what the header ``Authorization``
+    has, None without one. ``more`` has further claims. RFC 9449, 4.2.
+    """
+    header: dict[str, JSON] = {"typ": TYPE, "alg": "EdDSA", "jwk": {**signer.public_key.jwk()}}
+    claims: dict[str, JSON] = {**more, "jti": jti, "htm": method, "htu": url, "iat": at}
+    if access_token is not None:
+        claims["ath"] = token_hash(access_token)
+    signing_input = ".".join(b64url_encode(canonical.dumps(part)) for part in (header, claims))
+    return f"{signing_input}.{b64url_encode(signer.sign(signing_input.encode('ascii')))}"
+
+
+def proof_end(issued_at: JSON, at: int) -> int:
+    """Return until when a proof counts that says ``issued_at``; times are seconds of the epoch.
+
+    Raises ``ProofError``: ``proof.malformed``, ``proof.expired`` for a time outside of ``WINDOW``.
+    """
+    if not is_integer(issued_at):
+        raise _malformed("its iat is no whole number of seconds")
+    if not at - WINDOW < issued_at < at + WINDOW:
+        message = f"the proof is from another time: {WINDOW} s away, or more"
+        raise ProofError(message, code="proof.expired")
+    return issued_at + WINDOW
 
 
 def verify(
@@ -71,13 +118,11 @@ def verify(
     thumbprint, verify_signature = _key(header)
     verify_signature(signature, signing_input)
     claims = canonical.loads_object(payload)
-    issued_at, jti, uri = claims.get("iat"), claims.get("jti"), claims.get("htu")
+    jti, uri = claims.get("jti"), claims.get("htu")
     required = _CLAIMS if access_token is None else _CLAIMS | {"ath"}
-    if not claims.keys() >= required or not jws.is_jti(jti) or not is_integer(issued_at):
+    if not claims.keys() >= required or not jws.is_jti(jti):
         raise _malformed(f"its claims are not {', '.join(sorted(required))}")
-    if not at - WINDOW < issued_at < at + WINDOW:
-        message = f"the proof is from another time: more than {WINDOW} s away"
-        raise ProofError(message, code="proof.expired")
+    expires_at = proof_end(claims["iat"], at)
     if claims["htm"] != method:
         raise ProofError("the proof is for another method", code="proof.request")
     if not isinstance(uri, str) or "?" in uri or Target.parse(uri).uri != target.uri:
@@ -85,7 +130,7 @@ def verify(
     expected = {} if access_token is None else {"ath": token_hash(access_token)}
     if {name: claims[name] for name in claims.keys() & {"ath"}} != expected:
         raise ProofError("the proof is for another access token", code="proof.token")
-    return DpopProof(jti, thumbprint, issued_at + WINDOW)
+    return DpopProof(jti, thumbprint, expires_at, claims)
 
 
 def _parts(token: str) -> tuple[Mapping[str, JSON], bytes, bytes, bytes]:

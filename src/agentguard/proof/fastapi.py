@@ -29,14 +29,14 @@ def requires(*scopes: str) -> Callable[[Request], RequestCaller]:
     def verified_caller(request: Request) -> RequestCaller:
         caller = getattr(request.state, "caller", None)
         if not isinstance(caller, RequestCaller):
-            raise HTTPException(401, "Unauthorized", {"WWW-Authenticate": "Bearer"})
+            raise HTTPException(401, "Unauthorized", {"WWW-Authenticate": "DPoP"})
         try:
             caller.require(*scopes)
         except ProofError as error:
             receiver = getattr(request.state, "receiver", None)
             if isinstance(receiver, Receiver):
                 receiver.refuse(caller, error)
-            challenge = f'Bearer error="insufficient_scope", scope="{" ".join(scopes)}"'
+            challenge = f'DPoP error="insufficient_scope", scope="{" ".join(scopes)}"'
             raise HTTPException(403, "Forbidden", {"WWW-Authenticate": challenge}) from error
         return caller
 

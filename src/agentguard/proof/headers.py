@@ -12,16 +12,15 @@ from collections.abc import Iterable
 from typing import Final, Literal, NamedTuple
 
 from agentguard.errors import DecodeError, ProofError
-from agentguard.proof.wpt import MAX_PROOF
+from agentguard.proof.dpop import MAX_PROOF
 from agentguard.signing.canonical import b64url_decode, b64url_encode
 
 AUTHORIZATION: Final = "authorization"
 CREDENTIAL: Final = "workload-identity-token"
-PROOF: Final = "workload-proof-token"
-DPOP: Final = "dpop"
+PROOF: Final = "dpop"
 CHAIN: Final = "agentguard-chain"
 
-NAMES: Final = frozenset({AUTHORIZATION, CREDENTIAL, PROOF, DPOP, CHAIN})
+NAMES: Final = frozenset({AUTHORIZATION, CREDENTIAL, PROOF, CHAIN})
 """The headers that say who calls."""
 
 MAX_CHAIN_HEADER: Final = 6 * 1024
@@ -33,28 +32,33 @@ MAX_CHAIN: Final = 64 * 1024
 CHAINS_PATH: Final = "/.well-known/agentguard/chains/"
 """Where a receiver takes a chain (``PUT``); the digest of the chain (SHA-256, hex) follows."""
 
-MAX_AUTHORIZATION: Final = 4 * 1024 + len("Bearer ")
+MAX_AUTHORIZATION: Final = 4 * 1024 + len("DPoP ")
 """The longest header with an access token or with a credential, in characters."""
 
 _TOKEN: Final = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
 _LIMITS: Final = {CHAIN: MAX_CHAIN_HEADER, PROOF: MAX_PROOF}
 
 
+Assurance = Literal["request", "dpop", "call"]
+"""What a proof is bound to: a whole HTTP request, its method and path alone, or an MCP request."""
+
+
 class PresentedCaller(NamedTuple):
     """What a request says about its caller, unverified.
 
-    ``credential`` is None with the scheme ``dpop``. ``chain`` is the text of the header, or None.
-    The scheme ``call`` is that of a request of the Model Context Protocol (``call_proof.py``).
+    ``credential`` is None with the assurance ``dpop``. ``chain`` is the text of the header, or
+    None. The assurance ``call`` is that of a request of the Model Context Protocol
+    (``call_proof.py``).
     """
 
-    scheme: Literal["wpt", "dpop", "call"]
+    assurance: Assurance
     access_token: str
     proof: str
     credential: str | None
     chain: str | None
 
 
-def read(headers: Iterable[tuple[str, str]], *, accepts_dpop: bool) -> PresentedCaller:
+def read(headers: Iterable[tuple[str, str]], *, accepts_plain_dpop: bool) -> PresentedCaller:
     """Return what the headers of a request say about the caller; names in any case.
 
     Raises ``ProofError``: ``proof.missing`` where a header is missing, ``proof.malformed`` for a
@@ -62,20 +66,15 @@ def read(headers: Iterable[tuple[str, str]], *, accepts_dpop: bool) -> Presented
     """
     found = _each_once(headers)
     scheme, _space, token = found.get(AUTHORIZATION, "").partition(" ")
-    expected = {"bearer": (CREDENTIAL, PROOF), "dpop": (DPOP,)}.get(scheme.lower(), ())
-    is_dpop = scheme.lower() == "dpop"
-    if not token or (is_dpop and not accepts_dpop) or not found.keys() >= {*expected}:
+    proof, credential = found.get(PROOF), found.get(CREDENTIAL)
+    if scheme.lower() != "dpop" or proof is None or (credential is None and not accepts_plain_dpop):
         message = "the request has no access token with a credential and a proof"
         raise ProofError(message, code="proof.missing")
-    if found.keys() - {AUTHORIZATION, CHAIN} != {*expected}:
-        raise _malformed("the request has two kinds of proof")
-    tokens = [token, *(found[name] for name in expected)]
+    tokens = [token, proof] if credential is None else [token, proof, credential]
     if not all(map(is_compact_jws, tokens)):
         raise _malformed("a header has no compact JWS")
-    chain = found.get(CHAIN)
-    if is_dpop:
-        return PresentedCaller("dpop", token, found[DPOP], None, chain)
-    return PresentedCaller("wpt", token, found[PROOF], found[CREDENTIAL], chain)
+    assurance: Assurance = "dpop" if credential is None else "request"
+    return PresentedCaller(assurance, token, proof, credential, found.get(CHAIN))
 
 
 def is_compact_jws(text: str) -> bool:

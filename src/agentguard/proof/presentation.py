@@ -122,13 +122,13 @@ def proof_headers(proof: RequestProof) -> dict[str, str]:
     Raises ``ProofError`` (``proof.too_large``) for an access token or a chain that every receiver
     refuses.
     """
-    authorization = f"Bearer {proof.access_token}"
+    authorization = f"DPoP {proof.access_token}"
     if len(authorization) > headers.MAX_AUTHORIZATION or len(proof.chain) > headers.MAX_CHAIN:
         raise _too_large()
     made = {
         "Authorization": authorization,
+        "DPoP": proof.proof,
         "Workload-Identity-Token": proof.credential,
-        "Workload-Proof-Token": proof.proof,
     }
     chain = headers.encode_chain(proof.chain)
     if len(chain) <= headers.MAX_CHAIN_HEADER:

@@ -49,8 +49,8 @@ class Receiver:
     ``revocations`` may be a ``PublishedRevocations``, or a mapping with one for each trust domain:
     a server that trusts several domains needs the mapping, because the names in two domains may be
     equal. In the mapping, None stands for a domain whose file the server does not get.
-    ``accepts_dpop`` takes DPoP proofs as well. ``issuers`` has the URLs of the token
-    services whose tokens count, each with the name of its trust domain, as in
+    ``accepts_plain_dpop`` takes proofs without a credential as well. ``issuers`` has the URLs of
+    the token services whose tokens count, each with the name of its trust domain, as in
     ``{"https://agents.example": "acme.example"}``. ``log`` is the receiver's own log
     (``agentguard.ReceiverLog``), in which each accepted request stands before the request is
     handled; None for no log. ``signer`` signs a receipt of each answer to an accepted request; None
@@ -71,7 +71,7 @@ class Receiver:
         *,
         audience: str | None = None,
         revocations: RevokedNames | Mapping[str, RevokedNames | None] | None = None,
-        accepts_dpop: bool = False,
+        accepts_plain_dpop: bool = False,
         issuers: Mapping[str, str] | None = None,
         log: RequestLog | None = None,
         signer: Signer | None = None,
@@ -86,7 +86,7 @@ class Receiver:
         self._store = store
         self._revocations = revocations
         self._clock = clock
-        self.accepts_dpop = accepts_dpop
+        self.accepts_plain_dpop = accepts_plain_dpop
         self._issuers = dict({} if issuers is None else issuers)
         self._tokens = VerifiedTokens()
         self._signer = signer
@@ -166,7 +166,7 @@ class Receiver:
             used=self._store,
             chains=self._store,
             revocations=self._revocations,
-            accepts_dpop=self.accepts_dpop,
+            accepts_plain_dpop=self.accepts_plain_dpop,
             issuers=self._issuers,
             on_caller=on_caller,
             tokens=self._tokens,

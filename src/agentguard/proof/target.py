@@ -59,7 +59,7 @@ class Target(NamedTuple):
 
     @property
     def uri(self) -> str:
-        """The URL without the query: the ``aud`` of a WPT, and the ``htu`` of a DPoP proof."""
+        """The URL without the query: the ``htu`` of a DPoP proof."""
         return self.origin + self.path
 
     @property

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Final, Literal, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from agentguard.call.plain import discarded
 from agentguard.call.releases import RequestRecord
@@ -30,24 +30,20 @@ from agentguard.errors import (
 )
 from agentguard.identity import credential
 from agentguard.identity.trust import TrustDocument
-from agentguard.proof import dpop, headers, wpt
-from agentguard.proof.bound_request import BoundRequest
+from agentguard.proof import bound_request, dpop, headers
+from agentguard.proof.bound_request import BoundRequest, VerifiedProof
 from agentguard.proof.evidence import KnownCaller, RequestEvidence, evidence_of
-from agentguard.proof.headers import PresentedCaller
-from agentguard.proof.wpt import VerifiedProof
+from agentguard.proof.headers import Assurance, PresentedCaller
 from agentguard.signing import jws
 from agentguard.signing.canonical import is_sha256
 from agentguard.visible import visible_text
 
 _LOGGER: Final = logging.getLogger("agentguard")
 
-Assurance = Literal["wpt", "dpop", "call"]
-"""What binds a request to its caller: a Workload Proof Token, a DPoP proof, or a call proof."""
-
 Shown = tuple[str | None, ...]
 """All that the verification of an access token reads beside keys and time."""
 
-LEEWAY: Final = wpt.MAX_LIFETIME - wpt.LIFETIME
+LEEWAY: Final = dpop.WINDOW
 """How far the clock that dated a caller's tokens may be ahead of the receiver's, in seconds."""
 
 
@@ -59,7 +55,7 @@ class RequestCaller:
     ``user:alice``, and ``actors`` are the delegatees from the first to the agent itself. ``scope``
     is what the principal has lent. ``task_id`` is None for none. ``isolation`` says whether the
     agent's process could reach the keys (``access_token.ISOLATIONS``). ``token_jti`` is the id of
-    the access token. ``assurance`` ``wpt`` means that this very request, with its query and its
+    the access token. ``assurance`` ``request`` means that this very request, with its query and its
     body, belongs to the authorised call whose invocation has the digest ``invocation_sha256``
     (hex) in the agent's log. ``call`` means the same of a request of the Model Context Protocol,
     with its method and its parameters. With ``dpop`` the digest is None, and only the method and
@@ -179,7 +175,7 @@ def verify_request(  # noqa: PLR0913  what the receiver knows beforehand
     used: UsedProofs,
     chains: Chains | None = None,
     revocations: RevokedNames | Mapping[str, RevokedNames | None] | None = None,
-    accepts_dpop: bool = False,
+    accepts_plain_dpop: bool = False,
     issuers: Mapping[str, str] | None = None,
     on_caller: Callable[[KnownCaller], None] | None = None,
     tokens: KnownTokens | None = None,
@@ -190,10 +186,11 @@ def verify_request(  # noqa: PLR0913  what the receiver knows beforehand
     delegations name it. ``at`` is the time in seconds since the epoch. ``chains`` has chains that
     were sent before. ``revocations`` is asked for the names of the chain and of the token; a
     mapping has the revocations of each trust domain by its name, and None for a domain whose
-    revocations nobody knows here. ``accepts_dpop`` also takes a DPoP proof (RFC 9449), which proves
-    less (``RequestCaller``). ``issuers`` has the URLs of the token services whose tokens count,
-    each with the name of its trust domain. ``on_caller`` gets the caller once the access token and
-    the credential hold, and before the proof is verified. ``tokens`` keeps what was verified.
+    revocations nobody knows here. ``accepts_plain_dpop`` also takes a DPoP proof
+    without a credential, which proves less (``RequestCaller``). ``issuers`` has the URLs of the
+    token services whose tokens count, each with the name of its trust domain. ``on_caller`` gets
+    the caller once the access token and the credential hold, and before the proof is verified.
+    ``tokens`` keeps what was verified.
 
     Raises ``ProofError`` alone, whose code is ``proof.*``, or that of the token, credential, chain
     or key that does not count. ``UnknownChainError`` asks for the chain.
@@ -211,11 +208,17 @@ def verify_request(  # noqa: PLR0913  what the receiver knows beforehand
     )
     with as_proof_error():
         bound = BoundRequest.of(request.method, request.url, request.body)
-        presented = headers.read(request.headers, accepts_dpop=accepts_dpop)
+        presented = headers.read(request.headers, accepts_plain_dpop=accepts_plain_dpop)
         return verified_caller(
             presented,
             bound.record,
-            lambda token: _verify_proof(presented, bound, token, at),
+            lambda token: bound_request.verify(
+                presented.proof,
+                bound,
+                credential=presented.credential,
+                access_token=token.token,
+                at=at,
+            ),
             known,
         )
 
@@ -272,6 +275,8 @@ def verified_caller(
     if known.on_caller is not None:
         known.on_caller(KnownCaller(leaf.delegatee, token.chain.principal, token.jti, evidence))
     proved = verify_proof(token)
+    if proved.thumbprint != leaf.key_id:
+        raise _other_key()
     _require_unrevoked(token, _of_domain(known.revocations, trust.trust_domain))
     answer: object = known.used.use(  # type: ignore[func-returns-value]
         leaf.key_id, proved.jti, expires_at=proved.expires_at, at=known.at
@@ -285,7 +290,7 @@ def verified_caller(
         scope=frozenset(leaf.scope),
         task_id=token.chain.root.task_id,
         isolation=token.isolation,
-        assurance=presented.scheme,
+        assurance=presented.assurance,
         invocation_sha256=proved.invocation_sha256,
         token_jti=token.jti,
         chain=token.chain,
@@ -383,36 +388,12 @@ def _chain_of(presented: PresentedCaller, chains: Chains | None) -> bytes:
 def _require_holder(
     presented: PresentedCaller, token: AccessToken, trust: TrustDocument, at: int
 ) -> None:
-    """Verify the credential beside a WPT: of the instance and the key of the access token."""
+    """Verify the credential of a request: of the instance and the key of the access token."""
     if presented.credential is None:
         return
     instance, leaf = credential.verify(presented.credential, trust, at=at), token.chain.leaf
     if instance.uri != leaf.delegatee or instance.key.thumbprint != leaf.key_id:
         raise _other_key()
-
-
-def _verify_proof(
-    presented: PresentedCaller, request: BoundRequest, token: AccessToken, at: int
-) -> VerifiedProof:
-    """Verify the proof, under the key to which the access token is bound."""
-    if presented.credential is None:
-        proof = dpop.verify(
-            presented.proof,
-            request.method,
-            request.target,
-            access_token=presented.access_token,
-            at=at,
-        )
-        if proof.thumbprint != token.chain.leaf.key_id:
-            raise _other_key()
-        return VerifiedProof(proof.jti, proof.expires_at, None)
-    return wpt.verify(
-        presented.proof,
-        request,
-        credential=presented.credential,
-        access_token=presented.access_token,
-        at=at,
-    )
 
 
 def _other_key() -> ProofError:

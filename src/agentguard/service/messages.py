@@ -16,8 +16,8 @@ from agentguard.call.evaluation import Evaluation
 from agentguard.delegation.access_token import IssuedToken
 from agentguard.delegation.grant import parse_scopes
 from agentguard.errors import ConfigError, DecodeError, ServerError
+from agentguard.proof import dpop
 from agentguard.proof.target import Target, parse_audience
-from agentguard.service import proofs
 from agentguard.signing import canonical
 from agentguard.signing.canonical import JSON
 from agentguard.signing.keys import Ed25519Signer
@@ -111,7 +111,7 @@ def registration(url: str, agent: str, workload_token: str, signer: Ed25519Signe
         **_PLAIN,
         "Authorization": f"Bearer {workload_token}",
         "Content-Type": "application/json",
-        proofs.HEADER: _proof(signer, "POST", target, workload_token),
+        dpop.HEADER: _proof(signer, "POST", target, workload_token),
     }
     body = canonical.dumps({"agent": agent, "jwk": {**signer.public_key.jwk()}})
     return Sent(target, headers, body)
@@ -171,7 +171,7 @@ def _form_request(
         **_PLAIN,
         "Workload-Identity-Token": identity.credential,
         "Content-Type": _FORM,
-        proofs.HEADER: _proof(identity.signer, "POST", target, access_token),
+        dpop.HEADER: _proof(identity.signer, "POST", target, access_token),
     }
     return Sent(target, headers, urlencode(form).encode("ascii"))
 
@@ -204,7 +204,7 @@ def authorization(
         **_PLAIN,
         **shown,
         "Content-Type": "application/json",
-        proofs.HEADER: _proof(identity.signer, "POST", target, access_token),
+        dpop.HEADER: _proof(identity.signer, "POST", target, access_token),
     }
     return Sent(target, headers, canonical.dumps(body))
 
@@ -313,7 +313,7 @@ def _answer(status: int, body: bytes, expected: int) -> dict[str, JSON]:
 
 def _proof(signer: Ed25519Signer, method: str, url: str, access_token: str | None) -> str:
     at, jti = int(time.time()), os.urandom(16).hex()
-    return proofs.sign(signer, method, url, access_token=access_token, at=at, jti=jti)
+    return dpop.sign(signer, method, url, access_token=access_token, at=at, jti=jti)
 
 
 def _is_visible(*texts: str) -> bool:

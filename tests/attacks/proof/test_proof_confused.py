@@ -96,7 +96,7 @@ def test_a_tool_server_has_no_request_to_another_tool_server_proved(
     both = [thief.url, payments.url]
     url = f"{thief.url}/ask?status={status}"
     assert in_call(guard, lambda: post(url, *both), audience=both) == 401
-    assert "workload-proof-token" in thief.seen[0][2]
+    assert "dpop" in thief.seen[0][2]
     ((_method, path, headers),) = payments.seen
     assert (path, NAMES & headers.keys()) == ("/pay", set())
     itself = f"{payments.url}/pay?to=thief"
@@ -121,7 +121,7 @@ def test_a_path_of_an_origin_has_no_request_to_another_path_proved(guard):
     proved: list[tuple[str, bool]] = []
 
     def answer(request: httpx.Request) -> httpx.Response:
-        proved.append((request.url.path, "workload-proof-token" in request.headers))
+        proved.append((request.url.path, "dpop" in request.headers))
         to = request.url.params.get("to")
         return httpx.Response(307, headers={"Location": to}) if to else httpx.Response(200)
 

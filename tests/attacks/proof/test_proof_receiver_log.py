@@ -23,7 +23,7 @@ from agentguard.proof.fastapi import requires
 from agentguard.proof.httpx import AsyncCallerTransport
 from agentguard.signing.canonical import sha256_hex
 
-PROOF = "Workload-Proof-Token"
+PROOF = "DPoP"
 
 
 def test_an_accepted_request_is_on_record_with_its_caller(sides):
@@ -44,11 +44,11 @@ def test_an_accepted_request_is_on_record_with_its_caller(sides):
         "sha256": sha256_hex(header(sent, PROOF).encode()),
         "key_id": caller.chain.leaf.key_id,
     }
-    token = header(sent, "Authorization").removeprefix("Bearer ")
+    token = header(sent, "Authorization").removeprefix("DPoP ")
     assert members["token"] == {"jti": caller.token_jti, "sha256": sha256_hex(token.encode())}
     assert (members["agent"], members["principal"]) == (caller.agent, "user:alice")
     assert members["invocation_sha256"] == caller.invocation_sha256
-    assert (members["assurance"], members["unrecorded"]) == ("wpt", 0)
+    assert (members["assurance"], members["unrecorded"]) == ("request", 0)
     (proved,) = sides.agent.entries("proof")
     assert proved.members["request"] == members["request"]
     assert sides.server.verify().ok

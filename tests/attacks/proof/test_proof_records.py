@@ -83,7 +83,7 @@ def test_a_proof_that_is_refused_leaves_no_record(sides):
 def test_neither_the_query_nor_the_body_nor_the_proof_is_in_the_state(sides):
     with sides.open() as opened:
         sent = opened.send(body=b"a body with hunter2-4711")
-    proof = dict(sent.headers)["Workload-Proof-Token"]
+    proof = dict(sent.headers)["DPoP"]
     for side in (sides.agent, sides.server):
         kept = b"".join(one.read_bytes() for one in side.state.rglob("*") if one.is_file())
         for secret in (QUERY.encode(), b"hunter2-4711", proof.encode(), proof[-40:].encode()):
@@ -124,7 +124,7 @@ def test_a_record_that_lies_is_found(sides, lie):
         at = sides.agent.entries("call")[0].at
         guard_log.append(
             http_requests.proof(
-                ProofRecord(request, "wpt", audience, "forged", digest), subject, at=at
+                ProofRecord(request, "request", audience, "forged", digest), subject, at=at
             )
         )
 

@@ -88,7 +88,7 @@ def test_headers_of_70_kilobytes_are_refused(guard, server):
 
 def test_a_header_that_is_sent_twice_is_refused(guard, server):
     url = f"{server.url}/pay"
-    for name in ("Authorization", "Workload-Proof-Token", "Agentguard-Chain"):
+    for name in ("Authorization", "DPoP", "Agentguard-Chain"):
         sent = listed(proof_of(guard, url))
         twice = send_plainly("POST", url, headers=[*sent, (name.lower(), "x")])
         assert twice.status_code == 401
@@ -108,7 +108,10 @@ def test_an_answer_says_little_and_the_log_says_why(guard, server, caplog):
     with caplog.at_level(logging.WARNING, "agentguard"):
         missing = send_plainly("POST", f"{server.url}/pay")
         altered = send_plainly("POST", f"{server.url}/pay?x=1", headers=sent)
-    for answer, challenge in ((missing, "Bearer"), (altered, 'Bearer error="invalid_token"')):
+    for answer, challenge in (
+        (missing, 'DPoP algs="EdDSA Ed25519"'),
+        (altered, 'DPoP error="invalid_token", algs="EdDSA Ed25519"'),
+    ):
         assert answer.headers["www-authenticate"] == challenge
         assert answer.headers["content-type"] == "application/problem+json"
         assert answer.json() == {"type": "about:blank", "title": "Unauthorized", "status": 401}

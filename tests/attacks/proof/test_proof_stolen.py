@@ -14,6 +14,7 @@ from proof_scene import (
     URL,
     Sent,
     check,
+    decoded,
     header,
     noting_signers,
     refused,
@@ -29,10 +30,17 @@ from agentguard.identity import credential
 from agentguard.identity.credential import AgentProfile
 from agentguard.proof import HttpRequest, ProofStore, Receiver, verify_request
 from agentguard.proof.bound_request import CLAIM
-from agentguard.proof.wpt import token_hash
+from agentguard.proof.dpop import token_hash
 from agentguard.signing.keys import Ed25519Signer
 
-PROOF = "Workload-Proof-Token"
+PROOF = "DPoP"
+
+
+def bound_of(sent) -> dict[str, Any]:
+    """Return the claim that binds a request to its call."""
+    bound = decoded(header(sent, PROOF))[1][CLAIM]
+    assert isinstance(bound, dict)
+    return bound
 
 
 def key_of(sent) -> Ed25519Signer:
@@ -46,8 +54,12 @@ def known_keys(monkeypatch):
 
 def test_a_stolen_token_without_the_key_is_of_no_use(scene):
     sent, thief = scene.request(), Ed25519Signer.from_seed(os.urandom(32))
-    forged = resigned(header(sent, PROOF), thief, {"jti": "a" * 22}, {})
-    assert refused(scene.receiver, with_header(sent, PROOF, forged)) == "signature.invalid"
+    for own, code in (
+        ({}, "signature.invalid"),
+        ({"jwk": {**thief.public_key.jwk()}}, "proof.key"),
+    ):
+        forged = resigned(header(sent, PROOF), thief, {"jti": "a" * 22}, own)
+        assert refused(scene.receiver, with_header(sent, PROOF, forged)) == code
     assert refused(scene.receiver, with_header(sent, PROOF, None)) == "proof.missing"
     check(scene.receiver, sent)
 
@@ -58,7 +70,9 @@ def test_a_thief_with_a_credential_of_a_key_of_their_own_is_refused(scene):
     issuer, now = Ed25519Signer.from_seed(os.urandom(32)), int(time.time())
     profile = AgentProfile("payer")
     own = credential.issue(issuer, domain, profile, thief.public_key, now=now, jti="j" * 22).token
-    forged = resigned(header(sent, PROOF), thief, {"wth": token_hash(own)}, {})
+    forged = resigned(
+        header(sent, PROOF), thief, {CLAIM: {**bound_of(sent), "wth": token_hash(own)}}, {}
+    )
     swapped = with_header(with_header(sent, PROOF, forged), "Workload-Identity-Token", own)
     assert refused(scene.receiver, swapped) == "key.unknown"
     check(scene.receiver, sent)
@@ -79,19 +93,19 @@ def test_another_instance_does_not_act_with_the_token(scene):
 @pytest.mark.parametrize(
     ("claims", "code"),
     [
-        ({"wth": token_hash("x")}, "proof.token"),
         ({"ath": token_hash("x")}, "proof.token"),
-        ({"aud": f"{URL}/other"}, "proof.audience"),
-        ({"aud": [f"{URL}/pay"]}, "proof.audience"),
-        ({"exp": 1}, "proof.expired"),
-        ({"exp": 9_999_999_999}, "proof.lifetime"),
-        ({"exp": "soon"}, "proof.malformed"),
-        ({"exp": True}, "proof.malformed"),
+        ({"htm": "GET"}, "proof.request"),
+        ({"htu": f"{URL}/other"}, "proof.audience"),
+        ({"htu": [f"{URL}/pay"]}, "proof.audience"),
+        ({"iat": 1}, "proof.expired"),
+        ({"iat": 9_999_999_999}, "proof.expired"),
+        ({"iat": "soon"}, "proof.malformed"),
+        ({"iat": True}, "proof.malformed"),
         ({"jti": "short"}, "proof.malformed"),
         ({"jti": 7}, "proof.malformed"),
         ({CLAIM: None}, "proof.malformed"),
         ({CLAIM: {}}, "proof.malformed"),
-        ({"iat": 1}, "proof.malformed"),
+        ({"exp": 9_999_999_999}, "proof.malformed"),
     ],
 )
 def test_a_proof_with_another_claim_is_refused_though_the_key_has_signed(scene, claims, code):
@@ -105,20 +119,57 @@ def test_a_proof_with_another_claim_is_refused_though_the_key_has_signed(scene, 
 @pytest.mark.parametrize(
     ("members", "code"),
     [
-        ({"alg": "none"}, "jws.algorithm"),
-        ({"alg": "HS256"}, "jws.algorithm"),
-        ({"alg": "Ed25519"}, "proof.malformed"),  # not the alg in the credential
-        ({"typ": "at+jwt"}, "jws.type"),
-        ({"typ": "dpop+jwt"}, "jws.type"),
-        ({"kid": "x"}, "proof.malformed"),
-        ({"crit": ["exp"]}, "jws.header"),
-        ({"jwk": {}}, "jws.header"),
+        ({"wth": token_hash("x")}, "proof.token"),
+        ({"wth": None}, "proof.token"),
+        ({"query": ""}, "proof.request"),
+        ({"body_sha256": "0" * 64}, "proof.request"),
+        ({"body_sha256": None}, "proof.request"),
+        ({"more": 1}, "proof.request"),
+        ({"invocation_sha256": "0"}, "proof.malformed"),
+        ({"invocation_sha256": None}, "proof.malformed"),
     ],
 )
-def test_a_proof_with_another_header_is_refused_though_the_key_has_signed(scene, members, code):
+def test_a_proof_of_another_request_is_refused_though_the_key_has_signed(scene, members, code):
+    sent = scene.request()
+    bound = {CLAIM: {**bound_of(sent), **members}}
+    altered = resigned(header(sent, PROOF), key_of(sent), bound, {})
+    assert refused(scene.receiver, with_header(sent, PROOF, altered)) == code
+    check(scene.receiver, sent)
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        {"alg": "none"},
+        {"alg": "HS256"},
+        {"alg": "ES256"},
+        {"typ": "at+jwt"},
+        {"typ": "ag-call+jwt"},
+        {"typ": "DPOP+JWT"},
+        {"kid": "x"},
+        {"crit": ["exp"]},
+        {"jwk": {}},
+    ],
+)
+def test_a_proof_with_another_header_is_refused_though_the_key_has_signed(scene, members):
     sent = scene.request()
     altered = resigned(header(sent, PROOF), key_of(sent), {}, members)
-    assert refused(scene.receiver, with_header(sent, PROOF, altered)) == code
+    assert refused(scene.receiver, with_header(sent, PROOF, altered)) == "proof.malformed"
+    check(scene.receiver, sent)
+
+
+def test_a_request_without_its_credential_is_no_request_of_a_smaller_proof(scene):
+    """Whoever takes the credential away could otherwise change the query and the body."""
+    taking = scene.new_receiver(accepts_plain_dpop=True)
+    sent = scene.request()
+    bare = with_header(sent, "Workload-Identity-Token", None)
+    assert refused(scene.receiver, bare) == "proof.missing"
+    for one in (bare, bare._replace(body=b"another")):
+        assert refused(taking, one) == "proof.malformed"
+    wit = ("Workload-Identity-Token", header(sent, "Workload-Identity-Token"))
+    plain = dpop_request(scene)
+    assert refused(taking, plain._replace(headers=[*plain.headers, wit])) == "proof.key"
+    check(taking, plain)
     check(scene.receiver, sent)
 
 
@@ -147,10 +198,10 @@ def test_a_token_without_a_time_is_refused_as_any_other(scene):
     sent = scene.request()
     stranger = Ed25519Signer.from_seed(bytes(32))
     timeless = [
-        resigned(header(sent, name).removeprefix("Bearer "), stranger, {"iat": None}, {})
+        resigned(header(sent, name).removeprefix("DPoP "), stranger, {"iat": None}, {})
         for name in ("Authorization", "Workload-Identity-Token")
     ]
-    forged = with_header(sent, "Authorization", f"Bearer {timeless[0]}")
+    forged = with_header(sent, "Authorization", f"DPoP {timeless[0]}")
     forged = with_header(forged, "Workload-Identity-Token", timeless[1])
     assert refused(scene.receiver, forged) == "token.malformed"
     check(scene.receiver, sent)
@@ -229,10 +280,10 @@ def dpop_request(scene, signer=None, **claims):
 
 
 def test_a_dpop_proof_counts_where_the_receiver_takes_it_and_says_less(scene):
-    taking = scene.new_receiver(accepts_dpop=True)
+    taking = scene.new_receiver(accepts_plain_dpop=True)
     caller = check(taking, dpop_request(scene))
     assert (caller.assurance, caller.invocation_sha256) == ("dpop", None)
-    assert check(taking, scene.request()).assurance == "wpt"
+    assert check(taking, scene.request()).assurance == "request"
     assert refused(scene.receiver, dpop_request(scene)) == "proof.missing"
     again = dpop_request(scene)
     check(taking, again)
@@ -251,8 +302,8 @@ def test_a_dpop_proof_counts_for_verify_request_only_where_the_call_says_so(scen
     with pytest.raises(ProofError) as caught:
         verified(dpop_request(scene))
     assert caught.value.code == "proof.missing"
-    assert verified(dpop_request(scene), accepts_dpop=True).assurance == "dpop"
-    assert verified(scene.request()).assurance == "wpt"
+    assert verified(dpop_request(scene), accepts_plain_dpop=True).assurance == "dpop"
+    assert verified(scene.request()).assurance == "request"
 
 
 @pytest.mark.parametrize(
@@ -270,13 +321,13 @@ def test_a_dpop_proof_counts_for_verify_request_only_where_the_call_says_so(scen
     ],
 )
 def test_a_dpop_proof_of_another_request_is_refused(scene, claims, code):
-    taking = scene.new_receiver(accepts_dpop=True)
+    taking = scene.new_receiver(accepts_plain_dpop=True)
     assert refused(taking, dpop_request(scene, **claims)) == code
     check(taking, dpop_request(scene, htu="HTTPS://Payments.Example:443/pay".lower()))
 
 
 def test_a_dpop_proof_of_another_key_is_refused(scene):
-    taking = scene.new_receiver(accepts_dpop=True)
+    taking = scene.new_receiver(accepts_plain_dpop=True)
     thief = Ed25519Signer.from_seed(os.urandom(32))
     assert refused(taking, dpop_request(scene, thief)) == "proof.key"
     check(taking, dpop_request(scene))

@@ -217,7 +217,7 @@ def verdicts(guard: Guard, key: Ed25519Signer, signed: Any, *answers: Any) -> li
     sent = iter(answers)
 
     def answer(request: httpx.Request) -> httpx.Response:
-        proof = sha256_hex(request.headers["Workload-Proof-Token"].encode())
+        proof = sha256_hex(request.headers["DPoP"].encode())
         token = mint(Answer.of(proof, 200, signed, b""), key, server=f"{URL}/", at=1)
         return httpx.Response(200, headers=[*next(sent), (receipt.HEADER, token)])
 
@@ -317,7 +317,7 @@ def test_a_synchronous_client_wants_receipts_too(scene, key):
     answers: list[Any] = []
 
     def answer(request: httpx.Request) -> httpx.Response:
-        proof = sha256_hex(request.headers["Workload-Proof-Token"].encode())
+        proof = sha256_hex(request.headers["DPoP"].encode())
         signed = Answer.of(proof, 200, [], b"yes")
         token = mint(signed, key, server=f"{URL}/", at=1)
         headers = {receipt.HEADER: token} if request.url.path == "/signed" else {}

@@ -212,7 +212,7 @@ def test_a_refused_request_is_known_to_both_sides(sides):
         assert refused(opened.receiver, sent._replace(body=b"altered")) == "proof.request"
         accepted = opened.send()
         assert refused(opened.receiver, accepted) == "proof.used"  # a thief sends it once more
-        digest = sha256_hex(header(sent, "Workload-Proof-Token").encode())
+        digest = sha256_hex(header(sent, "DPoP").encode())
     code, (one,), summary = match(sides)
     assert (one["state"], one["code"]) == ("refused", "proof.request")
     assert one["differs"] == ["body_sha256"]
