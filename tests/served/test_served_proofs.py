@@ -17,7 +17,7 @@ from agentguard.proof.call_proof import params_digest
 from agentguard.proof.presentation import note_receipt, prove_call, prove_request
 from agentguard.proof.receipt import Answer, VerifiedReceipt, mint
 from agentguard.signing import jws
-from agentguard.signing.canonical import sha256_hex
+from agentguard.signing.canonical import b64url_decode, loads_object, sha256_hex
 from agentguard.storage.reader import StateReader
 
 URL = "https://payments.example"
@@ -33,8 +33,8 @@ def test_the_server_proves_a_request_of_a_running_call_and_none_after_the_end(pl
 
     with guard.delegate("user:alice", scope=["pay"], audience=[URL]):
         proof = guard.new_agent("clerk").call(guard.tool(name="note")(pay))
-    claims = jws.parse(proof.proof).claims()
-    assert claims["aud"] == f"{URL}/pay"
+    claims = loads_object(b64url_decode(proof.proof.split(".")[1]))
+    assert claims["htu"] == f"{URL}/pay"
     link, request_id = guard._parts._link, kept[0].releases._request_id
     asked = {"op": "proof", "request_id": request_id, "method": "POST", "url": f"{URL}/pay"}
     with pytest.raises(ProofError) as caught:

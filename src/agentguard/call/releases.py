@@ -16,7 +16,7 @@ class RequestProof(NamedTuple):
     """What a running call shows to another server, for one request.
 
     ``credential`` is the Workload Identity Token of the agent instance, ``access_token`` says for
-    whom the agent acts, and ``proof`` is the Workload Proof Token, or the call proof of an MCP
+    whom the agent acts, and ``proof`` is a DPoP proof (RFC 9449), or the call proof of an MCP
     request: three compact JWSs. ``chain`` is what ``Chain.dumps`` encodes, and ``chain_sha256`` the
     digest that the access token names.
     """

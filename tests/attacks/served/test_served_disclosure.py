@@ -156,6 +156,7 @@ authority = "own"
 [clients.mallory]
 uid = {MALLORY}
 agents = ["mole"]
+vouches_for = ["user:alice", "user:nobody"]
 """
 
 
@@ -177,6 +178,14 @@ def test_a_client_learns_no_path_from_the_calls_that_are_refused(programs):
         said.append(mallory.ask("tool", tool=described("unlisted")))
         said.append(mallory.call(agent, said[1].header["name"], {}))
         assert said[2].header["decision"]["code"] == "tool.unconfigured"
+        terms = {"audience": None, "expires_in": 60.0, "max_calls": None, "task_id": None}
+        for subject, code in (
+            ("user:alice", "scope.exceeded"),
+            ("user:nobody", "principal.unknown"),
+        ):
+            said.append(mallory.ask("delegate", subject=subject, scope=["admin"], **terms))
+            assert said[-1].header["error"]["code"] == code
+            assert "agentguard.toml" in said[-1].header["error"]["message"]  # the twin: which file
         for answer in said:
             assert str(place.folder) not in str(answer)
         assert str(place.folder / "token") in place.said()

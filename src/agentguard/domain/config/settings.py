@@ -186,7 +186,7 @@ class Config:
         if principal_of is None:
             if scope is None:
                 message = (
-                    f"name the scope that {subject} delegates, because {self.source} has no "
+                    f"name the scope that {subject} delegates, because {self.file_name} has no "
                     "[principals] with the roles of this principal"
                 )
                 raise DelegationError(message, code="scope.malformed")
@@ -202,10 +202,15 @@ class Config:
             wanted = " ".join(excess) or "anything"
             message = (
                 f"the roles of {subject} do not allow {wanted}: {advice} "
-                f"[principals] and [roles] in {self.source}"
+                f"[principals] and [roles] in {self.file_name}"
             )
             raise DelegationError(message, code="scope.exceeded")
         return request
+
+    @property
+    def file_name(self) -> str:
+        """The name of the configuration file, without its folder, which no client learns."""
+        return Path(self.source).name
 
     @property
     def lists_principals(self) -> bool:
@@ -227,7 +232,7 @@ class Config:
         if self.assurance == "oidc" and assurance != "oidc":
             message = (
                 f"{subject} has to come with a token of an issuer ([principals] assurance in "
-                f"{self.source}): pass the token, guard.delegate(subject_token=...)"
+                f"{self.file_name}): pass the token, guard.delegate(subject_token=...)"
             )
             raise DelegationError(message, code="principal.assurance")
 
@@ -241,7 +246,7 @@ class Config:
         candidate = closest_name(subject, self.principals)
         advice = f"did you mean {candidate}? Otherwise add" if candidate else "add"
         message = (
-            f"{subject} can't delegate, because {self.source} does not list this principal: "
+            f"{subject} can't delegate, because {self.file_name} does not list this principal: "
             f'{advice} [principals."{subject}"] with roles that allow the scope'
         )
         return DelegationError(message, code="principal.unknown")
