@@ -1,4 +1,4 @@
-"""What is signed of a tool, and its resource template."""
+"""What is signed of a tool, its resource template, and the names of its facts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 from pathlib import PurePosixPath
-from typing import Annotated, Any, Literal, Union, cast
+from typing import Annotated, Any, Literal, TypedDict, Union, cast
 
 import pytest
 from hypothesis import assume, given
@@ -275,3 +275,50 @@ def test_a_tools_annotations_may_have_names_that_are_defined_later(name):
     described = json.dumps(function_schema(namespace[name]))
     assert "\"ForwardRef('Address')\"" in described
     assert "<function" not in described
+
+
+class Owned(TypedDict):
+    owner: str
+
+
+@dataclasses.dataclass
+class OwnedBy:
+    owner: str
+
+
+def typed(_call: object) -> Owned:
+    return {"owner": "alice"}
+
+
+def built(_call: object) -> OwnedBy:
+    return OwnedBy("alice")
+
+
+def loose(_call: object) -> dict[str, str]:
+    return {"owner": "alice"}
+
+
+def silent(_call):
+    return {"owner": "alice"}
+
+
+@pytest.mark.parametrize("facts", [loose, silent])
+def test_a_look_up_of_facts_in_code_says_which_names_it_gives(facts):
+    seen = []
+
+    def policy(call: Any) -> Decision:
+        seen.append(call["owner"])
+        return Decision.allow()
+
+    with Guard.ephemeral(policy) as guard:
+        with pytest.raises(ConfigError, match=f"{facts.__name__} does not say which names"):
+            guard.tool(facts=facts)(len)
+        agent = guard.new_agent("clerk")
+        ways: list[dict[str, Any]] = [
+            {"facts": facts, "gives": ["owner"]},
+            {"facts": typed},
+            {"facts": built},
+        ]
+        for way in ways:
+            assert agent.call(guard.tool(**way)(len), "abc") == 3
+    assert seen == ["alice"] * 3

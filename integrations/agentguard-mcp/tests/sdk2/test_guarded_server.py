@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import pytest
 from fastmcp.utilities.tasks import TaskConfig
 from mcp import Client, MCPError
@@ -9,6 +11,7 @@ from mcp.client._memory import InMemoryTransport
 from mcp.server import Server
 from mcp_scene import AUDIENCE, SCOPE, code_of, exchange, low
 from mcp_types import CallToolResult, ListToolsResult, TextContent, Tool
+from pydantic import WithJsonSchema
 
 from agentguard import ConfigError, Decision, Denied, UnguardedCallError
 from agentguard.proof import CallReceiver
@@ -164,6 +167,25 @@ async def test_a_list_may_need_a_proof(make):
         assert caught.value.data == {"dev.agentguard/code": "proof.missing"}
         listed = await scene.within(client.list_tools)
     assert len(listed.tools) == 3
+
+
+async def test_a_tool_whose_schema_can_not_be_checked_is_in_no_list_and_does_not_run(scene, mode):
+    @scene.server.tool()
+    def lock(force: Annotated[bool, WithJsonSchema({"type": "flag"})]) -> None:
+        scene.runs.append(("lock", force))
+
+    @scene.server.tool()
+    def bolt(force: bool) -> None:
+        scene.runs.append(("bolt", force))
+
+    async with scene.connect(mode) as client:
+        for listed in (await client.list_tools(), await scene.within(client.list_tools)):
+            assert {tool.name for tool in listed.tools} == {"pay", "look", "fail", "bolt"}
+        refused = await scene.call(client, "lock", {"force": True})
+        assert code_of(refused) == "tool.uncheckable"
+        assert code_of(await scene.call(client, "bolt", {"force": True})) is None
+    assert scene.runs == [("bolt", True)]
+    assert [call.code for call in scene.log.calls()] == ["tool.uncheckable", ""]
 
 
 @pytest.mark.parametrize("kind", ["sdk", "fastmcp"])
