@@ -54,7 +54,7 @@ from states import State, fill, found, group_commit
 from verification import LONG, evidence, shared_out, verification
 
 from agentguard import Guard
-from agentguard.audit.records import Record
+from agentguard.audit.entry import Record
 from agentguard.domain.verify import examine
 from agentguard.storage import restrictions_file
 

@@ -49,8 +49,8 @@ from guarded_call import (
 from measuring import Row, middle, no_collection, ratio, show, tracked
 
 from agentguard import Agent, Delegation, Denied, Ed25519Signer, Guard, current_delegation
-from agentguard.audit.entry import parse_entry
-from agentguard.audit.statements import chain_tokens
+from agentguard.audit.kinds import parse_entry
+from agentguard.audit.kinds.identities import DelegationEntry, tokens_of_chain
 from agentguard.delegation import grant, verification
 from agentguard.domain import administration, config, domain
 from agentguard.domain.passphrase import passphrase_of
@@ -267,7 +267,7 @@ class Signatures:
     @classmethod
     def of(cls, guard: Guard, kept: bytes) -> Signatures:
         """Take them out of the entry that keeps the chain."""
-        hops, credentials = chain_tokens(parse_entry(kept))
+        hops, credentials = tokens_of_chain(parse_entry(kept, DelegationEntry).chain)
         signer = Ed25519Signer.from_seed(os.urandom(32))
         data = [token.rpartition(".")[0].encode() for token in (*hops, *credentials)]
         signed = [(one, signer.sign(one)) for one in data]

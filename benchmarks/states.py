@@ -23,8 +23,8 @@ from guarded_call import POLICY, TABLES, guarded
 
 from agentguard import Guard
 from agentguard.audit import checkpoint
-from agentguard.audit.entry import LogPlace
-from agentguard.audit.records import Record, UnsignedOutcome
+from agentguard.audit.entry import LogPlace, Record
+from agentguard.audit.kinds.calls import UnsignedOutcome
 from agentguard.domain import config, domain, keystore
 from agentguard.domain.config.engine_loader import configured_engine
 from agentguard.domain.domain import StateDomain

@@ -14,10 +14,10 @@ from pathlib import Path
 from measuring import Row, apart, middle, no_collection, peak, ratio, tracked
 from states import State, bare_rows, bare_signatures
 
-from agentguard.audit.calls import read_authorization
-from agentguard.audit.entry import parse_entry
 from agentguard.audit.entry_bytes import may_be_call
 from agentguard.audit.evidence import EvidenceVerifier, verify_evidence
+from agentguard.audit.kinds import parse_entry
+from agentguard.audit.kinds.calls import CallEntry
 from agentguard.audit.prove import prove_calls
 from agentguard.cli.audit import evidence_batch
 from agentguard.domain.verify import examine
@@ -124,7 +124,7 @@ def _files(state: State, folder: Path) -> list[Path]:
 
 def _ids(state: State) -> list[str]:
     calls = [body for _index, body in state.reader().entries(0) if may_be_call(body)]
-    return [str(read_authorization(parse_entry(body)).invocation_id) for body in calls]
+    return [str(parse_entry(body, CallEntry).invocation_id) for body in calls]
 
 
 def _evidence(state: State, paths: Sequence[Path], repetitions: int) -> Iterator[Row]:

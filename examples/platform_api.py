@@ -171,8 +171,8 @@ def call(url: str, provider: Provider, trust: TrustDocument) -> None:
             print("refused:", error)
 
     # Whoever gets the decision verifies the issuer's signature. The decision lets no tool run.
-    decided = verify_evaluation(close.statement or b"", trust)
-    print("decided:", decided.tool, decided.decision, "for", decided.principal)
+    decided = verify_evaluation(close.statement or b"", trust).evaluated
+    print("decided:", decided.tool.name, decided.decision, "for", decided.principal)
 
     # The ticket system verifies the token offline, and asks the service about revocations.
     verified = access_token.verify(

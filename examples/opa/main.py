@@ -15,7 +15,7 @@ from typing import Any, TypedDict
 import httpcore
 
 from agentguard import Denied, Guard
-from agentguard.audit.entry import parse_entry
+from agentguard.audit.kinds import parse_entry
 from agentguard.policy.engine import Engine
 from agentguard.policy.opa import OpaEngine
 from agentguard.policy.opa_server import Server

@@ -36,8 +36,8 @@ from agentguard.errors import (
 if TYPE_CHECKING:
     from agentguard.approvals.request import ApprovalPending, ApprovalRequest
     from agentguard.approvals.status import RequestEndedError, RequestStatus
-    from agentguard.audit.evaluations import verify_evaluation
     from agentguard.audit.evidence import Evidence, verify_evidence
+    from agentguard.audit.kinds.evaluation import verify_evaluation
     from agentguard.call.decision import Decision, Denied, Requirement
     from agentguard.call.evaluation import Evaluation
     from agentguard.call.tool import AsyncTool, FactsInput, Tool
@@ -114,7 +114,7 @@ _HOMES = {
     "current_delegation": "agentguard.delegation.handle",
     "idempotency_key": "agentguard.delegation.context",
     "secret": "agentguard.delegation.context",
-    "verify_evaluation": "agentguard.audit.evaluations",
+    "verify_evaluation": "agentguard.audit.kinds.evaluation",
     "verify_evidence": "agentguard.audit.evidence",
 }
 """In which module each name stands that is imported at its first use."""

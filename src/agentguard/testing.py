@@ -19,8 +19,9 @@ from typing import Any, Final
 import pytest
 
 from agentguard.approvals.request import ApprovalPending
-from agentguard.audit.calls import Authorization, read_authorization, read_outcome
-from agentguard.audit.entry import Entry, parse_entry
+from agentguard.audit.entry import Entry
+from agentguard.audit.kinds import parse_entry
+from agentguard.audit.kinds.calls import CallEntry, OutcomeEntry
 from agentguard.call.decision import Decision, Denied
 from agentguard.errors import AgentguardError
 from agentguard.guard.agent import Agent
@@ -60,13 +61,13 @@ class RecordedGuard:
         recorded = cls(guard, approver)
         return recorded
 
-    def calls(self) -> list[Authorization]:
+    def calls(self) -> list[CallEntry]:
         """Return the log's records of all decided calls so far, in their order."""
-        return [read_authorization(entry) for entry in self._entries() if entry.kind == "call"]
+        return [entry for entry in self._entries() if isinstance(entry, CallEntry)]
 
     def outcomes(self) -> list[str]:
         """Return the status of each allowed call, in their order: ``ok``, ``error``, ..."""
-        return [read_outcome(entry).status for entry in self._entries() if entry.kind == "outcome"]
+        return [one.status for one in self._entries() if isinstance(one, OutcomeEntry)]
 
     def approve(self) -> None:
         """Approve all pending requests."""

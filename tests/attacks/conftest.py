@@ -18,7 +18,8 @@ import pytest
 from embedded_parts import runtime_of
 
 from agentguard import Decision, Guard
-from agentguard.audit.entry import Entry, parse_entry
+from agentguard.audit.entry import Entry
+from agentguard.audit.kinds import parse_entry
 from agentguard.audit.log import LogReader
 from agentguard.domain import config, domain, keystore, verify
 from agentguard.domain.config import Config

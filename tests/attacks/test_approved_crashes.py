@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 from preloaded import Preloaded
 
-from agentguard.audit.entry import parse_entry
+from agentguard.audit.kinds import parse_entry
 from agentguard.domain import domain, keystore, verify
 from agentguard.domain.config import parse
 from agentguard.signing.keys import Ed25519Signer

@@ -15,7 +15,6 @@ from typing import Any
 
 import pytest
 
-from agentguard.audit.calls import read_authorization
 from agentguard.domain import administration
 from agentguard.domain.domain import StateDomain
 from agentguard.errors import CallError
@@ -76,7 +75,7 @@ def scene(place) -> Scene:
     agent.call(guard.tool(name="leave")(guard.close))  # so that its outcome is never written
     assert list(place.examine().problems) == []
     entries = place.seen().entries
-    calls = [read_authorization(one) for one in entries if one.kind == "call"]
+    calls = [one for one in entries if one.kind == "call"]
     ran, doubtful = (str(call.invocation_id) for call in calls)
     assert place.examine().in_doubt == (doubtful,)
     return Scene(place, ran, doubtful)

@@ -19,7 +19,7 @@ from embedded_parts import runtime_of
 from rotations import next_second
 
 from agentguard import Decision, Denied, StorageError
-from agentguard.audit import records
+from agentguard.audit.kinds.administration import AdoptionEntry
 from agentguard.call.invocation import timestamp
 from agentguard.domain import administration, adoption, config, domain, keystore, rotation
 from agentguard.domain.adoption import Difference
@@ -285,8 +285,8 @@ def test_the_original_of_a_copy_that_was_opened_is_adopted(original, copied):
     call(original)
     sound(original)
     ((shard, _index, said),) = report(original).adoptions
-    assert (shard, said.note) == (0, "disk lost")
-    assert [(one.shard, one.entries is None) for one in said.lost] == [(0, False), (1, True)]
+    assert (shard, said.adoption.note) == (0, "disk lost")
+    assert [(one.shard, one.entries is None) for one in said.adoption.lost] == [(0, False), (1, True)]
 
 
 def test_a_state_behind_its_anchor_is_adopted_on_record_for_ever(behind):
@@ -299,9 +299,9 @@ def test_a_state_behind_its_anchor_is_adopted_on_record_for_ever(behind):
         call(behind)
         sound(behind)
         ((_shard, _index, said),) = report(behind).adoptions
-        (lost,) = said.lost
+        (lost,) = said.adoption.lost
         assert lost.entries is not None
-        assert lost.entries < lost.anchored_size()
+        assert lost.entries < lost.anchored_size
     shutil.copytree(behind.state, behind.base / "later")
     call(behind)
     shutil.rmtree(behind.state)
@@ -406,7 +406,7 @@ def test_the_originals_last_call_before_an_adoption_is_lost_on_record(original, 
     call(original)
     adopt(copied)
     ((_shard, _index, said),) = report(copied).adoptions
-    assert [(one.shard, one.entries is None) for one in said.lost] == [(0, False)]
+    assert [(one.shard, one.entries is None) for one in said.adoption.lost] == [(0, False)]
 
 
 def test_a_call_of_the_original_after_the_loss_was_shown_is_not_lost_unseen(original, copied):
@@ -551,6 +551,6 @@ def test_an_adoption_that_the_admin_key_has_not_signed_is_a_finding(original, by
     signer = home.log_key if by == "log" else home.issuer
     log = home.lease(datetime.now(UTC))
     at = timestamp(log.last_at)
-    written = log.append(records.adoption(signer, "acme.example", lost=[], note="", at=at))
+    written = log.append(AdoptionEntry.new(signer, "acme.example", lost=[], note="", at=at))
     log.close()
     assert [problem.index for problem in report(original).problems] == [written.index]

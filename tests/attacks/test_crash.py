@@ -15,8 +15,8 @@ import time
 
 import pytest
 
-from agentguard.audit.calls import read_authorization, read_outcome
-from agentguard.audit.entry import parse_entry
+from agentguard.audit.kinds import parse_entry
+from agentguard.audit.kinds.calls import CallEntry, OutcomeEntry
 from agentguard.signing.canonical import loads_object
 from agentguard.storage.reader import StateReader
 
@@ -140,13 +140,12 @@ def calls_on_record(place):
         for shard in reader.shards():
             for stored in reader.stored(shard):
                 parsed = parse_entry(stored.body)
-                if parsed.kind == "call":
-                    call = read_authorization(parsed)
+                if isinstance(parsed, CallEntry):
                     (kept,) = [a.data for a in stored.attachments if a.role == "arguments"]
-                    names[loads_object(kept)["name"]] = call.invocation_id
-                    open_calls[call.invocation_sha256] = call.invocation_id
-                elif parsed.kind == "outcome":
-                    del open_calls[read_outcome(parsed).invocation_sha256]
+                    names[loads_object(kept)["name"]] = parsed.invocation_id
+                    open_calls[parsed.invocation_sha256] = parsed.invocation_id
+                elif isinstance(parsed, OutcomeEntry):
+                    del open_calls[parsed.invocation_sha256]
     finally:
         reader.close()
     return names, set(open_calls.values())

@@ -19,17 +19,19 @@ from delegated_calls import AGENTS, attempt
 from embedded_parts import instance_of, runtime_of
 
 from agentguard import Decision, Guard
-from agentguard.audit import checkpoint, merkle, records, statements, summary
-from agentguard.audit.calls import read_authorization, read_outcome
+from agentguard.audit import checkpoint, merkle
 from agentguard.audit.checkpoint import Checkpoint
-from agentguard.audit.entry import Entry, LogPlace, StoredEntry, parse_entry, parse_time
+from agentguard.audit.entry import Entry, LogPlace, StoredEntry, parse_time
 from agentguard.audit.findings import ShardReport
+from agentguard.audit.kinds import parse_entry
+from agentguard.audit.kinds.calls import CallEntry, outcome_statement
+from agentguard.audit.kinds.identities import DelegationEntry
 from agentguard.audit.verify import ShardVerifier
 from agentguard.call import invocation
 from agentguard.call.invocation import timestamp
 from agentguard.identity.trust import TrustDocument
 from agentguard.signing import canonical, dsse
-from agentguard.signing.canonical import b64_decode, loads_object
+from agentguard.signing.canonical import b64_decode, dumps, loads_object
 from agentguard.signing.keys import Signer
 
 # --- the log --------------------------------------------------------------------------------------
@@ -76,7 +78,10 @@ class Log:
         )
 
     def sha256(self, principal: str, agent: str) -> str:
-        return statements.chain_digest(self.entries[self.delegation(principal, agent)])
+        return self.chain(self.delegation(principal, agent)).sha256
+
+    def chain(self, index: int) -> DelegationEntry:
+        return parse_entry(self.stored[index].body, DelegationEntry)
 
     def call(self, principal: str, agent: str, decision: str = "allow") -> int:
         """Where a call by an agent for a principal stands."""
@@ -132,8 +137,7 @@ class Log:
         payload = invocation.statement(agent, predicate, actors)
         members["invocation"] = dsse.seal(payload, signer or self.keys[agent]).as_json()
         members["at"] = at or members["at"]
-        decision = members["decision"]
-        about = summary.of_call(predicate, at=members["at"], decision=decision)
+        about = parse_entry(dumps(members)).summary
         return self.with_entry(index, members, about)
 
 
@@ -183,8 +187,8 @@ def test_the_untampered_twin(log):
 
 
 def log_chain(log: Log, principal: str, agent: str) -> Any:
-    parsed = log.entries[log.delegation(principal, agent)]
-    return statements.check_delegation(parsed, log.trust, parse_time(parsed.at))
+    parsed = log.chain(log.delegation(principal, agent))
+    return parsed.verified(log.trust, parse_time(parsed.at))
 
 
 # --- the log: chains ------------------------------------------------------------------------------
@@ -194,11 +198,11 @@ NOT_KEPT = "a chain of delegation that no entry before it keeps"
 
 def named_by(log: Log, index: int) -> set[int]:
     """Where the calls stand that name the chain of a delegation entry."""
-    digest = statements.chain_digest(log.entries[index])
+    digest = log.chain(index).sha256
     return {
         place
         for place, parsed in enumerate(log.entries)
-        if parsed.kind == "call" and read_authorization(parsed).chain_sha256 == digest
+        if isinstance(parsed, CallEntry) and parsed.chain_sha256 == digest
     }
 
 
@@ -538,13 +542,13 @@ def again(log: Log, index: int, number: int) -> StoredEntry:
 def test_a_call_that_has_run_is_no_replay_that_nobody_counts(log, status):
     """A replay is no call: by the log's word, a guard could hide the calls over the limit."""
     index = log.call("user:carol", "worker")
-    call = read_authorization(log.entries[index])
+    call = log.entries[index]
     (ended,) = [
         place
         for place, one in enumerate(log.entries)
-        if one.kind == "outcome" and read_outcome(one).invocation_sha256 == call.invocation_sha256
+        if one.kind == "outcome" and one.invocation_sha256 == call.invocation_sha256
     ]
-    payload = records.outcome_statement(
+    payload = outcome_statement(
         call.invocation_sha256,
         authorization=LogPlace(0, index),
         status=status,

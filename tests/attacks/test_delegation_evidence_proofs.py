@@ -17,9 +17,9 @@ import pytest
 from delegated_calls import AGENTS, attempt
 
 from agentguard import Decision, Guard
-from agentguard.audit.entry import parse_entry
 from agentguard.audit.evidence import verify_evidence
 from agentguard.audit.evidence_file import EvidenceFile, LoggedEntry
+from agentguard.audit.kinds import parse_entry
 from agentguard.domain import config, rotation
 from agentguard.errors import DecodeError, VerificationError
 from agentguard.identity.trust import TrustDocument

@@ -25,8 +25,8 @@ from agentguard import (
     Requirement,
 )
 from agentguard.approvals.answer import read_answer, seal_answer
-from agentguard.audit.calls import read_authorization
-from agentguard.audit.entry import parse_entry
+from agentguard.audit.kinds import parse_entry
+from agentguard.audit.kinds.calls import CallEntry
 from agentguard.call.invocation import commitment
 from agentguard.domain import config
 from agentguard.signing import canonical
@@ -176,7 +176,7 @@ EDITS: dict[str, Callable[[ApprovalRequest], ApprovalRequest]] = {
 def refusals(guard: Guard) -> list[Mapping[str, Any]]:
     """Return what the log has of the calls that were refused."""
     entries = [parse_entry(body) for _index, body in guard.reader().entries(0)]
-    calls = [read_authorization(one) for one in entries if one.kind == "call"]
+    calls = [one for one in entries if isinstance(one, CallEntry)]
     return [call.predicate for call in calls if not call.allowed]
 
 

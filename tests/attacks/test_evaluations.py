@@ -14,11 +14,13 @@ from approval_desk import TOKEN, Desk
 from embedded_parts import instance_of, runtime_of
 
 from agentguard import ApprovalPending, Decision, Denied, verify_evaluation
-from agentguard.audit import evaluations, records
-from agentguard.audit.entry import CallPlace, LogPlace, parse_entry
-from agentguard.audit.evaluations import Basis
+from agentguard.audit.entry import CallPlace, LogPlace, Record
+from agentguard.audit.kinds import evaluation, parse_entry
+from agentguard.audit.kinds.administration import ResolutionEntry
+from agentguard.audit.kinds.calls import CallEntry, LoggedRuling, UnsignedOutcome, outcome_statement
+from agentguard.audit.kinds.evaluation import Basis, EvaluationEntry
+from agentguard.audit.kinds.running import SecretEntry
 from agentguard.audit.prove import prove_call
-from agentguard.audit.records import LoggedRuling, Record
 from agentguard.audit.summary import Summary
 from agentguard.call.releases import ReleaseSubject
 from agentguard.domain import administration, config, keystore
@@ -59,7 +61,7 @@ class Scene:
     def evaluation(self, signer: Any = None, at: str | None = None, **changes: Any) -> Record:
         """Return the entry of an evaluation that is signed anew, with other members."""
         issuer = runtime_of(self.guard).domain.issuer
-        predicate = {**self.read.predicate, "at": at or self.read.at, **changes}
+        predicate = {**self.read.stated.predicate, "at": at or self.read.evaluated.at, **changes}
         payload = dsse.statement("evaluation", self.read.call_sha256, "call", predicate)
         sealed = dsse.seal(payload, signer or issuer).as_json()
         body = dumps_record({"kind": "evaluation", "at": predicate["at"], "statement": sealed})
@@ -87,8 +89,8 @@ def test_an_evaluation_is_no_invocation_of_an_authorization(scene):
     ruling = LoggedRuling(
         Decision.allow(), None, scene.ports.engine_name, None, scene.ports.config_sha256
     )
-    predicate = {**scene.read.predicate, "invocation_id": "0" * 32, "traceparent": None}
-    forged = records.authorization(scene.envelope, predicate, ruling, at=scene.read.at)
+    predicate = {**scene.read.stated.predicate, "invocation_id": "0" * 32, "traceparent": None}
+    forged = CallEntry.new(scene.envelope, predicate, ruling, at=scene.read.at)
     (problem,) = scene.append(forged)
     assert "not an in-toto Statement of the kind urn:agentguard:invocation:v1" in problem
 
@@ -105,7 +107,7 @@ def test_an_evaluation_has_no_outcome(scene):
     scene.agent.call(scene.tool, "x")  # the twin: the outcome of a call
     scene.guard.flush()
     assert scene.place.examine().problems == ()
-    payload = records.outcome_statement(
+    payload = outcome_statement(
         scene.read.sha256,
         authorization=LogPlace(0, scene.index),
         status="ok",
@@ -117,13 +119,13 @@ def test_an_evaluation_has_no_outcome(scene):
     )
     about = Summary("outcome", scene.read.at, None, scene.agent.id, status="ok")
     signer = instance_of(scene.agent).actor.signer
-    (problem,) = scene.append(records.outcome(payload, signer, about, None).signed())
+    (problem,) = scene.append(UnsignedOutcome.of(payload, signer, about, None).signed())
     assert problem == "an outcome without an authorised call that waits for one"
 
 
 def test_an_evaluation_gets_no_secret(scene):
     subject = ReleaseSubject(
-        str(scene.read.evaluation_id),
+        str(scene.read.evaluated.evaluation_id),
         scene.read.sha256,
         0,
         scene.index,
@@ -132,8 +134,8 @@ def test_an_evaluation_gets_no_secret(scene):
         None,
         frozenset(),
     )
-    (problem,) = scene.append(records.secret("TOKEN", subject, at=scene.read.at))
-    assert "no call that was running then may have a secret" in problem
+    (problem,) = scene.append(SecretEntry.new("TOKEN", subject, at=scene.read.at))
+    assert "no call that was running then may have it" in problem
 
 
 def test_nobody_resolves_erases_or_proves_an_evaluation_as_a_call(scene):
@@ -144,11 +146,13 @@ def test_nobody_resolves_erases_or_proves_an_evaluation_as_a_call(scene):
         if act is administration.resolve:
             given["ran"] = True
         with pytest.raises(CallError):
-            act(settings, PASSPHRASE, str(scene.read.evaluation_id), **given)
+            act(settings, PASSPHRASE, str(scene.read.evaluated.evaluation_id), **given)
     with closing(StateReader(settings.state)) as reader, pytest.raises(AgentguardError):
-        prove_call(reader, keystore.load_trust(settings.state), str(scene.read.evaluation_id))
+        prove_call(
+            reader, keystore.load_trust(settings.state), str(scene.read.evaluated.evaluation_id)
+        )
     admin = runtime_of(scene.guard).domain.issuer
-    assert scene.append(records.resolution(admin, place, ran=True, note="n", at=scene.read.at))
+    assert scene.append(ResolutionEntry.new(admin, place, ran=True, note="n", at=scene.read.at))
 
 
 # --- entries of who holds the log's key -----------------------------------------------------------
@@ -167,12 +171,12 @@ def test_the_agent_can_t_sign_an_evaluation(scene):
         ({"mode": "observe"}, "the policy was asked in another mode"),
         ({"chain_sha256": "0" * 64}, "a chain of delegation that no entry before"),
         ({"principal": "user:root"}, "for a principal that no chain names"),
-        ({"agent": "spiffe://acme.example/x"}, "it names no agent instance"),
+        ({"agent": "spiffe://acme.example/x"}, "an evaluation names no agent instance"),
         ({"tool": {"name": "note", "digest": "0" * 64, "origin": "x"}}, "its call digest"),
         ({"resource": "other"}, "its call digest"),
         ({"arguments": "0" * 64}, "its call digest"),
-        ({"decision": "perhaps"}, "not a statement of an evaluation"),
-        ({"engine": None}, "not a statement of an evaluation"),
+        ({"decision": "perhaps"}, "not a statement of the kind evaluation"),
+        ({"engine": None}, "an evaluation without an engine denies"),
     ],
     ids=str,
 )
@@ -278,21 +282,21 @@ def test_where_the_policy_is_only_observed_the_evaluation_has_its_answer(place):
         tool, agent = guard.tool(name="note")(lambda text: text), guard.new_agent("reader")
         got = agent.authorize(tool, "x")
         assert got.code == "policy.denied"
-        assert verify_evaluation(got.statement, guard.trust).mode == "observe"
+        assert verify_evaluation(got.statement, guard.trust).evaluated.mode == "observe"
         assert agent.call(tool, "x") == "x"
     assert place.examine().problems == ()
 
 
 def test_a_builder_refuses_a_statement_that_is_too_long(scene):
     basis = Basis(scene.ports.config_sha256, None, None, "enforce")
-    call = {**scene.read.predicate, "invocation_id": None}
+    call = {**scene.read.stated.predicate, "invocation_id": None}
     given: dict[str, Any] = {"name": "reader", "actors": (), "at": scene.read.at}
     issuer = runtime_of(scene.guard).domain.issuer
-    long, short = (Decision.deny("x" * size) for size in (evaluations.MAX_STATEMENT, 9))
+    long, short = (Decision.deny("x" * size) for size in (evaluation.MAX_STATEMENT, 9))
     with pytest.raises(AgentguardError) as caught:
-        evaluations.evaluation(issuer, call, long, basis, **given)
+        EvaluationEntry.new(issuer, call, long, basis, **given)
     assert caught.value.code == "entry.too_large"
-    assert evaluations.evaluation(issuer, call, short, basis, **given)[0].body
+    assert EvaluationEntry.new(issuer, call, short, basis, **given)[0].body
 
 
 def test_the_digest_of_a_statement_is_that_of_its_payload(scene):

@@ -23,9 +23,9 @@ from edited_logs import PASSPHRASE, change
 from shared_ids import share_id
 
 from agentguard.audit import evidence_file
-from agentguard.audit.calls import read_authorization
-from agentguard.audit.entry import parse_entry
 from agentguard.audit.evidence import EvidenceVerifier, verify_evidence
+from agentguard.audit.kinds import parse_entry
+from agentguard.audit.kinds.calls import CallEntry
 from agentguard.audit.prove import prove_call
 from agentguard.audit.tlog_proof import TlogProof
 from agentguard.cli.audit import evidence_batch, evidence_worker, lookup
@@ -47,7 +47,7 @@ def paths(used, trust, tmp_path) -> list[Path]:
     folder.mkdir()
     with closing(StateReader(used.config.state)) as reader:
         parsed = [parse_entry(body) for _, body in reader.entries(0)]
-        calls = [read_authorization(one) for one in parsed if one.kind == "call"]
+        calls = [one for one in parsed if isinstance(one, CallEntry)]
         for number, call in enumerate(calls):
             data = prove_call(reader, trust, str(call.invocation_id))
             (folder / f"{number}.json").write_bytes(data)

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from agentguard.audit.calls import read_authorization
-from agentguard.audit.entry import parse_entry
 from agentguard.audit.evidence import verify_evidence
+from agentguard.audit.kinds import parse_entry
+from agentguard.audit.kinds.calls import CallEntry
 from agentguard.audit.prove import prove_call
 from agentguard.audit.summary import Search
 from agentguard.cli.audit import evidence_report
@@ -74,8 +74,7 @@ class History:
             (*_older, newest) = reader.search(0, Search(kind="call"))
             stored = reader.entry(0, newest)
         assert stored is not None
-        said = read_authorization(parse_entry(stored.body))
-        self.calls[what] = str(said.invocation_id)
+        self.calls[what] = str(parse_entry(stored.body, CallEntry).invocation_id)
 
     def prove(self, what: str) -> bytes:
         """Make the evidence of a call from the log as it is now, under the document of now."""

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from agentguard import Decision, Denied, FactsInput, Guard
-from agentguard.audit.calls import read_authorization
-from agentguard.audit.entry import parse_entry
+from agentguard.audit.kinds import parse_entry
+from agentguard.audit.kinds.calls import CallEntry
 
 ORDERS = {"A-1": "user:alice", "A-2": "user:bob"}
 
@@ -99,8 +99,8 @@ def test_what_it_changes_changes_nothing_that_is_bound(guard):
         assert document["bought"] == {"id": "A-1"}
         assert (document["agent"]["name"], document["task_id"]) == ("support", "task-7")
         bodies = (body for _index, body in opened.reader().entries(0))
-        (call,) = (e for e in map(parse_entry, bodies) if e.kind == "call")
-        said = read_authorization(call).predicate
+        (call,) = (e for e in map(parse_entry, bodies) if isinstance(e, CallEntry))
+        said = call.predicate
         assert (said["principal"], said["task_id"], said["agent"]) == (
             "user:alice",
             "task-7",

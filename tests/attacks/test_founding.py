@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from agentguard import Decision, StorageError
-from agentguard.audit.entry import parse_entry
 from agentguard.audit.evidence import verify_evidence
+from agentguard.audit.kinds import parse_entry
 from agentguard.domain import config, domain, keystore, trust_pin
 from agentguard.domain.config import Config
 from agentguard.domain.verify import examine

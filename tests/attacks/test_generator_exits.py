@@ -13,8 +13,7 @@ from typing import Any
 import pytest
 
 from agentguard import Decision, Guard
-from agentguard.audit.calls import read_authorization, read_outcome
-from agentguard.audit.entry import parse_entry
+from agentguard.audit.kinds import parse_entry
 from agentguard.domain.verify import examine
 
 
@@ -25,12 +24,12 @@ def entries(guard, kind):
 
 def decisions(guard):
     """Return the code of each authorization, and its reasons as one text."""
-    calls = [read_authorization(entry) for entry in entries(guard, "call")]
+    calls = list(entries(guard, "call"))
     return [(call.code, "; ".join(call.reasons)) for call in calls]
 
 
 def outcomes(guard):
-    statements = [read_outcome(entry) for entry in entries(guard, "outcome")]
+    statements = list(entries(guard, "outcome"))
     return [(one.status, one.predicate["error_type"]) for one in statements]
 
 

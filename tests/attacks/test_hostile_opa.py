@@ -20,7 +20,7 @@ import pytest
 from opentelemetry import trace
 
 from agentguard import Denied, Guard, PolicyError
-from agentguard.audit.entry import parse_entry
+from agentguard.audit.kinds import parse_entry
 from agentguard.policy.document import decide
 from agentguard.policy.opa import MAX_ANSWER, MAX_REVISIONS, MAX_TEXT, OpaEngine
 from agentguard.policy.opa_server import Server

@@ -12,7 +12,7 @@ import pytest
 
 from agentguard import AgentguardError, ConfigError, Decision, Denied, Guard
 from agentguard.adapters import ToolSpec
-from agentguard.audit import records
+from agentguard.audit.kinds.identities import IdentityEntry
 from agentguard.call.invocation import timestamp
 from agentguard.call.vocabulary import RESERVED
 from agentguard.domain import config
@@ -164,7 +164,7 @@ def test_a_credential_from_a_strange_issuer_is_found(guard, attacker, clock, exa
         issued = credential.issue(
             issuer, home.trust.trust_domain, AgentProfile("root"), key, now=now, jti="credential-1"
         )
-        guard._parts.runtime._ports.log.append(records.identity(issued, at=timestamp(clock.now)))
+        guard._parts.runtime._ports.log.append(IdentityEntry.new(issued, at=timestamp(clock.now)))
         assert len(examine(guard).problems) == problems
 
 

@@ -18,10 +18,11 @@ import pytest
 
 from agentguard import Denied, StorageError
 from agentguard.audit.ahead import read_ahead
-from agentguard.audit.calls import read_authorization
-from agentguard.audit.entry import StoredEntry, parse_entry
+from agentguard.audit.entry import StoredEntry
 from agentguard.audit.evidence import verify_evidence
 from agentguard.audit.evidence_file import EvidenceFile
+from agentguard.audit.kinds import parse_entry
+from agentguard.audit.kinds.calls import CallEntry
 from agentguard.audit.prove import prove_call
 from agentguard.domain import keystore
 from agentguard.domain.entry_processes import entry_reader
@@ -158,7 +159,7 @@ def proofs(place, no_flusher) -> list[bytes]:
     with closing(StateReader(place.config.state)) as reader:
         trust = keystore.load_trust(place.config.state)
         parsed = [parse_entry(body) for _, body in reader.entries(0)]
-        calls = [read_authorization(one) for one in parsed if one.kind == "call"]
+        calls = [one for one in parsed if isinstance(one, CallEntry)]
         ids = [str(call.invocation_id) for call in calls]
         return [prove_call(reader, trust, one) for one in ids]
 

@@ -16,8 +16,8 @@ import pytest
 from edited_logs import PASSPHRASE, anchor_of, change, change_in, file_of, problems, use
 
 from agentguard import StorageError
-from agentguard.audit.calls import read_authorization
-from agentguard.audit.entry import parse_entry
+from agentguard.audit.kinds import parse_entry
+from agentguard.audit.kinds.calls import CallEntry
 from agentguard.audit.prove import prove_call
 from agentguard.audit.registry import seal_registry, verify_registry
 from agentguard.domain import administration, keystore
@@ -144,8 +144,8 @@ def test_of_a_log_that_lacks_an_entry_no_call_is_proved(used, gone):
     if gone is not None:
         change(used, ("DELETE FROM entries WHERE idx = ?", [gone]))
     with closing(StateReader(used.config.state)) as reader:
-        parsed = [(index, parse_entry(body)) for index, body in reader.entries(0)]
-        calls = [read_authorization(one) for _index, one in parsed if one.kind == "call"]
+        parsed = [parse_entry(body) for _index, body in reader.entries(0)]
+        calls = [one for one in parsed if isinstance(one, CallEntry)]
         for call in (calls[0], calls[-1]):
             refused = pytest.raises(VerificationError, match="audit verify")
             with refused if gone is not None else nullcontext():

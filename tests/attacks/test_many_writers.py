@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 from preloaded import Preloaded, Talk
 
-from agentguard.audit.calls import read_authorization, read_outcome
-from agentguard.audit.entry import parse_entry
+from agentguard.audit.kinds import parse_entry
+from agentguard.audit.kinds.calls import CallEntry, OutcomeEntry
 from agentguard.domain import keystore
 from agentguard.domain.report import Report
 from agentguard.domain.verify import examine
@@ -144,12 +144,11 @@ def on_record(place) -> tuple[Counter[tuple[int, str, str]], Counter[tuple[int, 
         for shard in reader.shards():
             for stored in reader.stored(shard):
                 parsed = parse_entry(stored.body)
-                if parsed.kind == "call":
-                    call = read_authorization(parsed)
+                if isinstance(parsed, CallEntry):
                     kept = {a.role: loads_object(a.data) for a in stored.attachments}
-                    calls[shard, call.agent, str(kept["arguments"]["text"])] += 1
-                elif parsed.kind == "outcome":
-                    outcomes[shard, read_outcome(parsed).status] += 1
+                    calls[shard, parsed.agent, str(kept["arguments"]["text"])] += 1
+                elif isinstance(parsed, OutcomeEntry):
+                    outcomes[shard, parsed.status] += 1
     finally:
         reader.close()
     return calls, outcomes

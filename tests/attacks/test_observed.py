@@ -23,10 +23,10 @@ from agentguard import Decision, Denied, Guard, PolicyError, Requirement, adapte
 from agentguard.adapters import Arguments, CallOptions, Invocation
 from agentguard.approvals.answer import Verdict
 from agentguard.approvals.request import ApprovalPending
-from agentguard.audit import statements
-from agentguard.audit.calls import read_authorization
-from agentguard.audit.entry import parse_entry
 from agentguard.audit.evidence import verify_evidence
+from agentguard.audit.kinds import parse_entry
+from agentguard.audit.kinds.announcements import ConfigEntry
+from agentguard.audit.kinds.calls import CallEntry
 from agentguard.call.invocation import CallSite
 from agentguard.call.journal import JournalEntry
 from agentguard.domain import config
@@ -34,6 +34,7 @@ from agentguard.domain.config.policy import PolicyConfig
 from agentguard.errors import AgentguardError, DecodeError
 from agentguard.guard.embedded import Embedded
 from agentguard.policy.function import FunctionEngine
+from agentguard.signing import canonical
 from agentguard.storage.reader import StateReader
 
 STABLE = CallSite("c1", thread="t", turn="1")
@@ -359,11 +360,10 @@ def test_a_mode_that_no_guard_writes_is_not_read(place, ran):
         guard.new_agent("reader").call(noted(guard, ran), "x")
     with closing(StateReader(place.config.state)) as reader:
         bodies = [parse_entry(body) for _index, body in reader.entries(0)]
-    (call,) = [one for one in bodies if one.kind == "call"]
-    read = read_authorization(call)
-    assert (read.mode, read.enforced) == ("observe", False)
-    (written,) = [one for one in bodies if one.kind == "config"]
-    assert statements.policy_mode(written) == read.mode
+    (call,) = [one for one in bodies if isinstance(one, CallEntry)]
+    assert (call.mode, call.enforced) == ("observe", False)
+    (written,) = [one for one in bodies if isinstance(one, ConfigEntry)]
+    assert written.mode == call.mode
     changes: list[dict[str, Any]] = [
         {"mode": "enforce"},
         {"mode": "enforce", "enforced": 1},
@@ -373,8 +373,8 @@ def test_a_mode_that_no_guard_writes_is_not_read(place, ran):
         {"enforced": "false"},
     ]
     for change in changes:
-        with pytest.raises(DecodeError, match="mode"):
-            read_authorization(call._replace(members={**call.members, **change}))
+        with pytest.raises(DecodeError, match=r"mode|enforced"):
+            parse_entry(canonical.dumps({"kind": "call", "at": call.at, **call.members, **change}))
 
 
 class Written(NamedTuple):
@@ -433,11 +433,11 @@ def test_each_combination_that_a_guard_writes_is_read_and_no_other(place, ran):
     calls = [one for one in place.seen().entries if one.kind == "call"]
     found = {
         Written(
-            str(one.members["mode"]),
-            bool(one.members["enforced"]),
-            str(one.members["decision"]),
-            asked=one.members["engine"] is not None,
-            answered=one.members["roster_sha256"] is not None,
+            one.mode,
+            one.enforced,
+            one.decision,
+            asked=one.engine is not None,
+            answered=one.roster_sha256 is not None,
         )
         for one in calls
     }
@@ -447,20 +447,23 @@ def test_each_combination_that_a_guard_writes_is_read_and_no_other(place, ran):
     (answered, *_) = [one.members for one in calls if one.members["approvals"]]
     lists = {"roster_sha256": answered["roster_sha256"], "approvals": answered["approvals"]}
     for said in map(Written._make, product(*[("observe", "enforce"), BOTH, ANSWERED, BOTH, BOTH])):
-        changed = calls[0]._replace(
-            members={
-                **answered,
-                **said._asdict(),
-                "engine": answered["engine"] if said.asked else None,
-                **(lists if said.answered else {"roster_sha256": None, "approvals": []}),
-            }
-        )
+        members = {
+            "kind": "call",
+            "at": calls[0].at,
+            **answered,
+            "mode": said.mode,
+            "enforced": said.enforced,
+            "decision": said.decision,
+            "engine": answered["engine"] if said.asked else None,
+            **(lists if said.answered else {"roster_sha256": None, "approvals": []}),
+        }
+        changed = canonical.dumps(members)
         if said in WRITTEN:
-            read = read_authorization(changed)
+            read = parse_entry(changed, CallEntry)
             assert (read.mode, read.enforced, read.decision) == said[:3]
         else:
-            with pytest.raises(DecodeError, match="mode") as refused:
-                read_authorization(changed)
+            with pytest.raises(DecodeError, match=r"mode|enforced") as refused:
+                parse_entry(changed)
             assert refused.value.code == "entry.malformed"
 
 
@@ -482,10 +485,9 @@ def test_a_refusal_is_not_turned_into_a_call_that_could_run(place, ran, change):
         with pytest.raises(Denied):
             guard.new_agent("reader").call(tool, "x")
     (call,) = [one for one in place.seen().entries if one.kind == "call"]
-    read = read_authorization(call)
-    assert (read.mode, read.enforced, read.allowed) == ("observe", True, False)
-    with pytest.raises(DecodeError, match="mode"):
-        read_authorization(call._replace(members={**call.members, **change}))
+    assert (call.mode, call.enforced, call.allowed) == ("observe", True, False)
+    with pytest.raises(DecodeError, match=r"mode|enforced|envelope"):
+        parse_entry(canonical.dumps({"kind": "call", "at": call.at, **call.members, **change}))
 
 
 # --- what ran while the policy was observed, and is made again after the switch to enforce

@@ -19,8 +19,8 @@ import pytest
 from embedded_parts import runtime_of
 
 from agentguard import Denied, Guard, StorageError
+from agentguard.audit.later_calls import LaterCalls
 from agentguard.audit.restrictions import Restrictions
-from agentguard.audit.restrictions_builder import RestrictionsBuilder
 from agentguard.domain import administration, config, rotation
 from agentguard.errors import AgentguardError
 from agentguard.signing.canonical import dumps, loads_object
@@ -238,13 +238,13 @@ def test_what_is_read_once_is_not_read_again(scene, monkeypatch):
             scene.call(guard)
     scene.open().close()
     read: list[bytes] = []
-    add = RestrictionsBuilder.add
+    add = LaterCalls.add
 
-    def counted(self: RestrictionsBuilder, body: bytes) -> None:
+    def counted(self: LaterCalls, body: bytes) -> None:
         read.append(body)
         add(self, body)
 
-    monkeypatch.setattr(RestrictionsBuilder, "add", counted)
+    monkeypatch.setattr(LaterCalls, "add", counted)
     scene.place.take_up().ledger().read_on()
     assert len(read) < 10
     for folder in (scene.state, scene.outside):

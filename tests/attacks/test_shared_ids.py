@@ -18,7 +18,7 @@ from shared_ids import share_id
 
 from agentguard import Decision, Denied, Guard, adapters
 from agentguard.adapters import Arguments, CallOptions, CallSite, Invocation
-from agentguard.audit.entry import parse_entry
+from agentguard.audit.kinds import parse_entry
 from agentguard.domain import keystore
 from agentguard.domain.verify import examine
 from agentguard.storage.journal_files import FileJournal

@@ -13,8 +13,7 @@ import pytest
 
 from agentguard import ApprovalPending, Decision, Denied, Guard, adapters
 from agentguard.adapters import Arguments, CallSite, Invocation
-from agentguard.audit.calls import read_authorization, read_outcome
-from agentguard.audit.entry import parse_entry
+from agentguard.audit.kinds import parse_entry
 from agentguard.domain.verify import examine
 from agentguard.policy.function import FunctionEngine
 
@@ -25,11 +24,11 @@ def entries(guard, kind):
 
 
 def codes(guard):
-    return [read_authorization(entry).code for entry in entries(guard, "call")]
+    return [entry.code for entry in entries(guard, "call")]
 
 
 def outcomes(guard):
-    statements = [read_outcome(entry) for entry in entries(guard, "outcome")]
+    statements = list(entries(guard, "outcome"))
     return [(one.status, one.predicate["error_type"]) for one in statements]
 
 

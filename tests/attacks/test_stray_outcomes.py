@@ -15,11 +15,11 @@ import pytest
 from typer.testing import CliRunner
 
 from agentguard import Decision, Denied, StorageError
-from agentguard.audit import records, summary
-from agentguard.audit.calls import read_authorization, read_outcome
-from agentguard.audit.entry import parse_entry
 from agentguard.audit.evidence import verify_evidence
+from agentguard.audit.kinds import parse_entry
+from agentguard.audit.kinds.calls import CallEntry, OutcomeEntry, UnsignedOutcome, outcome_statement
 from agentguard.audit.prove import prove_call
+from agentguard.audit.summary import Summary
 from agentguard.call.invocation import timestamp
 from agentguard.cli.audit import log_row as rows
 from agentguard.cli.audit.filters import Filter
@@ -70,8 +70,7 @@ def leave_in_doubt(guard, agent, ran, monkeypatch):
 def last_call(guard):
     """Return the index of the newest authorization in the log, and its content."""
     parsed = [(index, parse_entry(body)) for index, body in guard.reader().entries(0)]
-    index, entry = [(index, one) for index, one in parsed if one.kind == "call"][-1]
-    return index, read_authorization(entry)
+    return [(index, one) for index, one in parsed if isinstance(one, CallEntry)][-1]
 
 
 def in_doubt_by_columns(place):
@@ -93,13 +92,10 @@ def test_an_interrupted_call_is_not_in_doubt(place, opened, agent, ran, monkeypa
     assert (report.problems, report.in_doubt) == ((), ())
     assert in_doubt_by_columns(place) == []
     with closing(StateReader(place.config.state)) as reader:
-        (said,) = [
-            read_outcome(parsed)
-            for _index, body in reader.entries(0)
-            if (parsed := parse_entry(body)).kind == "outcome"
-        ]
+        parsed = [parse_entry(body) for _index, body in reader.entries(0)]
+    (said,) = [one for one in parsed if isinstance(one, OutcomeEntry)]
     assert said.predicate["authorization"] is None
-    assert said.invocation_id == strays(place)[0][1]
+    assert said.ended.invocation_id == strays(place)[0][1]
     assert ran == []
 
 
@@ -142,7 +138,7 @@ def say(guard, agent, subject, *, named, column=None):
     """Have the agent itself sign that a call was not run, and append that."""
     log = guard._parts.runtime._ports.log
     at = timestamp(log.last_at)
-    statement = records.outcome_statement(
+    statement = outcome_statement(
         subject,
         authorization=named,
         status="not_run",
@@ -153,8 +149,8 @@ def say(guard, agent, subject, *, named, column=None):
         ended_at=at,
     )
     signer = agent._caller.instance().actor.signer
-    about = summary.of_outcome(column or named, agent.id, at=at, status="not_run")
-    return log.append(records.outcome(statement, signer, about, None).signed()).index
+    about = Summary("outcome", at, column or named, agent.id, status="not_run")
+    return log.append(UnsignedOutcome.of(statement, signer, about, None).signed()).index
 
 
 def test_an_agent_that_says_it_of_a_call_in_doubt_under_its_id(
@@ -253,7 +249,7 @@ def test_an_agent_does_not_choose_what_an_id_looks_like(
     with suppress(Denied, StorageError):
         agent.call(opened.tool(ran.append, name="note"), "hostile")
     problems = place.examine().problems
-    assert any("32 lower-case hex digits" in problem.what for problem in problems)
+    assert any("$.invocation_id" in problem.what for problem in problems)
     with closing(StateReader(place.config.state)) as reader:
         damaged = [row for row in History(reader).rows() if row.kind == "damaged"]
         assert damaged

@@ -11,10 +11,10 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from agentguard.audit import records
-from agentguard.audit.entry import parse_entry
+from agentguard.audit.entry import Record
 from agentguard.audit.find import find_call
-from agentguard.audit.records import Record
+from agentguard.audit.kinds import parse_entry
+from agentguard.audit.kinds.administration import ResolutionEntry
 from agentguard.call.invocation import timestamp
 from agentguard.domain import keystore, rotation
 from agentguard.storage.reader import StateReader
@@ -66,7 +66,7 @@ def test_what_a_stolen_key_signs_is_not_older_than_what_stands_before_it(place, 
     reader.close()
     assert said is not None
     log.append(
-        records.resolution(stolen, said.place, ran=False, note="thief", at=timestamp(at - back))
+        ResolutionEntry.new(stolen, said.place, ran=False, note="thief", at=timestamp(at - back))
     )
     log.close()
     assert place.examine().in_doubt == ()  # nobody knows yet that it is stolen

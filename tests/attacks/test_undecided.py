@@ -14,8 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from agentguard import Decision, Denied, Guard
-from agentguard.audit.calls import read_authorization, read_outcome
-from agentguard.audit.entry import parse_entry
+from agentguard.audit.kinds import parse_entry
+from agentguard.audit.kinds.calls import CallEntry, OutcomeEntry
 
 
 def allow(_call):
@@ -25,8 +25,8 @@ def allow(_call):
 def on_record(guard):
     """The decision and code of each call, and the statuses of the outcomes."""
     parsed = [parse_entry(body) for _index, body in guard.reader().entries(0)]
-    calls = [read_authorization(one) for one in parsed if one.kind == "call"]
-    outcomes = [read_outcome(one).status for one in parsed if one.kind == "outcome"]
+    calls = [one for one in parsed if isinstance(one, CallEntry)]
+    outcomes = [one.status for one in parsed if isinstance(one, OutcomeEntry)]
     assert guard.verify().problems == ()
     return [(call.decision, call.code) for call in calls], outcomes
 

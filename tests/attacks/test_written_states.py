@@ -305,7 +305,7 @@ def test_the_past_has_every_kind_of_entry(campaign):
             state_rows.tables(campaign.states()["end"] / path)
         ).values()
     }
-    assert kinds == set(entry._MEMBERS)
+    assert kinds == set(entry.KINDS)
 
 
 def test_the_past_has_every_file_that_is_written(campaign):

@@ -20,9 +20,10 @@ import pytest
 from agentguard import Decision, Guard
 from agentguard.audit import checkpoint, merkle
 from agentguard.audit.checkpoint import Checkpoint
-from agentguard.audit.entry import parse_entry, parse_time
+from agentguard.audit.entry import parse_time
 from agentguard.audit.evidence import verify_evidence
 from agentguard.audit.evidence_file import EvidenceFile, Extension, LoggedEntry
+from agentguard.audit.kinds import parse_entry
 from agentguard.audit.tlog_proof import TlogProof
 from agentguard.call import invocation
 from agentguard.delegation import grant
@@ -184,7 +185,8 @@ class Forger:
     def _file(self, bodies: list[bytes], predicate: Any) -> bytes:
         call, tree = len(bodies) - 1, merkle.Tree(map(merkle.leaf_hash, bodies))
         needed = {"shard", "key", "config", "policy"}
-        places = [i for i, body in enumerate(bodies) if parse_entry(body).kind in needed]
+        kinds = [canonical.loads_object(body)["kind"] for body in bodies]
+        places = [i for i, kind in enumerate(kinds) if kind in needed]
         places += [self._identity(), self.index("delegation"), call]
         head = Checkpoint(self.trust.origin(0), len(bodies), root_of(bodies))
         note = checkpoint.sign(head, self.keys["log"])

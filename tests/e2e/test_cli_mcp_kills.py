@@ -21,8 +21,8 @@ from pathlib import Path
 import pytest
 from rounds import FULL
 
-from agentguard.audit.calls import read_authorization
-from agentguard.audit.entry import parse_entry
+from agentguard.audit.kinds import parse_entry
+from agentguard.audit.kinds.calls import CallEntry
 from agentguard.signing import canonical
 from agentguard.storage.reader import StateReader
 
@@ -110,11 +110,11 @@ def logged(project) -> dict[str, str]:
     with closing(StateReader(project.folder / ".agentguard")) as reader:
         for stored in (one for shard in reader.shards() for one in reader.stored(shard)):
             entry = parse_entry(stored.body)
-            if entry.kind == "call":
+            if isinstance(entry, CallEntry):
                 (data,) = [one.data for one in stored.attachments if one.role == "arguments"]
                 text = str(canonical.loads_object(data)["text"])
                 assert text not in found
-                found[text] = str(read_authorization(entry).invocation_id)
+                found[text] = str(entry.invocation_id)
     return found
 
 

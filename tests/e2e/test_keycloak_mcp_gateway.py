@@ -22,8 +22,8 @@ from ports import free_port
 from token_issuer import private_key
 
 from agentguard import Guard, verify_evidence
-from agentguard.audit.calls import Authorization, read_authorization
-from agentguard.audit.entry import parse_entry
+from agentguard.audit.kinds import parse_entry
+from agentguard.audit.kinds.calls import CallEntry
 from agentguard.domain import config, domain
 from agentguard.storage.reader import StateReader
 
@@ -91,7 +91,7 @@ class Scene(NamedTuple):
         """Call a tool."""
         return ask(self.url, token, "tools/call", name=tool, arguments={"text": "a"})
 
-    def calls(self) -> list[Authorization]:
+    def calls(self) -> list[CallEntry]:
         """Return the calls that the log has."""
         reader = StateReader(self.folder / "state")
         try:
@@ -99,7 +99,7 @@ class Scene(NamedTuple):
         finally:
             reader.close()
         entries = [parse_entry(body) for body in bodies]
-        return [read_authorization(one) for one in entries if one.kind == "call"]
+        return [one for one in entries if isinstance(one, CallEntry)]
 
 
 @pytest.fixture(scope="module")

@@ -33,11 +33,12 @@ from hypothesis.stateful import (
 )
 
 from agentguard import StorageError
-from agentguard.audit import checkpoint, merkle, records
+from agentguard.audit import checkpoint, merkle
 from agentguard.audit.checkpoint import Checkpoint
-from agentguard.audit.entry import parse_entry
+from agentguard.audit.entry import Record
+from agentguard.audit.kinds import parse_entry
+from agentguard.audit.kinds.announcements import PolicyEntry
 from agentguard.audit.merkle import CompactRange
-from agentguard.audit.records import Record
 from agentguard.domain.report import Report
 from agentguard.domain.verify import examine
 from agentguard.identity.trust import TrustDocument, TrustedKey
@@ -189,7 +190,7 @@ class LogMachine(RuleBasedStateMachine):
         self.made += 1
         at = self.now().isoformat(timespec="microseconds").replace("+00:00", "Z")
         engine = {"name": "function", "version": str(self.made)}
-        return records.policy(engine, None, {}, at=at)
+        return PolicyEntry.new(engine, None, {}, at=at)
 
     @initialize()
     def found(self) -> None:

@@ -18,10 +18,18 @@ import pytest
 from embedded_parts import runtime_of
 
 from agentguard import AgentguardError, Decision, Denied, Guard
-from agentguard.audit import checkpoint, records, tlog_proof
+from agentguard.audit import checkpoint, tlog_proof
 from agentguard.audit.ahead import ReadEntry
-from agentguard.audit.entry import CallPlace, StoredEntry, parse_entry
+from agentguard.audit.entry import CallPlace, StoredEntry
 from agentguard.audit.evidence import verify_evidence
+from agentguard.audit.kinds import parse_entry
+from agentguard.audit.kinds.administration import (
+    AdoptionEntry,
+    ErasureEntry,
+    FreezeEntry,
+    ResolutionEntry,
+    RevocationEntry,
+)
 from agentguard.audit.prove import prove_call
 from agentguard.audit.registry import seal_registry, verify_registry
 from agentguard.audit.verify import ShardVerifier
@@ -245,11 +253,11 @@ def log():
         at = parse_entry(stored[-1].body).at
         place = CallPlace(0, 0, "x", "0" * 64)
         more = [
-            records.revocation(admin, "agent:x", note="n", at=at),
-            records.freeze(admin, "acme.example", frozen=True, sequence=1, note="n", at=at),
-            records.adoption(admin, "acme.example", lost=[], note="n", at=at),
-            records.resolution(admin, place, ran=True, note="n", at=at),
-            records.erasure(admin, place, note="n", at=at),
+            RevocationEntry.new(admin, "agent:x", note="n", at=at),
+            FreezeEntry.new(admin, "acme.example", frozen=True, sequence=1, note="n", at=at),
+            AdoptionEntry.new(admin, "acme.example", lost=[], note="n", at=at),
+            ResolutionEntry.new(admin, place, ran=True, note="n", at=at),
+            ErasureEntry.new(admin, place, note="n", at=at),
         ]
         stored += [StoredEntry(0, record.body, record.summary) for record in more]
         (call,) = (parse_entry(one.body) for one in stored if b'"decision":"allow"' in one.body)
@@ -296,7 +304,7 @@ def test_no_evidence_with_another_type_somewhere_is_taken(log):
     _stored, trust, guard, call = log
     statement = opened(call.members["invocation"])["payload"]["opened"]
     data = prove_call(guard.reader(), trust, statement["predicate"]["invocation_id"])
-    assert verify_evidence(data, trust).call
+    assert verify_evidence(data, trust).call == call
     for what, made in mutants(json.loads(data)):
         assert outcome(verify_evidence, canonical.dumps(made), trust) is None, what
 

@@ -44,8 +44,12 @@ def test_the_server_decides_signs_and_records(shared, guard, name, outcome, code
     got = agent.authorize(tool_of(guard, name), "x")
     assert (got.decision.outcome, got.code) == (outcome, code)
     read = verify_evaluation(got.statement, guard.trust)
-    assert (read.agent, read.tool, read.decision) == (agent.id, name, outcome)
-    assert (len(got.salt), read.client) == (32, None)
+    assert (read.evaluated.agent, read.evaluated.tool.name, read.evaluated.decision) == (
+        agent.id,
+        name,
+        outcome,
+    )
+    assert (len(got.salt), read.evaluated.client) == (32, None)
     assert [entry.kind for entry in shared.entries()][-1] == "evaluation"
     assert shared.calls() == []
     assert list(guard.approvals.pending()) == []
@@ -56,7 +60,7 @@ def test_the_async_twin_asks_the_server_too(guard):
     agent = guard.new_agent("clerk")
     got = asyncio.run(agent.aauthorize(tool_of(guard), "x"))
     assert got.allowed
-    assert verify_evaluation(got.statement, guard.trust).agent == agent.id
+    assert verify_evaluation(got.statement, guard.trust).evaluated.agent == agent.id
 
 
 def test_the_application_s_facts_count(guard):
@@ -70,7 +74,7 @@ def test_the_application_s_facts_count(guard):
 def test_a_delegation_of_the_server_is_named(shared, guard):
     agent = guard.new_agent("clerk").under(guard.delegate("user:alice", scope=["read"]))
     read = verify_evaluation(agent.authorize(tool_of(guard), "x").statement, guard.trust)
-    assert read.principal == "user:alice"
+    assert read.evaluated.principal == "user:alice"
     assert shared.verify().ok
 
 

@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 
 from agentguard import ConfigError, Ed25519Signer, ProofError, ReceiverLog
-from agentguard.audit.entry import parse_entry
-from agentguard.audit.http_requests import read_proof
-from agentguard.audit.receipts import read_receipt
+from agentguard.audit.kinds import parse_entry
+from agentguard.audit.kinds.running import ProofEntry, ReceiptEntry
 from agentguard.delegation.context import running_call
 from agentguard.proof.call_proof import params_digest
 from agentguard.proof.presentation import note_receipt, prove_call, prove_request
@@ -49,8 +48,8 @@ def test_the_proof_is_in_the_server_s_log_before_the_client_has_the_proof(place)
         proof = prove_request("POST", f"{URL}/pay", b"3")
         with closing(StateReader(place.settings.state)) as reader:
             bodies = [body for _index, body in reader.entries(0)]
-        (entry,) = [one for one in map(parse_entry, bodies) if one.kind == "proof"]
-        return proof.proof, read_proof(entry).record.sha256
+        (entry,) = [one for one in map(parse_entry, bodies) if isinstance(one, ProofEntry)]
+        return proof.proof, entry.proof.sha256
 
     with guard.delegate("user:alice", scope=["pay"], audience=[URL]):
         proof, digest = guard.new_agent("clerk").call(guard.tool(name="note")(pay))
@@ -69,8 +68,8 @@ def test_a_receipt_goes_into_the_server_s_log(place):
             note_receipt(VerifiedReceipt(forged, key.public_key.thumbprint, "f" * 64))
         with closing(StateReader(place.settings.state)) as reader:
             bodies = [body for _index, body in reader.entries(0)]
-        (entry,) = [one for one in map(parse_entry, bodies) if one.kind == "receipt"]
-        return caught.value.code, read_receipt(entry).receipt == token
+        (entry,) = [one for one in map(parse_entry, bodies) if isinstance(one, ReceiptEntry)]
+        return caught.value.code, entry.receipt == token
 
     with guard.delegate("user:alice", scope=["pay"], audience=[URL]):
         noted = guard.new_agent("clerk").call(guard.tool(name="note")(pay))

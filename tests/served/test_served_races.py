@@ -19,7 +19,7 @@ from ports import free_port
 from served_intruder import CALL, described, new_id
 
 from agentguard import ConfigError, ServerError
-from agentguard.audit.entry import parse_entry
+from agentguard.audit.kinds import parse_entry
 from agentguard.domain.config.server import ClientConfig
 from agentguard.guard.embedded import open_embedded
 from agentguard.server import requests

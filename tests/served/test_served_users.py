@@ -14,7 +14,7 @@ from token_issuer import TokenIssuer
 
 from agentguard import AgentguardError, DelegationError, Denied
 from agentguard.adapters import refusing_agent
-from agentguard.audit import logouts
+from agentguard.audit.kinds.identities import LogOutEntry
 from agentguard.call.invocation import timestamp
 from agentguard.domain import administration, domain
 
@@ -174,7 +174,7 @@ def logged_out(founded):
         aud="agentguard",
         iat=int(now.timestamp()) + 60,
     )
-    log.append(logouts.record(token, at=timestamp(max(now, log.last_at))))
+    log.append(LogOutEntry(at=timestamp(max(now, log.last_at)), token=token).record())
     log.close()
     home.revocations()
 

@@ -33,7 +33,7 @@ def read_of(service, answer: httpx.Response | dict[str, Any]):
     """Verify the statement in an answer with the trust document alone; return what it says."""
     body = answer if isinstance(answer, dict) else answer.json()
     trust = keystore.load_trust(service.place.folder / "state")
-    return verify_evaluation(dumps(body["context"]["statement"]), trust)
+    return verify_evaluation(dumps(body["context"]["statement"]), trust).evaluated
 
 
 def entry_of(service, answer: httpx.Response):
@@ -58,11 +58,11 @@ def test_an_instance_asks_for_itself_and_its_user(service, key, token, uri):
     said = answer.json()
     assert said["decision"] is True
     read = read_of(service, answer)
-    assert (read.agent, read.principal, read.tool) == (uri, "user:alice", "slow")
+    assert (read.agent, read.principal, read.tool.name) == (uri, "user:alice", "slow")
     assert (read.resource, read.client) == ("note:x", None)
     encoded = dumps({"text": "x"})
     salt = b64url_decode(said["context"]["salt"])
-    assert read.predicate["arguments"] == commitment(salt, encoded)
+    assert read.arguments == commitment(salt, encoded)
     entry = entry_of(service, answer)
     assert entry.kind == "evaluation"
     assert entry.members["statement"] == said["context"]["statement"]
@@ -156,7 +156,7 @@ def test_several_calls_have_an_answer_each_in_their_order(service, key, token, u
     assert [one["decision"] for one in answers] == [True, False, False, False, False, True]
     errors = [one["context"].get("error", {}).get("status") for one in answers]
     assert errors == [None, None, 400, None, 403, None]
-    assert read_of(service, answers[0]).tool == "add"
+    assert read_of(service, answers[0]).tool.name == "add"
     assert "decision" not in answer.json()
 
 
@@ -207,7 +207,7 @@ def test_the_client_of_the_library_asks_and_so_does_its_twin(service):
     assert asked.decision.requirements[0].roles == ("manager",)
     trust = keystore.load_trust(service.place.folder / "state")
     reads = [verify_evaluation(one.statement or b"", trust) for one in (own, twin, denied)]
-    assert [one.principal for one in reads] == ["agent:clerk", "user:alice", "user:alice"]
+    assert [one.evaluated.principal for one in reads] == ["agent:clerk", "user:alice", "user:alice"]
     assert token not in repr((own, twin))
 
 

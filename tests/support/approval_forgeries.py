@@ -12,14 +12,16 @@ from typing import Any
 
 from agentguard import ApprovalRequest, Requirement
 from agentguard.approvals.answer import seal_answer
-from agentguard.audit import checkpoint, merkle, records, summary
+from agentguard.audit import checkpoint, merkle
 from agentguard.audit.checkpoint import Checkpoint
-from agentguard.audit.entry import BEGINNING, parse_entry, parse_time
+from agentguard.audit.entry import BEGINNING, Record, parse_time
 from agentguard.audit.evidence import verify_evidence
 from agentguard.audit.evidence_file import EvidenceFile, Extension, LoggedEntry
+from agentguard.audit.kinds import parse_entry
+from agentguard.audit.kinds.requests import RequestEntry
 from agentguard.audit.merkle import CompactRange
-from agentguard.audit.records import Record
 from agentguard.audit.registry import seal_registry
+from agentguard.audit.summary import trace_id
 from agentguard.audit.tlog_proof import TlogProof
 from agentguard.call import invocation
 from agentguard.domain import verify
@@ -114,7 +116,15 @@ class Insider:
         predicate = {**before, "log": seen, **said}
         statement = invocation.statement("coder", predicate, self.request.actors)
         members["invocation"] = dsse.seal(statement, self.keys["coder"]).as_json()
-        about = summary.of_call(predicate, at=members["at"], decision=members["decision"])
+        about = self.records[-1].summary._replace(
+            invocation_id=predicate["invocation_id"],
+            agent=predicate["agent"],
+            principal=predicate["principal"],
+            tool=predicate["tool"]["name"],
+            task_id=predicate["task_id"],
+            trace_id=trace_id(predicate["traceparent"]),
+            decision=members["decision"],
+        )
         return self.with_body(self.last, members, about)
 
     def with_roster(self, said: Any, *, signer: str | None = "issuer", **how: Any) -> Insider:
@@ -165,7 +175,7 @@ class Insider:
     def evidence(self) -> bytes:
         bodies = [record.body for record in self.records]
         needed = {"shard", "key", "config", "policy", "identity", "delegation", "roster"}
-        kinds = [parse_entry(body).kind for body in bodies]
+        kinds = [loads_object(body)["kind"] for body in bodies]
         if self.call["roster_sha256"] is None:
             needed.remove("roster")
         places = [i for i, kind in enumerate(kinds) if kind in needed or i == self.last]
@@ -235,7 +245,7 @@ def asking(
 ) -> Insider:
     """The call as if this had been asked, and answered by these."""
     request = replace(log.request, requirements=tuple(needed))
-    index, stated = log.index("request"), records.request(request, None, at=log.call["at"])
+    index, stated = log.index("request"), RequestEntry.new(request, None, at=log.call["at"])
     changed = log.with_body(index, loads_object(stated.body), stated.summary)
     given = [changed.answer(name, approver=who, request=request) for name, who in answers]
     said = [one.as_json() for one in needed]

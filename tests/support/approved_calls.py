@@ -19,8 +19,8 @@ from agentguard import (
 )
 from agentguard.adapters import Arguments, CallSite, Invocation
 from agentguard.approvals.answer import seal_answer
-from agentguard.audit.approval_checks import read_answers
-from agentguard.audit.entry import parse_entry
+from agentguard.audit.kinds import parse_entry
+from agentguard.audit.kinds.calls import CallEntry
 from agentguard.signing.dsse import Envelope
 from agentguard.signing.keys import Ed25519Signer
 
@@ -92,8 +92,8 @@ class Place:
         """Who has answered, and what, by the newest authorization in the log."""
         with closing(self.guard.reader()) as reader:
             entries = map(parse_entry, (data for _, data in reader.entries(0, newest_first=True)))
-            newest = next(entry for entry in entries if entry.kind == "call")
-        return [(answer.approver, answer.verdict) for answer in read_answers(newest)]
+            newest = next(entry for entry in entries if isinstance(entry, CallEntry))
+        return [(answer.approver, answer.verdict) for answer in newest.answers]
 
     def at(self, branch: str, call_id: str = "call_1", thread: str = "t") -> Invocation:
         """The call as a framework names it: its site is the same when it is made again."""

@@ -6,8 +6,8 @@ from contextlib import closing
 from datetime import UTC, datetime
 from typing import Any
 
-from agentguard.audit.calls import read_authorization
-from agentguard.audit.entry import CallPlace, parse_entry
+from agentguard.audit.entry import CallPlace
+from agentguard.audit.kinds import parse_entry
 from agentguard.call.invocation import timestamp
 from agentguard.domain import administration, config, domain, keystore
 from agentguard.domain.verify import examine
@@ -39,7 +39,7 @@ def calls(settings: Any) -> Any:
         return {
             canonical.loads_object(stored.attachments[0].data)["what"]: (
                 stored.index,
-                read_authorization(parse_entry(stored.body)),
+                parse_entry(stored.body),
             )
             for stored in reader.stored(0)
             if parse_entry(stored.body).kind == "call" and stored.attachments

@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from agentguard.audit import checkpoint, merkle
-from agentguard.audit.calls import Authorization, read_authorization
 from agentguard.audit.checkpoint import Checkpoint
-from agentguard.audit.entry import Attachment, StoredEntry, parse_entry
+from agentguard.audit.entry import Attachment, StoredEntry
 from agentguard.audit.evidence import Evidence, EvidenceVerifier, verify_evidence
 from agentguard.audit.evidence_file import EvidenceFile, Extension, LoggedEntry
+from agentguard.audit.kinds import parse_entry
+from agentguard.audit.kinds.calls import CallEntry
 from agentguard.audit.prove import prove_call
 from agentguard.audit.summary import Search
 from agentguard.audit.tlog_proof import TlogProof
@@ -173,18 +174,18 @@ class Log:
     def ids(self) -> list[str]:
         return [str(call.invocation_id) for _index, call in self.calls()]
 
-    def calls(self) -> Iterator[tuple[int, Authorization]]:
+    def calls(self) -> Iterator[tuple[int, CallEntry]]:
         for index, body in enumerate(self.shards_[0]):
             parsed = parse_entry(body)
-            if parsed.kind == "call":
-                yield index, read_authorization(parsed)
+            if isinstance(parsed, CallEntry):
+                yield index, parsed
 
     def proof(self, wanted: str) -> Any:
         reader: Any = self
         return json.loads(prove_call(reader, self.trust, wanted))
 
     def index(self, kind: str, nth: int = 0) -> int:
-        kinds = [parse_entry(body).kind for body in self.shards_[0]]
+        kinds = [canonical.loads_object(body)["kind"] for body in self.shards_[0]]
         return [index for index, found in enumerate(kinds) if found == kind][nth]
 
     def changed(self, index: int, change: Callable[[dict[str, Any]], object]) -> Log:

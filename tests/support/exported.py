@@ -12,8 +12,7 @@ import pytest
 
 from agentguard import ApprovalPending, Decision, Guard
 from agentguard.adapters import Arguments, CallSite, Invocation
-from agentguard.audit.calls import read_authorization
-from agentguard.audit.entry import parse_entry
+from agentguard.audit.kinds import parse_entry
 from agentguard.domain import config, memory
 from agentguard.guard.embedded import Embedded
 from agentguard.policy.function import FunctionEngine
@@ -88,7 +87,7 @@ class Place:
     def recorded(self) -> Any:
         """The place of the last authorization in the log, and its invocation's predicate."""
         index, found = self.entries("call")[-1]
-        call = read_authorization(found)
+        call = found
         return index, call
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from agentguard.audit.calls import read_authorization
-from agentguard.audit.entry import parse_entry
+from agentguard.audit.kinds import parse_entry
+from agentguard.audit.kinds.calls import CallEntry
 from agentguard.domain import keystore
 from agentguard.domain.report import Report
 from agentguard.domain.verify import examine
@@ -35,14 +35,13 @@ def calls(place: Any) -> list[tuple[int, str, str]]:
         for shard in reader.shards():
             for stored in reader.stored(shard):
                 parsed = parse_entry(stored.body)
-                if parsed.kind == "call":
+                if isinstance(parsed, CallEntry):
                     (kept,) = [
                         loads_object(attachment.data)
                         for attachment in stored.attachments
                         if attachment.role == "arguments"
                     ]
-                    call = read_authorization(parsed)
-                    found.append((shard, call.agent, str(kept["text"])))
+                    found.append((shard, parsed.agent, str(kept["text"])))
         return found
     finally:
         reader.close()

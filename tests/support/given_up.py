@@ -8,7 +8,7 @@ import time
 from embedded_parts import instance_of, runtime_of
 
 from agentguard import Agent, Guard
-from agentguard.audit import surrenders
+from agentguard.audit.kinds.identities import SurrenderEntry
 from agentguard.call.invocation import timestamp
 from agentguard.proof import dpop
 from agentguard.signing.canonical import loads_object
@@ -33,5 +33,5 @@ def give_up(guard: Guard, agent: Agent) -> None:
     )
     ports = runtime_of(guard).current_ports()
     at = timestamp(max(ports.clock(), ports.log.last_at))
-    ports.log.append(surrenders.record(str(hops[-1]), proof, at=at))
+    ports.log.append(SurrenderEntry(at=at, hop=str(hops[-1]), proof=proof).record())
     ports.revocations.publish()

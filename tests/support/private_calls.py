@@ -14,8 +14,8 @@ from typing import Any
 from embedded_parts import runtime_of
 
 from agentguard import Decision
-from agentguard.audit.calls import Authorization, read_authorization
-from agentguard.audit.entry import parse_entry
+from agentguard.audit.kinds import parse_entry
+from agentguard.audit.kinds.calls import CallEntry
 from agentguard.domain import administration, config, domain, keystore
 from agentguard.domain.verify import examine
 from agentguard.guard.embedded import Embedded
@@ -87,12 +87,12 @@ class Scene:
             trust = keystore.load_trust(self.settings.state)
             return examine(reader, trust, anchor=self.settings.anchor)
 
-    def calls(self) -> list[tuple[int, Authorization]]:
+    def calls(self) -> list[tuple[int, CallEntry]]:
         with closing(StateReader(self.settings.state)) as reader:
             return [
-                (index, read_authorization(parsed))
+                (index, parsed)
                 for index, body in reader.entries(0)
-                if (parsed := parse_entry(body)).kind == "call"
+                if isinstance(parsed := parse_entry(body), CallEntry)
             ]
 
     def newest(self) -> str:

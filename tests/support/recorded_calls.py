@@ -10,7 +10,7 @@ from agentguard import (
     Decision,
     Denied,
 )
-from agentguard.audit.entry import parse_entry
+from agentguard.audit.kinds import parse_entry
 from agentguard.domain.verify import examine
 from agentguard.signing.canonical import loads_object
 from agentguard.signing.dsse import Envelope

@@ -18,7 +18,8 @@ from proof_scene import BODY, URL, Sent, check
 from tool_servers import SCOPE, allow, in_call, listed
 
 from agentguard import Guard, ReceiverLog
-from agentguard.audit.entry import Entry, parse_entry
+from agentguard.audit.entry import Entry
+from agentguard.audit.kinds import parse_entry
 from agentguard.call.releases import RequestProof
 from agentguard.domain import config, domain, keystore
 from agentguard.domain.config import Config

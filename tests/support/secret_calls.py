@@ -13,8 +13,9 @@ from urllib.parse import quote, quote_plus
 
 from private_calls import PASSPHRASE, allow, spellings
 
-from agentguard.audit.calls import Authorization, read_authorization
-from agentguard.audit.entry import Entry, parse_entry
+from agentguard.audit.entry import Entry
+from agentguard.audit.kinds import parse_entry
+from agentguard.audit.kinds.calls import CallEntry
 from agentguard.domain import config, domain, keystore
 from agentguard.domain.report import Report
 from agentguard.domain.verify import examine
@@ -106,12 +107,12 @@ class SecretScene:
             ]
         return [entry for entry in parsed if entry.kind == kind]
 
-    def newest(self) -> tuple[int, Authorization]:
+    def newest(self) -> tuple[int, CallEntry]:
         """The newest call in the files, and the index of its authorization."""
         with closing(StateReader(self.base / "state")) as reader:
             parsed = [(index, parse_entry(body)) for index, body in reader.entries(0)]
-        index, entry = next(one for one in reversed(parsed) if one[1].kind == "call")
-        return index, read_authorization(entry)
+        calls = [(index, one) for index, one in parsed if isinstance(one, CallEntry)]
+        return calls[-1]
 
     def holds(self, *needles: str) -> list[str]:
         """The files of the domain, but for the secret's own, in which a needle stands."""

@@ -18,8 +18,9 @@ import pytest
 from preloaded import Preloaded, Process
 
 from agentguard import Guard
-from agentguard.audit.calls import Authorization, Outcome, read_authorization, read_outcome
-from agentguard.audit.entry import Entry, parse_entry
+from agentguard.audit.entry import Entry
+from agentguard.audit.kinds import parse_entry
+from agentguard.audit.kinds.calls import CallEntry, OutcomeEntry
 from agentguard.domain import config, domain, keystore
 from agentguard.domain.report import Report
 from agentguard.domain.verify import examine
@@ -199,11 +200,11 @@ class Place:
         finally:
             reader.close()
 
-    def calls(self) -> list[Authorization]:
-        return [read_authorization(one) for one in self.entries() if one.kind == "call"]
+    def calls(self) -> list[CallEntry]:
+        return [one for one in self.entries() if isinstance(one, CallEntry)]
 
-    def outcomes(self) -> list[Outcome]:
-        return [read_outcome(one) for one in self.entries() if one.kind == "outcome"]
+    def outcomes(self) -> list[OutcomeEntry]:
+        return [one for one in self.entries() if isinstance(one, OutcomeEntry)]
 
     def verify(self) -> Report:
         reader = StateReader(self.folder / "state")

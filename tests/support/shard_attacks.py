@@ -13,10 +13,9 @@ from typing import Any
 
 from sharded_log import Log, Where
 
-from agentguard.audit.entry import parse_entry
-from agentguard.audit.statements import read_heads
-from agentguard.signing import canonical, dsse
-from agentguard.signing.dsse import Envelope
+from agentguard.audit.kinds import parse_entry
+from agentguard.audit.kinds.announcements import ShardEntry
+from agentguard.signing import canonical
 
 
 @dataclass(frozen=True)
@@ -51,14 +50,9 @@ def opening(log: Log, shard: int, of: int) -> tuple[int, int, int]:
     found = []
     for index, body in enumerate(log.bodies(shard)):
         parsed = parse_entry(body)
-        if parsed.kind == "shard":
-            sealed = Envelope.parse(parsed.members["statement"])
-            said = dsse.parse_statement(sealed.payload, "shard").predicate
-            found += [
-                (index, head.size)
-                for head in read_heads(said)
-                if head.origin == log.trust.origin(of)
-            ]
+        if isinstance(parsed, ShardEntry):
+            origin = log.trust.origin(of)
+            found += [(index, head.size) for head in parsed.heads if head.origin == origin]
     index, size = max(found)
     return shard, index, size
 

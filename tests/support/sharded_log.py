@@ -13,7 +13,7 @@ from typing import Any
 from agentguard import Decision
 from agentguard.audit import checkpoint, merkle, summary
 from agentguard.audit.checkpoint import Checkpoint
-from agentguard.audit.entry import parse_entry
+from agentguard.audit.kinds import parse_entry
 from agentguard.audit.merkle import CompactRange
 from agentguard.audit.registry import seal_registry, verify_registry
 from agentguard.domain import config, domain

@@ -14,10 +14,10 @@ from state_scene import BRIEFLY, PASSPHRASE, SERVER, Call, Crash, LeftError, Sce
 
 from agentguard import ApprovalPending, Denied, Guard, ReceiverLog
 from agentguard.adapters import run_store
-from agentguard.audit import logouts
-from agentguard.audit.calls import read_authorization
-from agentguard.audit.entry import parse_entry
-from agentguard.audit.http_requests import ReceivedRequest, RefusedRequest
+from agentguard.audit.kinds import parse_entry
+from agentguard.audit.kinds.calls import CallEntry
+from agentguard.audit.kinds.identities import LogOutEntry
+from agentguard.audit.kinds.receiver import ReceivedRequest, RefusedRequest
 from agentguard.call.invocation import timestamp
 from agentguard.call.releases import RequestRecord
 from agentguard.domain import administration, adoption, domain, handover, rotation
@@ -221,7 +221,7 @@ def _log_out(scene: Scene) -> None:
     home = domain.take_up(scene.settings, PASSPHRASE)
     with closing(home.lease(scene.clock())) as log:
         at = timestamp(max(scene.clock(), log.last_at))
-        log.append(logouts.record(scene.provider.logout_token(), at=at))
+        log.append(LogOutEntry(at=at, token=scene.provider.logout_token()).record())
     home.revocations()
 
 
@@ -233,9 +233,9 @@ def _invocations(scene: Scene) -> dict[str, str]:
         for stored in reader.stored(shard):
             arguments = {kept.role: kept.data for kept in stored.attachments}.get("arguments", b"")
             parsed = parse_entry(stored.body)
-            if parsed.kind == "call" and arguments:
+            if isinstance(parsed, CallEntry) and arguments:
                 what = arguments.decode().split('"')[-2]
-                found[what] = str(read_authorization(parsed).invocation_id)
+                found[what] = str(parsed.invocation_id)
     reader.close()
     return found
 

@@ -20,7 +20,7 @@ from agentguard import (
     VerificationError,
     verify_evaluation,
 )
-from agentguard.audit.entry import parse_entry
+from agentguard.audit.kinds import parse_entry
 from agentguard.call.invocation import commitment
 from agentguard.errors import DecodeError
 from agentguard.signing.canonical import b64_decode, b64_encode, dumps, loads_object
@@ -81,9 +81,17 @@ def test_the_policy_s_decision_is_signed_and_on_record_and_no_tool_runs(
     assert (entry.kind, got.entry) == ("evaluation", f"0/{index}")
     assert dumps(entry.members["statement"]) == got.statement
     read = verify_evaluation(got.statement, guard.trust)
-    assert (read.agent, read.principal, read.tool) == (agent.id, "agent:clerk", "pay")
-    assert (read.decision, read.code, read.mode) == (outcome, code, "enforce")
-    assert (read.resource, read.at) == ("account:alice", entry.at)
+    assert (read.evaluated.agent, read.evaluated.principal, read.evaluated.tool.name) == (
+        agent.id,
+        "agent:clerk",
+        "pay",
+    )
+    assert (read.evaluated.decision, read.evaluated.code, read.evaluated.mode) == (
+        outcome,
+        code,
+        "enforce",
+    )
+    assert (read.evaluated.resource, read.evaluated.at) == ("account:alice", entry.at)
     assert guard.verify().problems == ()
 
 
@@ -93,8 +101,8 @@ def test_an_evaluation_commits_to_the_arguments_and_the_log_has_neither_them_nor
     got = guard.new_agent("clerk").authorize(pay, "alice-the-secret", 5)
     read = verify_evaluation(got.statement, guard.trust)
     encoded = dumps({"amount": 5, "to": "alice-the-secret"})
-    assert read.predicate["arguments"] == commitment(got.salt, encoded)
-    assert read.predicate["arguments"] != commitment(bytes(32), encoded)
+    assert read.stated.predicate["arguments"] == commitment(got.salt, encoded)
+    assert read.stated.predicate["arguments"] != commitment(bytes(32), encoded)
     (stored,) = [one for one in guard._parts.reader().stored(0) if one.summary.kind == "evaluation"]
     assert stored.attachments == ()
 
@@ -114,7 +122,7 @@ def test_the_async_twin_gives_the_same_decision(guard, pay):
 def test_a_delegation_is_named_by_its_chain(guard, pay):
     agent = guard.new_agent("clerk").under(guard.delegate("user:erin", scope=["pay"]))
     read = verify_evaluation(agent.authorize(pay, "alice", 5).statement, guard.trust)
-    assert (read.principal, len(read.chain_sha256 or "")) == ("user:erin", 64)
+    assert (read.evaluated.principal, len(read.evaluated.chain_sha256 or "")) == ("user:erin", 64)
     assert guard.verify().problems == ()
 
 
@@ -133,7 +141,7 @@ def test_an_evaluation_is_denied_where_the_authority_lacks_the_scope(guard):
 def test_arguments_that_do_not_bind_are_denied_on_record(guard, pay):
     refused = guard.new_agent("clerk").authorize(pay, "alice")
     assert (refused.decision.outcome, refused.code) == ("deny", "arguments.invalid")
-    assert verify_evaluation(refused.statement, guard.trust).predicate["arguments"] is None
+    assert verify_evaluation(refused.statement, guard.trust).stated.predicate["arguments"] is None
 
 
 def test_what_is_no_guarded_tool_is_refused(guard):
@@ -219,7 +227,9 @@ def changed(got: Evaluation, **members: Any) -> bytes:
 )
 def test_a_changed_statement_does_not_verify(guard, pay, members, error, code):
     got = guard.new_agent("clerk").authorize(pay, "alice", 500)
-    assert verify_evaluation(changed(got), guard.trust).decision == "deny"  # the same bytes
+    assert (
+        verify_evaluation(changed(got), guard.trust).evaluated.decision == "deny"
+    )  # the same bytes
     with pytest.raises(error) as caught:
         verify_evaluation(changed(got, **members), guard.trust)
     assert code in (None, caught.value.code)
@@ -229,7 +239,7 @@ def test_a_statement_of_another_trust_domain_does_not_verify(guard, pay):
     got = guard.new_agent("clerk").authorize(pay, "alice", 5)
     with Guard.ephemeral(policy) as other, pytest.raises(VerificationError):
         verify_evaluation(got.statement, other.trust)
-    assert verify_evaluation(got.statement, guard.trust).decision == "allow"
+    assert verify_evaluation(got.statement, guard.trust).evaluated.decision == "allow"
 
 
 def test_what_is_no_statement_is_refused(guard):
@@ -261,5 +271,5 @@ def test_an_evaluation_inside_a_running_tool_is_made_under_the_delegation_in_for
     with guard.delegate("user:erin", scope=["pay"]):
         assert agent.call(plan) is True
     assert agent.call(plan) is True
-    assert [read.principal for read in reads] == ["user:erin", "agent:clerk"]
+    assert [read.evaluated.principal for read in reads] == ["user:erin", "agent:clerk"]
     assert guard.verify().problems == ()

@@ -13,8 +13,8 @@ import pytest
 
 from agentguard import Decision, Denied, Guard, UnguardedCallError, adapters, idempotency_key
 from agentguard.adapters import CallSite, Invocation
-from agentguard.audit.calls import read_authorization
-from agentguard.audit.entry import parse_entry
+from agentguard.audit.kinds import parse_entry
+from agentguard.audit.kinds.calls import CallEntry
 from agentguard.call.arguments import Arguments
 from agentguard_langchain import guard_tools
 
@@ -66,7 +66,7 @@ def outside():
 def logged(guard):
     """The ids of the calls in the log, in their order."""
     parsed = [parse_entry(body) for _index, body in guard.reader().entries(0)]
-    calls = [read_authorization(one) for one in parsed if one.kind == "call"]
+    calls = [one for one in parsed if isinstance(one, CallEntry)]
     return [call.invocation_id for call in calls]
 
 

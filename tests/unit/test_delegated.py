@@ -23,8 +23,7 @@ from agentguard import (
     VerificationError,
     adapters,
 )
-from agentguard.audit.calls import read_authorization
-from agentguard.audit.entry import parse_entry
+from agentguard.audit.kinds import parse_entry
 from agentguard.delegation import access_token, context
 from agentguard.errors import DecodeError, DelegationError
 from agentguard.signing import canonical, jws
@@ -88,7 +87,7 @@ def refused(call, *args, kind: type[AgentguardError] = DelegationError, **kwargs
 def calls(guard):
     """What the log says of every call: for whom, under which chain, and the answer."""
     entries = (parse_entry(body) for _index, body in guard.reader().entries(0))
-    return [read_authorization(e) for e in entries if e.kind == "call"]
+    return [e for e in entries if e.kind == "call"]
 
 
 # --- in force -------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from agentguard import ConfigError, StorageError
-from agentguard.audit.entry import parse_entry
+from agentguard.audit.kinds import parse_entry
 from agentguard.audit.registry import verify_registry
 from agentguard.domain import config, domain, keystore, memory
 from agentguard.domain.keystore import PASSPHRASE_VARIABLE

@@ -28,7 +28,7 @@ from agentguard import (
     adapters,
 )
 from agentguard.adapters import CallSite, Invocation
-from agentguard.audit.entry import parse_entry
+from agentguard.audit.kinds import parse_entry
 from agentguard.call.arguments import Arguments
 from agentguard.domain.verify import examine
 from agentguard.signing.canonical import loads_object

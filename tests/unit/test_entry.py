@@ -8,34 +8,68 @@ import pytest
 
 from agentguard import ApprovalRequest, Decision, Requirement
 from agentguard.approvals.roster import Approver, Roster
-from agentguard.audit import (
-    entry,
-    evaluations,
-    http_requests,
-    logouts,
-    receipts,
-    records,
-    surrenders,
+from agentguard.audit import entry
+from agentguard.audit.entry import CallPlace, LogPlace, parse_time
+from agentguard.audit.kinds import parse_entry
+from agentguard.audit.kinds.administration import (
+    AdoptionEntry,
+    ErasureEntry,
+    FreezeEntry,
+    ResolutionEntry,
+    RevocationEntry,
 )
-from agentguard.audit.entry import CallPlace, parse_entry, parse_time
-from agentguard.audit.evaluations import Basis
-from agentguard.audit.http_requests import ReceivedRequest, RefusedRequest
-from agentguard.audit.records import LoggedRuling
+from agentguard.audit.kinds.announcements import (
+    ConfigEntry,
+    KeyEntry,
+    PolicyEntry,
+    RosterEntry,
+    ShardEntry,
+)
+from agentguard.audit.kinds.calls import (
+    CallEntry,
+    LoggedRuling,
+    UnsignedOutcome,
+    outcome_statement,
+)
+from agentguard.audit.kinds.evaluation import Basis, EvaluationEntry
+from agentguard.audit.kinds.identities import (
+    DelegationEntry,
+    IdentityEntry,
+    LogOutEntry,
+    SurrenderEntry,
+)
+from agentguard.audit.kinds.receiver import (
+    ReceivedEntry,
+    ReceivedRequest,
+    RefusedEntry,
+    RefusedRequest,
+)
+from agentguard.audit.kinds.requests import RequestEndEntry, RequestEntry
+from agentguard.audit.kinds.running import ProofEntry, ReceiptEntry, SecretEntry
 from agentguard.audit.summary import Summary
 from agentguard.call.releases import ProofRecord, ReleaseSubject, RequestRecord
 from agentguard.delegation import chain_issuance
 from agentguard.errors import DecodeError, EncodeError
 from agentguard.identity import credential
 from agentguard.identity.credential import AgentProfile
+from agentguard.proof import dpop
 from agentguard.proof.receipt import Answer, mint
-from agentguard.signing.canonical import b64_encode, dumps, loads_object
+from agentguard.signing import jws
+from agentguard.signing.canonical import JSON, b64_encode, dumps, loads_object
 from agentguard.signing.dsse import seal, statement
 
 AT = "2026-11-25T12:00:00.000000Z"
+LOGOUT: dict[str, JSON] = {
+    "iss": "https://login.example",
+    "sub": "alice",
+    "jti": "the-log-out",
+    "iat": 1,
+    "events": {"http://schemas.openid.net/event/backchannel-logout": {}},
+}
 TERMS = chain_issuance.Terms(principal="user:alice", scope=("a",))
 AGENT = "spiffe://acme.example/agent/reader/x"
 PREDICATE: dict[str, Any] = {
-    "invocation_id": "the-id",
+    "invocation_id": "1" * 32,
     "agent": AGENT,
     "principal": "agent:reader",
     "tool": {"name": "note", "digest": "0" * 64},
@@ -45,7 +79,7 @@ PREDICATE: dict[str, Any] = {
 }
 
 
-SUBJECT = ReleaseSubject("the-id", "0" * 64, 1, 7, AGENT, "note", None, frozenset())
+SUBJECT = ReleaseSubject("1" * 32, "0" * 64, 1, 7, AGENT, "note", None, frozenset())
 REQUEST = RequestRecord("POST", "https://a.example/pay", "1" * 64, "2" * 64)
 SERVER = ("https://a.example", "https://a.example")
 TOKEN = ("the-token", "4" * 64)
@@ -58,7 +92,7 @@ def built(signer):
     answer = Answer("3" * 64, 200, "0" * 64, "4" * 64)
     receipt = mint(answer, signer, server="https://a.example/", at=1)
     sealed = seal(statement("invocation", "0" * 64, "call", PREDICATE), signer)
-    place = CallPlace(1, 7, "the-id", "0" * 64)
+    place = CallPlace(1, 7, "1" * 32, "0" * 64)
     issued = credential.issue(
         signer, "acme.example", AgentProfile("reader"), signer.public_key, now=1, jti="credential-1"
     )
@@ -87,9 +121,29 @@ def built(signer):
         requested_at=1,
         expires_at=2,
     )
+    ended = outcome_statement(
+        "0" * 64,
+        authorization=LogPlace(1, 7),
+        status="ok",
+        result=None,
+        result_type=None,
+        error_type=None,
+        started_at=AT,
+        ended_at=AT,
+    )
+    first = chain_issuance.begin(signer, "acme.example", TERMS, now=1, jti="0" * 32)
+    lent = chain_issuance.extend(first, signer, issued, by=None, scope=("a",), now=1, jti="1" * 32)
+    proof = dpop.sign(
+        signer,
+        "POST",
+        "https://agents.example/revoke",
+        access_token="a.b.c",
+        at=1,
+        jti="j" * 22,
+    )
     ruling = LoggedRuling(Decision.deny("no"), None, None, None, "0" * 64)
     return {
-        "shard": records.shard(
+        "shard": ShardEntry.new(
             signer,
             signer.public_key,
             trust_domain="acme.example",
@@ -98,51 +152,45 @@ def built(signer):
             heads=(),
             at=AT,
         ),
-        "key": records.key(signer, {"use": "log"}, at=AT),
-        "policy": records.policy({"name": "rego", "version": "1"}, None, {"é.rego": "0"}, at=AT),
-        "roster": records.roster(signer, "acme.example", Roster({"bob": bob}), at=AT),
-        "request": records.request(asked, None, at=AT),
-        "request_end": records.request_end(asked, "expired", (), "0" * 64, at=AT),
-        "config": records.config(b'{"a":1}', at=AT),
-        "identity": records.identity(issued, at=AT),
-        "call": records.authorization(sealed, PREDICATE, ruling, at=AT),
-        "secret": records.secret("TOKEN", SUBJECT, at=AT),
-        "proof": http_requests.proof(
+        "key": KeyEntry.new(signer, {"use": "log"}, at=AT),
+        "policy": PolicyEntry.new({"name": "rego", "version": "1"}, None, {"é.rego": "0"}, at=AT),
+        "roster": RosterEntry.new(signer, "acme.example", Roster({"bob": bob}), at=AT),
+        "request": RequestEntry.new(asked, None, at=AT),
+        "request_end": RequestEndEntry.new(asked, "expired", (), "0" * 64, at=AT),
+        "config": ConfigEntry.new(b'{"a":1}', at=AT),
+        "identity": IdentityEntry.new(issued, at=AT),
+        "call": CallEntry.new(sealed, PREDICATE, ruling, at=AT),
+        "secret": SecretEntry.new("TOKEN", SUBJECT, at=AT),
+        "proof": ProofEntry.new(
             ProofRecord(REQUEST, "request", "https://a.example", "the-proof", "3" * 64),
             SUBJECT,
             at=AT,
         ),
-        "receipt": receipts.receipt("3" * 64, receipt, "key", SUBJECT, at=AT),
-        "received": http_requests.received(
+        "receipt": ReceiptEntry.new("3" * 64, receipt, "key", SUBJECT, at=AT),
+        "received": ReceivedEntry.new(
             ReceivedRequest(
                 REQUEST, *SERVER, "the-proof", "3" * 64, "key", "request", "0" * 64, *TOKEN, *CALLER
             ),
             unrecorded=0,
             at=AT,
         ),
-        "refused": http_requests.refused(
+        "refused": RefusedEntry.new(
             RefusedRequest("proof.used", REQUEST, *SERVER, "3" * 64, *TOKEN, *CALLER),
             unrecorded=2,
             at=AT,
         ),
-        "outcome": records.outcome(
-            sealed.payload, signer, Summary("outcome", AT, status="ok"), None
+        "outcome": UnsignedOutcome.of(
+            ended, signer, Summary("outcome", AT, status="ok"), None
         ).signed(),
-        "resolution": records.resolution(signer, place, ran=True, note="é", at=AT),
-        "erasure": records.erasure(signer, place, note="", at=AT),
-        "delegation": records.delegation(
-            chain_issuance.begin(signer, "acme.example", TERMS, now=1, jti="0" * 32), at=AT
-        ),
-        "revocation": records.revocation(signer, "agent:a", note="", at=AT),
-        "freeze": records.freeze(signer, "acme.example", frozen=True, sequence=1, note="", at=AT),
-        "logout": logouts.record("a.b.c", at=AT),
-        "surrender": surrenders.record(
-            chain_issuance.begin(signer, "acme.example", TERMS, now=1, jti="0" * 32).hops[0].token,
-            "a.b.c",
-            at=AT,
-        ),
-        "adoption": records.adoption(signer, "acme.example", lost=[], note="", at=AT),
-        "evaluation": evaluations.evaluation(
+        "resolution": ResolutionEntry.new(signer, place, ran=True, note="é", at=AT),
+        "erasure": ErasureEntry.new(signer, place, note="", at=AT),
+        "delegation": DelegationEntry.new(first, at=AT),
+        "revocation": RevocationEntry.new(signer, "agent:a", note="", at=AT),
+        "freeze": FreezeEntry.new(signer, "acme.example", frozen=True, sequence=1, note="", at=AT),
+        "logout": LogOutEntry(at=AT, token=jws.sign(LOGOUT, signer, typ="logout+jwt")).record(),
+        "surrender": SurrenderEntry(at=AT, hop=lent.hops[1].token, proof=proof).record(),
+        "adoption": AdoptionEntry.new(signer, "acme.example", lost=[], note="", at=AT),
+        "evaluation": EvaluationEntry.new(
             signer,
             {
                 **PREDICATE,
@@ -190,7 +238,7 @@ KINDS = [
 
 
 def test_no_kind_is_left_out(built):
-    assert KINDS == list(built) == list(entry._MEMBERS)
+    assert set(KINDS) == set(built) == set(entry.KINDS)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -229,9 +277,9 @@ def test_what_says_more_less_or_else_is_no_entry(built, kind, change):
 
 
 def test_an_entry_that_could_not_be_read_again_is_not_written():
-    assert records.config(b'{"a":"%s"}' % (b"x" * 200_000), at=AT)
+    assert ConfigEntry.new(b'{"a":"%s"}' % (b"x" * 200_000), at=AT)
     with pytest.raises(EncodeError, match="too long") as caught:
-        records.config(b'{"a":"%s"}' % (b"x" * 300_000), at=AT)
+        ConfigEntry.new(b'{"a":"%s"}' % (b"x" * 300_000), at=AT)
     assert caught.value.code == "entry.too_large"
 
 
@@ -247,7 +295,7 @@ def test_a_call_is_found_by_what_its_summary_says(built, signer):
     assert built["call"].summary == Summary(
         "call",
         AT,
-        "the-id",
+        "1" * 32,
         AGENT,
         "agent:reader",
         "note",
@@ -258,7 +306,7 @@ def test_a_call_is_found_by_what_its_summary_says(built, signer):
     )
     uri = credential.agent_uri("acme.example", "reader", signer.public_key)
     assert built["identity"].summary == Summary("identity", AT, agent=uri)
-    assert built["resolution"].summary == Summary("resolution", AT, "the-id")
+    assert built["resolution"].summary == Summary("resolution", AT, "1" * 32)
     assert built["shard"].summary == Summary("shard", AT)
 
 

@@ -14,15 +14,17 @@ import pytest
 
 from agentguard import Decision, Denied, Guard
 from agentguard.audit import checkpoint, merkle, statements, tlog_proof
-from agentguard.audit.calls import read_authorization, read_outcome
 from agentguard.audit.checkpoint import Checkpoint
-from agentguard.audit.entry import Attachment, StoredEntry, parse_entry
+from agentguard.audit.entry import Attachment, StoredEntry
 from agentguard.audit.evidence import EvidenceVerifier, verify_evidence
+from agentguard.audit.kinds import parse_entry
+from agentguard.audit.kinds.calls import CallEntry, OutcomeEntry
 from agentguard.audit.prove import prove_call, prove_calls
 from agentguard.audit.summary import Summary
 from agentguard.audit.tlog_proof import TlogProof
 from agentguard.call.invocation import commitment
 from agentguard.errors import CallError, DecodeError, VerificationError
+from agentguard.signing import canonical, dsse
 from agentguard.signing.canonical import JSON
 from agentguard.signing.keys import Ed25519Signer, PublicKey
 
@@ -58,10 +60,9 @@ class Reader:
     def checkpoint(self, _shard):
         return self.notes[-1] if self.notes else None
 
-    def ids(self, kind="call"):
+    def ids(self):
         parsed = [parse_entry(body) for body in self.bodies]
-        read = [read_authorization(e) for e in parsed if e.kind == kind]
-        return [str(call.invocation_id) for call in read]
+        return [str(one.invocation_id) for one in parsed if isinstance(one, CallEntry)]
 
 
 def policy(call):
@@ -322,14 +323,22 @@ def test_a_log_that_loses_an_entry_meanwhile_proves_nothing(guard, read, monkeyp
 def test_true_is_no_number(guard, read):
     """Python's ``True`` equals 1, and no JSON ``true`` is an index, a shard or a size."""
     place: dict[str, JSON] = {"shard": 0, "index": 1}
-    outcome = read_outcome(parse_entry(read(2).bodies[-1]))
-    for said, right in ((place, True), (place | {"index": True}, False)):
-        changed = outcome._replace(predicate={"authorization": said})
-        with nullcontext() if right else pytest.raises(VerificationError, match="another place"):
-            statements.check_outcome(changed, 0, 1, None, is_replay=False)
-    statements.check_opening({"origin": "log/1", "shard": 1}, "log/1", 1)
-    with pytest.raises(VerificationError, match="another shard"):
-        statements.check_opening({"origin": "log/1", "shard": True}, "log/1", 1)
+    outcome = parse_entry(read(2).bodies[-1], OutcomeEntry)
+    said = dict(outcome.predicate)
+    for named, right in ((place, True), (place | {"index": True}, False)):
+        payload = dsse.statement(
+            "outcome", "0" * 64, "invocation", {**said, "authorization": named}
+        )
+        body = canonical.dumps(
+            {
+                "kind": "outcome",
+                "at": outcome.at,
+                "copies": {},
+                "statement": dsse.unsigned(payload).as_json(),
+            }
+        )
+        with nullcontext() if right else pytest.raises(DecodeError, match="Expected `int`"):
+            parse_entry(body)
 
 
 @pytest.mark.parametrize("data", [b'{"x":3}', b"\xff", b""])

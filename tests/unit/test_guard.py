@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from agentguard import ConfigError, Decision, Denied, Guard, StorageError, Tool, adapters
-from agentguard.audit.entry import parse_entry
+from agentguard.audit.kinds import parse_entry
 from agentguard.domain import config, domain, keystore
 from agentguard.domain.report import Report
 from agentguard.domain.verify import examine

@@ -15,9 +15,10 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from agentguard import StorageError, VerificationError
-from agentguard.audit import checkpoint, records, statements
-from agentguard.audit.entry import parse_entry, parse_time
-from agentguard.audit.records import Record
+from agentguard.audit import checkpoint
+from agentguard.audit.entry import Record, parse_time
+from agentguard.audit.kinds import parse_entry
+from agentguard.audit.kinds.announcements import PolicyEntry, ShardEntry
 from agentguard.audit.registry import seal_registry, verify_registry
 from agentguard.audit.summary import Summary
 from agentguard.call.invocation import timestamp
@@ -54,14 +55,11 @@ def openings(lessor, shard):
     """The opening entries of a shard: the heads that each embeds, as origin and size."""
     with closing(StateReader(lessor.state)) as reader:
         parsed = [parse_entry(body) for _index, body in reader.entries(shard)]
-        said = [
-            statements.check_issued(one, lessor.trust, parse_time(one.at))[1]
-            for one in parsed
-            if one.kind == "shard"
-        ]
+    said = [one for one in parsed if isinstance(one, ShardEntry)]
     for one in said:
-        statements.check_opening(one, lessor.trust.origin(shard), shard)
-    return [[(head.origin[-1], head.size) for head in statements.read_heads(one)] for one in said]
+        one.verify(lessor.trust, parse_time(one.at))
+        one.require_of(lessor.trust.origin(shard), shard)
+    return [[(head.origin[-1], head.size) for head in one.heads] for one in said]
 
 
 def report(lessor):
@@ -70,7 +68,7 @@ def report(lessor):
 
 
 def policy(at=NOW):
-    body = records.policy({"name": "n", "version": "1"}, None, {}, at=timestamp(at))
+    body = PolicyEntry.new({"name": "n", "version": "1"}, None, {}, at=timestamp(at))
     return Record(body.body, Summary("policy", timestamp(at)))
 
 
@@ -438,7 +436,8 @@ def test_the_opening_entry_is_signed_by_the_issuer_and_names_the_logs_key(lessor
         "heads": [],
     }
     parsed = parse_entry(record.body)
-    statements.check_issued(parsed, lessor.trust, parse_time(parsed.at))
+    assert isinstance(parsed, ShardEntry)
+    parsed.verify(lessor.trust, parse_time(parsed.at))
 
 
 def test_the_anchor_follows_each_lease(lessor):

@@ -13,8 +13,8 @@ import pytest
 from fastapi import Depends, FastAPI
 from tool_servers import SCOPE, TLS, guard_in_memory, in_call, receiver, send, tool_server
 
-from agentguard.audit.calls import read_authorization
-from agentguard.audit.entry import parse_entry
+from agentguard.audit.kinds import parse_entry
+from agentguard.audit.kinds.calls import CallEntry
 from agentguard.errors import ConfigError
 from agentguard.proof import CallerMiddleware, RequestCaller
 from agentguard.proof.fastapi import requires
@@ -53,7 +53,7 @@ def test_the_server_knows_the_agent_the_user_and_the_authorised_call(guard, serv
         "query": "currency=EUR",
     }
     entries = [parse_entry(body) for _index, body in guard.reader().entries(0)]
-    (call,) = [read_authorization(one) for one in entries if one.kind == "call"]
+    (call,) = [one for one in entries if isinstance(one, CallEntry)]
     assert hashlib.sha256(call.envelope.payload).hexdigest() == digest
 
 

@@ -12,9 +12,9 @@ from datetime import UTC, datetime
 import pytest
 
 from agentguard import StorageError
-from agentguard.audit.entry import Attachment, StoredEntry, parse_entry
+from agentguard.audit.entry import Attachment, Record, StoredEntry
+from agentguard.audit.kinds import parse_entry
 from agentguard.audit.log import LogReader
-from agentguard.audit.records import Record
 from agentguard.audit.summary import Search, Summary
 from agentguard.call.invocation import commitment
 from agentguard.identity.trust import TrustDocument, TrustedKey

@@ -17,9 +17,10 @@ from typing import Any
 
 import pytest
 
-from agentguard.audit import records
-from agentguard.audit.entry import Entry, parse_entry
-from agentguard.audit.records import Record
+from agentguard.audit.entry import Entry, Record
+from agentguard.audit.kinds import parse_entry
+from agentguard.audit.kinds.administration import FreezeEntry, RevocationEntry
+from agentguard.audit.kinds.announcements import ConfigEntry
 from agentguard.audit.restrictions import Restrictions, UseCount
 from agentguard.call.invocation import timestamp
 from agentguard.domain import config, domain, keystore
@@ -130,11 +131,13 @@ class Place:
 
     def revoke(self, *names: str, by: Any = None) -> None:
         signer = by or self.admin
-        self.write(*(records.revocation(signer, n, note="n", at=now()) for n in names))
+        self.write(*(RevocationEntry.new(signer, n, note="n", at=now()) for n in names))
 
     def freeze(self, sequence: int, *, frozen: bool, by: Any = None, of: str = "acme.example"):
         signer = by or self.admin
-        self.write(records.freeze(signer, of, frozen=frozen, sequence=sequence, note="n", at=now()))
+        self.write(
+            FreezeEntry.new(signer, of, frozen=frozen, sequence=sequence, note="n", at=now())
+        )
 
     def rebuilt(self) -> Restrictions:
         return self.home.ledger().keep()
@@ -201,7 +204,7 @@ def test_it_goes_on_where_it_ended(place, monkeypatch):
         read.append(body)
         return parse_entry(body)
 
-    monkeypatch.setattr("agentguard.audit.restrictions_builder.parse_entry", counted)
+    monkeypatch.setattr("agentguard.audit.later_calls.parse_entry", counted)
     assert place.current().revoked == {"user:alice", "user:bob"}
     assert len(read) == 1  # the new one
 
@@ -209,7 +212,7 @@ def test_it_goes_on_where_it_ended(place, monkeypatch):
 def test_nothing_new_is_not_written_again(place):
     place.rebuilt()
     before = place.file.stat().st_ino  # a file that is replaced is another one
-    place.write(records.config(b"{}", at=now()))
+    place.write(ConfigEntry.new(b"{}", at=now()))
     place.rebuilt()
     assert place.file.stat().st_ino == before
     place.revoke("user:alice")

@@ -14,7 +14,8 @@ import weakref
 import pytest
 
 from agentguard import StorageError
-from agentguard.audit import checkpoint, merkle, records
+from agentguard.audit import checkpoint, merkle
+from agentguard.audit.kinds.announcements import ConfigEntry
 from agentguard.audit.merkle import CompactRange
 from agentguard.signing.keys import Ed25519Signer
 from agentguard.storage.log import MAX_BATCH, ShardLog
@@ -25,7 +26,7 @@ ORIGIN = "acme.example/log/1/0"
 
 
 def record(number, at="2026-11-25T12:00:00.000000Z"):
-    return records.config(b'{"n":%d}' % number, at=at)
+    return ConfigEntry.new(b'{"n":%d}' % number, at=at)
 
 
 class Watched:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from contextlib import closing
 from datetime import UTC, datetime
 
@@ -11,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentguard.audit import summary
-from agentguard.audit.records import Record
+from agentguard.audit.entry import Record
 from agentguard.audit.summary import Search, Summary
 from agentguard.identity.trust import TrustDocument, TrustedKey
 from agentguard.storage.lease import Lessor
@@ -167,19 +166,6 @@ def test_a_file_is_searched_as_memory_is(tmp_path_factory, found, asked, after):
     log.log.close()
 
 
-def test_of_a_call_it_says_what_the_invocation_says():
-    predicate = {
-        "invocation_id": "0" * 32,
-        "agent": ALICE,
-        "principal": "agent:alice",
-        "tool": {"name": "read_file", "digest": "0" * 64},
-        "task_id": "task-1",
-        "traceparent": f"00-{'a' * 32}-{'b' * 16}-01",
-    }
-    assert summary.of_call(predicate, at=ONE.at, decision="allow") == ONE
-    assert dataclasses.is_dataclass(ONE) is False
-
-
 @pytest.mark.parametrize(
     ("traceparent", "expected"),
     [
@@ -192,10 +178,3 @@ def test_of_a_call_it_says_what_the_invocation_says():
 )
 def test_the_trace_is_taken_from_the_traceparent(traceparent, expected):
     assert summary.trace_id(traceparent) == expected
-
-
-def test_of_an_outcome_and_of_an_identity():
-    assert summary.of_outcome("0" * 32, ALICE, at=ONE.at, status="ok") == Summary(
-        "outcome", ONE.at, "0" * 32, ALICE, status="ok"
-    )
-    assert summary.of_identity(ALICE, at=ONE.at) == Summary("identity", ONE.at, agent=ALICE)

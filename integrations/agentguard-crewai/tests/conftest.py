@@ -50,7 +50,7 @@ from preloaded import Preloaded
 from scripted import Scripted, Step
 
 from agentguard import Decision, Guard
-from agentguard.audit.entry import parse_entry
+from agentguard.audit.kinds import parse_entry
 from agentguard.delegation import verification
 from agentguard.domain import config, domain
 from agentguard.identity import credential

@@ -27,7 +27,7 @@ from preloaded import Preloaded, Process
 from served_folder import SERVER, serving
 
 from agentguard import Ed25519Signer
-from agentguard.audit.entry import parse_entry
+from agentguard.audit.kinds import parse_entry
 from agentguard.domain import administration, config, domain, keystore, verify
 from agentguard.storage.reader import StateReader
 

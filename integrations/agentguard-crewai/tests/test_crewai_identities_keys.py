@@ -14,7 +14,7 @@ from crewai import Crew, Process, Task
 from crewai_identities import CALL, guard_with, instances, one_of, who
 
 from agentguard import ConfigError, Guard, StorageError
-from agentguard.audit.entry import parse_entry
+from agentguard.audit.kinds import parse_entry
 from agentguard_crewai import guard_agent, guard_crew
 
 # --- a key for each ------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from pydantic import create_model
 
 from agentguard import Decision
 from agentguard.adapters import ToolSpec
-from agentguard.audit.entry import parse_entry
+from agentguard.audit.kinds import parse_entry
 from agentguard.signing.dsse import Envelope
 from agentguard_crewai import guard_agent, guard_crew
 

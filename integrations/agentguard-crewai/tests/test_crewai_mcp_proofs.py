@@ -23,8 +23,7 @@ from mcp.server.fastmcp import FastMCP
 from tool_servers import in_call
 
 from agentguard import ConfigError, Decision, Guard, ProofError, UnguardedCallError
-from agentguard.audit.calls import read_authorization, read_outcome
-from agentguard.audit.entry import parse_entry
+from agentguard.audit.kinds import parse_entry
 from agentguard_crewai import guard_crew
 from agentguard_mcp.crewai import server_tools
 
@@ -116,11 +115,11 @@ def entries(scene, kind):
 
 
 def authorizations(scene):
-    return [read_authorization(one) for one in entries(scene, "call")]
+    return list(entries(scene, "call"))
 
 
 def outcomes(scene):
-    return [read_outcome(one).status for one in entries(scene, "outcome")]
+    return [one.status for one in entries(scene, "outcome")]
 
 
 def test_each_call_of_a_crew_has_a_proof_of_its_own(scene, server, native):

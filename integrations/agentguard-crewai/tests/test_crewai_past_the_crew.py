@@ -21,7 +21,7 @@ from crewai import Agent, Crew, Task
 from crewai.tools import BaseTool, tool
 
 from agentguard import ConfigError, Decision, UnguardedCallError
-from agentguard.audit.entry import parse_entry
+from agentguard.audit.kinds import parse_entry
 from agentguard.signing.dsse import Envelope
 from agentguard_crewai import guard_agent, guard_crew
 from agentguard_crewai.sealing import SealedTool, seal

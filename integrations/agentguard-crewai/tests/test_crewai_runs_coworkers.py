@@ -8,8 +8,7 @@ import pytest
 from crewai import Crew, Process
 from crewai_shop import DELEGATE, DOWN, LENT, LOOK, PAY, calls_of, task
 
-from agentguard.audit.calls import read_authorization
-from agentguard.audit.entry import parse_entry
+from agentguard.audit.kinds import parse_entry
 from agentguard_crewai import resumable
 
 QUESTION = (
@@ -43,7 +42,7 @@ def test_a_coworkers_call_names_the_call_that_handed_work_on(shop, native):
     shop.run(lead, shop.crew(native.crew(lead, worker, tasks=[task(lead)])))
     with closing(shop.guard.reader()) as reader:
         entries = [parse_entry(body) for _index, body in reader.entries(0)]
-    calls = [read_authorization(entry) for entry in entries if entry.kind == "call"]
+    calls = [entry for entry in entries if entry.kind == "call"]
     (handed_on,) = [call.invocation_id for call in calls if call.tool == DELEGATE[0]]
     assert [(call.agent.split("/")[-2], call.tool, call.inside) for call in calls] == [
         ("lead", DELEGATE[0], None),

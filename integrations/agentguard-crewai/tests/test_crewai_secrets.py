@@ -7,7 +7,7 @@ from crewai import Agent, Crew, Task
 from crewai.tools import tool
 
 from agentguard import Decision, Guard, secret
-from agentguard.audit.entry import parse_entry
+from agentguard.audit.kinds import parse_entry
 from agentguard_crewai import guard_crew
 from agentguard_crewai.testing import scripted_model
 

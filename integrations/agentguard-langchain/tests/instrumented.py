@@ -25,8 +25,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from agentguard import Decision, Guard
-from agentguard.audit.calls import read_authorization
-from agentguard.audit.entry import parse_entry
+from agentguard.audit.kinds import parse_entry
 from agentguard.signing.keys import Ed25519Signer
 from agentguard_langchain import GuardMiddleware, guard_subagent
 
@@ -124,7 +123,7 @@ def main() -> None:
             play(guard, scene, sync=sync)
             with closing(guard.reader()) as reader:
                 entries = [parse_entry(body) for _, body in reader.entries(0)]
-        calls = [read_authorization(e) for e in entries if e.kind == "call"]
+        calls = [e for e in entries if e.kind == "call"]
         return {
             "spans": [as_json(span) for span in exporter.get_finished_spans()],
             "traceparents": [call.predicate["traceparent"] for call in calls],

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from agentguard.audit.entry import parse_entry
+from agentguard.audit.kinds import parse_entry
 from agentguard.domain import administration, config
 from agentguard.signing.dsse import Envelope
 from agentguard.storage.reader import StateReader

@@ -15,8 +15,7 @@ from mcp.shared.message import SessionMessage
 from mcp.types import JSONRPCMessage, JSONRPCRequest
 
 from agentguard import ConfigError, ProofError, UnguardedCallError
-from agentguard.audit.calls import read_authorization
-from agentguard.audit.entry import parse_entry
+from agentguard.audit.kinds import parse_entry
 from agentguard_langchain import guard_tools
 from agentguard_mcp import guard_server, guard_transport
 
@@ -172,7 +171,7 @@ async def test_a_guarded_tool_of_langchain_proves_its_call(scene):
     assert "paid 4" in str(answer)
     caller = scene.receiver.verify("tools/call", dict(wire.sent)["tools/call"])
     entries = [parse_entry(body) for _index, body in scene.guard.reader().entries(0)]
-    (call,) = [read_authorization(one) for one in entries if one.kind == "call"]
+    (call,) = [one for one in entries if one.kind == "call"]
     assert (call.tool, caller.invocation_sha256) == ("pay", call.invocation_sha256)
 
 

@@ -14,8 +14,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Final, NamedTuple, Protocol
 
-from agentguard.audit.calls import Authorization, Outcome, read_authorization, read_outcome
-from agentguard.audit.entry import Entry, StoredEntry, parse_entry, parse_time
+from agentguard.audit.entry import Entry, StoredEntry, parse_time
+from agentguard.audit.kinds import parse_entry
+from agentguard.audit.kinds.calls import CallEntry, OutcomeEntry
+from agentguard.audit.kinds.identities import IdentityEntry
 from agentguard.errors import AgentguardError, VerificationError
 from agentguard.identity import credential
 from agentguard.signing import canonical
@@ -31,8 +33,6 @@ _BYTES_AHEAD: Final = 16 * _BATCH_BYTES
 
 MOST_KEYS: Final = 4096
 """The most keys of instances that a reader of entries has."""
-
-_STATEMENTS: Final = frozenset({"invocation", "statement"})
 
 
 class Batch(NamedTuple):
@@ -51,14 +51,12 @@ class Batch(NamedTuple):
 class Reading(NamedTuple):
     """What could be read of an entry: a part is None where the part raises an error.
 
-    ``at`` is the entry's time (seconds since the epoch), ``content`` the content of a call or an
-    outcome, and ``signer`` the key that was found to have signed the content. With a ``content``,
-    the ``entry`` lacks the member with the signed statement.
+    ``at`` is the entry's time (seconds since the epoch), and ``signer`` the key that was found to
+    have signed the statement of a call or an outcome.
     """
 
     entry: Entry | None = None
     at: int | None = None
-    content: Authorization | Outcome | None = None
     signer: PublicKey | None = None
 
 
@@ -131,22 +129,14 @@ class _Signatures:
 
 def _read(body: bytes, signatures: _Signatures, since: int) -> Reading:
     entry: Entry | None = None
-    at: int | None = None
-    content: Authorization | Outcome | None = None
     try:
         entry = parse_entry(body)
         at = parse_time(entry.at)
-        if entry.kind == "call":
-            content = read_authorization(entry)
-        elif entry.kind == "outcome":
-            content = read_outcome(entry)
+        if isinstance(entry, CallEntry | OutcomeEntry) and at >= since:
+            return Reading(entry, at, signatures.signer(entry.envelope))
+        return Reading(entry, at)
     except AgentguardError:  # the verifier reads the entry again, and reports the error
-        return Reading(entry, at)
-    if content is None:
-        return Reading(entry, at)
-    others = {name: value for name, value in entry.members.items() if name not in _STATEMENTS}
-    signer = signatures.signer(content.envelope) if at >= since else None
-    return Reading(entry._replace(members=others), at, content, signer)
+        return Reading(entry)
 
 
 def read_ahead(
@@ -220,6 +210,6 @@ def _keys(entries: Sequence[StoredEntry]) -> Sequence[PublicKey]:
         if stored.summary is not None and stored.summary.kind == "identity":
             with suppress(AgentguardError):  # the verifier reports it in its order
                 entry = parse_entry(stored.body)
-                if entry.kind == "identity":  # the columns may name another kind
-                    keys.append(credential.read(str(entry.members["credential"])).key)
+                if isinstance(entry, IdentityEntry):  # the columns may name another kind
+                    keys.append(credential.read(entry.credential).key)
     return keys

@@ -7,14 +7,12 @@ The columns beside the entries select the calls, so few entries are read. Nothin
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 
-from agentguard.audit import statements
-from agentguard.audit.calls import read_authorization
 from agentguard.audit.find import read_entry_of_kind, search_entries
+from agentguard.audit.kinds.administration import ResolutionEntry
+from agentguard.audit.kinds.calls import CallEntry
 from agentguard.audit.log import LogReader
 from agentguard.audit.summary import Search
-from agentguard.errors import DecodeError
 
 Place = tuple[int, int]
 """A shard, and an index in the shard."""
@@ -42,12 +40,12 @@ def doubts(reader: LogReader, before: Mapping[int, int]) -> Iterator[Place]:
 def is_in_doubt(reader: LogReader, place: Place) -> bool:
     """Whether no person has settled the call at a place; raises ``StorageError``."""
     shard, index = place
-    located = read_entry_of_kind(reader, shard, index, "call")
+    located = read_entry_of_kind(reader, shard, index, CallEntry)
     if located is None:
         return False
-    with suppress(DecodeError):
-        call = read_authorization(located.entry)
-        for resolution in search_entries(reader, Search("resolution", call.invocation_id)):
-            if statements.read_admin_statement(resolution.entry).is_of(shard, index, call):
-                return False
-    return True
+    call = located.entry
+    search = Search(invocation_id=call.invocation_id)
+    return not any(
+        resolution.entry.is_of(shard, index, call.invocation_sha256)
+        for resolution in search_entries(reader, ResolutionEntry, search)
+    )

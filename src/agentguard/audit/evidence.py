@@ -12,43 +12,51 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 from agentguard.approvals.roster import Answer
-from agentguard.audit import approval_checks, evidence_file, merkle, statements
-from agentguard.audit.calls import Authorization, Outcome, read_authorization, read_outcome
+from agentguard.audit import evidence_file, merkle, statements
 from agentguard.audit.checkpoint import Checkpoint
-from agentguard.audit.entry import CallPlace
+from agentguard.audit.entry import CallPlace, Entry
 from agentguard.audit.evidence_file import EvidenceFile
 from agentguard.audit.evidence_parts import VerifiedParts
 from agentguard.audit.inclusion import Head, Place, ProvenEntry, error_location
-from agentguard.audit.statements import AdminStatement, Credentials
+from agentguard.audit.kinds.administration import AdministeredEntry, ErasureEntry, ResolutionEntry
+from agentguard.audit.kinds.announcements import (
+    ConfigEntry,
+    KeyEntry,
+    PolicyEntry,
+    RosterEntry,
+    ShardEntry,
+)
+from agentguard.audit.kinds.calls import CallEntry, OutcomeEntry
+from agentguard.audit.kinds.identities import DelegationEntry, IdentityEntry
+from agentguard.audit.statements import Credentials
 from agentguard.call.decision import Requirement
 from agentguard.delegation.chain import Chain
 from agentguard.errors import VerificationError
 from agentguard.identity import credential
 from agentguard.identity.credential import Credential
 from agentguard.identity.trust import TrustDocument
-from agentguard.signing import canonical, jws
+from agentguard.signing import canonical
 from agentguard.signing.canonical import JSON, b64_encode
 
+E = TypeVar("E", bound=Entry)
 KeyName = tuple[str, str]
 """The use of a key and its thumbprint."""
 
-_KINDS: Final = frozenset(
-    {
-        "call",
-        "outcome",
-        "resolution",
-        "erasure",
-        "shard",
-        "key",
-        "identity",
-        "config",
-        "policy",
-        "roster",
-        "delegation",
-    }
+_KINDS: Final = (
+    CallEntry,
+    OutcomeEntry,
+    ResolutionEntry,
+    ErasureEntry,
+    ShardEntry,
+    KeyEntry,
+    IdentityEntry,
+    ConfigEntry,
+    PolicyEntry,
+    RosterEntry,
+    DelegationEntry,
 )
 """The kinds of the entries that the evidence of a call may need."""
 
@@ -66,15 +74,15 @@ class Evidence:
     redacted copies: the log vouches for a copy, the agent does not.
     """
 
-    call: Authorization
+    call: CallEntry
     place: Place
     credential: Credential
     chain: Chain | None
     requirements: tuple[Requirement, ...]
     answers: tuple[Answer, ...]
-    outcome: Outcome | None
+    outcome: OutcomeEntry | None
     outcome_place: Place | None
-    admin_statements: tuple[tuple[AdminStatement, Place], ...]
+    admin_statements: tuple[tuple[AdministeredEntry, Place], ...]
     call_checkpoint: Checkpoint
     heads: Mapping[str, Head]
     data: Mapping[str, JSON]
@@ -126,7 +134,7 @@ class _FileVerifier:
 
     def evidence(self) -> Evidence:
         for proven in self._entries:
-            if proven.entry.kind not in _KINDS:
+            if not isinstance(proven.entry, _KINDS):
                 raise _superfluous(f"it holds an entry of the kind {proven.entry.kind}")
         call, place, at = self._call()
         chain = self._chain(call, place, at)
@@ -140,12 +148,13 @@ class _FileVerifier:
         self._check_keys()
         commitments = {**call.commitments, **(outcome.commitments if outcome is not None else {})}
         data = self._data(commitments)
+        copied = (*call.copies, *(outcome.copies if outcome is not None else ()))
         return Evidence(
             call=call,
             place=place,
             credential=issued,
             chain=chain,
-            requirements=approval_checks.read_requirements(self._one("call").entry),
+            requirements=call.required,
             answers=answers,
             outcome=outcome,
             outcome_place=outcome_place,
@@ -153,44 +162,43 @@ class _FileVerifier:
             call_checkpoint=call_checkpoint,
             heads=self._heads,
             data=data,
-            copied_roles=self._copied_roles(),
+            copied_roles=frozenset(copied),
         )
 
-    def _of_kind(self, *kinds: str) -> list[ProvenEntry]:
-        return [proven for proven in self._entries if proven.entry.kind in kinds]
+    def _of_kind(self, kind: type[E]) -> list[tuple[E, ProvenEntry]]:
+        return [(one.entry, one) for one in self._entries if isinstance(one.entry, kind)]
 
-    def _at_most_one(self, kind: str) -> ProvenEntry | None:
+    def _at_most_one(self, kind: type[E]) -> tuple[E, ProvenEntry] | None:
         entries = self._of_kind(kind)
         if len(entries) > 1:
-            raise _superfluous(f"it holds {len(entries)} entries of the kind {kind}")
+            raise _superfluous(f"it holds {len(entries)} entries of the kind {kind.kind}")
         return entries[0] if entries else None
 
-    def _one(self, kind: str) -> ProvenEntry:
-        proven = self._at_most_one(kind)
-        if proven is None:
-            raise _incomplete(f"it holds no entry of the kind {kind}")
-        return proven
+    def _one(self, kind: type[E]) -> tuple[E, ProvenEntry]:
+        found = self._at_most_one(kind)
+        if found is None:
+            raise _incomplete(f"it holds no entry of the kind {kind.kind}")
+        return found
 
-    def _one_before(self, kind: str, place: Place) -> ProvenEntry:
-        proven = self._one(kind)
+    def _one_before(self, kind: type[E], place: Place) -> tuple[E, ProvenEntry]:
+        entry, proven = self._one(kind)
         if proven.place.origin != place.origin or proven.place.index >= place.index:
-            raise _mismatch(f"the {kind} entry does not stand before the call in its shard")
-        return proven
+            raise _mismatch(f"the {kind.kind} entry does not stand before the call in its shard")
+        return entry, proven
 
-    def _call(self) -> tuple[Authorization, Place, int]:
-        proven = self._one("call")
+    def _call(self) -> tuple[CallEntry, Place, int]:
+        call, proven = self._one(CallEntry)
         with _where(proven):
-            call = read_authorization(proven.entry)
             if call.invocation_id != self._file.invocation_id:
                 raise _mismatch("it is of another call than the file says")
             return call, proven.place, proven.at
 
-    def _chain(self, call: Authorization, place: Place, at: int) -> Chain | None:
+    def _chain(self, call: CallEntry, place: Place, at: int) -> Chain | None:
         if call.chain_sha256 is None:
-            if self._of_kind("delegation"):
+            if self._of_kind(DelegationEntry):
                 raise _superfluous("the call was made on the agent's own authority")
             return None
-        proven = self._one_before("delegation", place)
+        _entry, proven = self._one_before(DelegationEntry, place)
         with _where(proven):
             chain = self._parts.chain(proven)
             if chain.sha256 != call.chain_sha256:
@@ -200,27 +208,25 @@ class _FileVerifier:
         return chain
 
     def _credential(
-        self, call: Authorization, place: Place, chain: Chain | None, at: int
+        self, call: CallEntry, place: Place, chain: Chain | None, at: int
     ) -> Credential:
-        proven = self._one_before("identity", place)
+        identity, proven = self._one_before(IdentityEntry, place)
         with _where(proven):
-            token = str(proven.entry.members["credential"])
-            newest = credential.verify(token, self._trust, at=proven.at)
-            self._used_keys.add(("issuer", str(jws.parse(token).header["kid"])))
+            newest = credential.verify(identity.credential, self._trust, at=proven.at)
+            self._used_keys.add(("issuer", identity.key_id))
         credentials = Credentials()
         credentials.add(newest)
         with error_location("the call"):
-            issued = credentials.of_call(call, at)
-            if statements.must_be_signed(call):
+            issued = credentials.of_call(call.agent, at, allowed=call.allowed)
+            if call.must_be_signed:
                 self._parts.check_signature(call.envelope, issued.key)
-            trust = self._trust
-            refused = statements.check_call(call, issued, chain, trust, at, signatures=False)
+            refused = call.check_authority(issued, chain, self._trust, at, signatures=False)
             if refused is not None:
                 self._used_keys |= {("issuer", kid) for kid in refused.issuer_keys}
         return issued
 
-    def _check_configuration(self, call: Authorization, place: Place) -> None:
-        proven = self._one_before("config", place)
+    def _check_configuration(self, call: CallEntry, place: Place) -> None:
+        _entry, proven = self._one_before(ConfigEntry, place)
         with _where(proven):
             digest, mode = self._parts.config(proven)
             if digest != call.config_sha256:
@@ -230,70 +236,64 @@ class _FileVerifier:
         if call.engine is None:
             if call.policy_sha256 is not None:
                 raise _mismatch("the call names a policy and no engine")
-            if self._of_kind("policy"):
+            if self._of_kind(PolicyEntry):
                 raise _superfluous("no policy was asked, and it holds a policy entry")
             return
-        policy = self._one_before("policy", place).entry.members
-        if (policy["engine"], policy["policy_sha256"]) != (call.engine, call.policy_sha256):
+        policy, _proven = self._one_before(PolicyEntry, place)
+        if (policy.engine, policy.policy_sha256) != (call.engine, call.policy_sha256):
             raise _mismatch("the policy entry is not of the policy that has decided")
 
     def _answers(
-        self, call: Authorization, place: Place, issued: Credential, at: int
+        self, call: CallEntry, place: Place, issued: Credential, at: int
     ) -> tuple[Answer, ...]:
         """Check the answers on which the call rests against the roster in force at that time."""
-        proven = self._one("call")
-        digest = approval_checks.roster_digest_of_answers(proven.entry)
         roster = None
-        if digest is None:
-            if self._of_kind("roster"):
+        if call.roster_sha256 is None:
+            if self._of_kind(RosterEntry):
                 raise _superfluous("the call rests on no answers, and it holds a roster")
         else:
-            statement = self._one_before("roster", place)
-            with _where(statement):
-                signed = self._parts.roster(statement)
-                roster = signed.roster
-                if roster.sha256 != digest:
+            _entry, proven = self._one_before(RosterEntry, place)
+            with _where(proven):
+                self._used_keys.add(("issuer", self._parts.issued(proven).thumbprint))
+                roster = self._parts.roster(proven)
+                if roster.sha256 != call.roster_sha256:
                     raise _mismatch("it is another roster than the call names")
-                self._used_keys.add(("issuer", signed.issuer.thumbprint))
-        with _where(proven):
-            return approval_checks.check_approvals(call, proven.entry, roster, issued, at)
+        with _where(self._one(CallEntry)[1]):
+            return call.check_answers(roster, issued, at)
 
     def _outcome(
-        self, call: Authorization, place: Place, issued: Credential
-    ) -> tuple[Outcome | None, Place | None]:
-        proven = self._at_most_one("outcome")
-        if proven is None:
+        self, call: CallEntry, place: Place, issued: Credential
+    ) -> tuple[OutcomeEntry | None, Place | None]:
+        found = self._at_most_one(OutcomeEntry)
+        if found is None:
             return None, None
+        outcome, proven = found
         with _where(proven):
-            outcome = read_outcome(proven.entry)
             if outcome.invocation_sha256 != call.invocation_sha256 or not call.allowed:
                 raise _mismatch("it is of another call, or of one that was not allowed")
             if proven.place.origin != place.origin or proven.place.index <= place.index:
                 raise _mismatch("it does not stand after its call in the same shard")
-            is_replay = statements.is_replay(self._one("call").entry)
-            statements.check_outcome(
-                outcome, place.shard, place.index, call.invocation_id, is_replay=is_replay
-            )
+            invocation_id, is_replay = call.invocation_id, call.is_replay
+            outcome.require_of(place.shard, place.index, invocation_id, is_replay=is_replay)
             self._parts.check_signature(outcome.envelope, issued.key)
             return outcome, proven.place
 
     def _admin_statements(
-        self, call: Authorization, place: Place, at: int
-    ) -> Iterator[tuple[AdminStatement, Place]]:
+        self, call: CallEntry, place: Place, at: int
+    ) -> Iterator[tuple[AdministeredEntry, Place]]:
         call_place = CallPlace(
             place.shard, place.index, self._file.invocation_id, call.invocation_sha256
         )
-        for proven in self._of_kind("resolution", "erasure"):
+        for statement, proven in self._of_kind(AdministeredEntry):
             with _where(proven):
                 # an entry with an older time than its call does not revive a key that has ended
-                latest = max(proven.at, at)
-                statement = statements.check_admin_statement(proven.entry, self._trust, latest)
+                statement.verify(self._trust, max(proven.at, at))
                 if statement.call != call_place:
                     raise _mismatch("it is of another call")
                 self._used_keys.add(("admin", statement.key_id))
             yield statement, proven.place
 
-    def _call_checkpoint(self, call: Authorization) -> Checkpoint:
+    def _call_checkpoint(self, call: CallEntry) -> Checkpoint:
         """Check that the log extends the checkpoint that the call carries, and return it."""
         if len(self._file.consistency) != 1:
             raise _incomplete("it proves nothing, or too much, of the checkpoint in the call")
@@ -312,12 +312,12 @@ class _FileVerifier:
     def _check_openings(self, call_checkpoint: Checkpoint) -> None:
         """Check that the issuer has opened each shard, and that the call needs each shard."""
         opened_origins: set[str] = set()
-        for proven in self._of_kind("shard"):
+        for entry, proven in self._of_kind(ShardEntry):
             with _where(proven):
                 if proven.place.index != 0:
                     raise _superfluous("only the first opening of a shard is asked for")
-                issuer, opening = self._parts.issued(proven)
-                statements.check_opening(opening, proven.place.origin, proven.place.shard)
+                issuer = self._parts.issued(proven)
+                entry.require_of(proven.place.origin, proven.place.shard)
                 self._used_keys.add(("issuer", issuer.thumbprint))
                 opened_origins.add(proven.place.origin)
         for origin in self._heads.keys() - opened_origins:
@@ -330,13 +330,12 @@ class _FileVerifier:
         """Check that each used key is announced, the keys of the announcements included."""
         signers: dict[KeyName, KeyName] = {}
         trusted_keys = [(key.use, key.key.thumbprint, key.key.jwk()) for key in self._trust.keys]
-        for proven in self._of_kind("key"):
+        for entry, proven in self._of_kind(KeyEntry):
             with _where(proven):
-                issuer, key = self._parts.issued(proven)
-                name = (str(key.get("use")), str(key.get("kid")))
+                issuer, name = self._parts.issued(proven), entry.name
                 if name in signers:
                     raise _superfluous("a key is announced twice")
-                if (*name, key.get("jwk")) not in trusted_keys:
+                if (*name, entry.stated.predicate.get("jwk")) not in trusted_keys:
                     message = "it announces a key that is not in the trust document"
                     raise VerificationError(message, code="key.unknown")
                 signers[name] = ("issuer", issuer.thumbprint)
@@ -349,13 +348,6 @@ class _FileVerifier:
             pending = {signers[name] for name in pending} - needed
         for use, kid in signers.keys() - needed:
             raise _superfluous(f"nothing needs the {use} key {kid}")
-
-    def _copied_roles(self) -> frozenset[str]:
-        entries = self._of_kind("call", "outcome")
-        copies = [proven.entry.members["copies"] for proven in entries]
-        return frozenset(
-            role for by_role in copies if isinstance(by_role, dict) for role in by_role
-        )
 
     def _data(self, commitments: Mapping[str, JSON]) -> dict[str, JSON]:
         attachments = self._file.attachments

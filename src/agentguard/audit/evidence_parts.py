@@ -8,19 +8,21 @@ one byte is verified itself. ``evidence.py`` checks the parts of a file against 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Final, TypeVar, TypeVarTuple
 
-from agentguard.audit import approval_checks, inclusion, statements
-from agentguard.audit.approval_checks import SignedRoster
-from agentguard.audit.entry import parse_entry, parse_time
+from agentguard.approvals.roster import Roster
+from agentguard.audit import inclusion
+from agentguard.audit.entry import Signed, parse_time
 from agentguard.audit.evidence_file import LoggedEntry, logged_entry
 from agentguard.audit.inclusion import Head, ProvenEntry
+from agentguard.audit.kinds import parse_entry
+from agentguard.audit.kinds.announcements import ConfigEntry, RosterEntry
+from agentguard.audit.kinds.identities import DelegationEntry
 from agentguard.audit.tlog_proof import TlogProof
 from agentguard.delegation.chain import Chain
 from agentguard.identity.trust import TrustDocument
-from agentguard.signing.canonical import JSON
 from agentguard.signing.dsse import Envelope
 from agentguard.signing.keys import PublicKey
 
@@ -59,8 +61,8 @@ class VerifiedParts:
         """Verify the proofs of a file's entries, as ``inclusion.verify_entries`` does."""
         return inclusion.verify_entries(items, self._head, self._proven)
 
-    def issued(self, proven: ProvenEntry) -> tuple[PublicKey, Mapping[str, JSON]]:
-        """Verify a statement of the issuer; return the issuer's key and the predicate."""
+    def issued(self, proven: ProvenEntry) -> PublicKey:
+        """Verify a statement of the issuer; return the issuer's key."""
         return self._issued(proven.body)
 
     def config(self, proven: ProvenEntry) -> tuple[str, str]:
@@ -71,8 +73,8 @@ class VerifiedParts:
         """Verify a chain of delegation as of the time of its entry."""
         return self._chain(proven.body)
 
-    def roster(self, proven: ProvenEntry) -> SignedRoster:
-        """Verify a roster of approvers."""
+    def roster(self, proven: ProvenEntry) -> Roster:
+        """Verify a roster of approvers, but for its signature (``issued``)."""
         return self._roster(proven.body)
 
     def check_signature(self, envelope: Envelope, key: PublicKey) -> None:
@@ -83,22 +85,22 @@ class VerifiedParts:
     def _verify_head(self, note: bytes) -> Head:
         return inclusion.verify_head(note, self.trust)
 
-    def _verify_issued(self, body: bytes) -> tuple[PublicKey, Mapping[str, JSON]]:
-        entry = parse_entry(body)
-        return statements.check_issued(entry, self.trust, parse_time(entry.at))
+    def _verify_issued(self, body: bytes) -> PublicKey:
+        entry = parse_entry(body, Signed)
+        return entry.verify(self.trust, parse_time(entry.at))
 
     def _verify_chain(self, body: bytes) -> Chain:
-        entry = parse_entry(body)
-        return statements.check_delegation(entry, self.trust, parse_time(entry.at))
+        entry = parse_entry(body, DelegationEntry)
+        return entry.verified(self.trust, parse_time(entry.at))
 
-    def _verify_roster(self, body: bytes) -> SignedRoster:
-        entry = parse_entry(body)
-        return approval_checks.check_roster(entry, self.trust, parse_time(entry.at))
+    def _verify_roster(self, body: bytes) -> Roster:
+        return parse_entry(body, RosterEntry).roster(self.trust)
 
 
 def _verify_config(body: bytes) -> tuple[str, str]:
-    entry = parse_entry(body)
-    return statements.check_config(entry), statements.policy_mode(entry)
+    entry = parse_entry(body, ConfigEntry)
+    entry.require_digest()
+    return entry.config_sha256, entry.mode
 
 
 def _verify_signature(signature: bytes, message: bytes, key: PublicKey) -> None:

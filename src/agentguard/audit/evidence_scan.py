@@ -8,23 +8,27 @@ from __future__ import annotations
 
 import itertools
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Final
 
-from agentguard.audit import approval_checks, checkpoint, merkle, statements
-from agentguard.audit.calls import read_outcome
+from agentguard.audit import checkpoint, merkle
 from agentguard.audit.checkpoint import Checkpoint
-from agentguard.audit.entry import Entry, StoredEntry, parse_entry
+from agentguard.audit.entry import Entry, StoredEntry
 from agentguard.audit.entry_bytes import may_be_call, may_be_kind, payload_contains_any
 from agentguard.audit.evidence import KeyName
 from agentguard.audit.find import Progress
+from agentguard.audit.kinds import parse_entry
+from agentguard.audit.kinds.administration import AdministeredEntry
+from agentguard.audit.kinds.announcements import ConfigEntry, KeyEntry, PolicyEntry, RosterEntry
+from agentguard.audit.kinds.calls import OutcomeEntry
+from agentguard.audit.kinds.identities import DelegationEntry, IdentityEntry
 from agentguard.audit.log import LogReader
 from agentguard.audit.summary import Search
 from agentguard.errors import AgentguardError, DecodeError, VerificationError
-from agentguard.signing import canonical, jws
+from agentguard.signing import canonical
 
 _SHARED: Final = 128
 """The most entries, and as many proofs, that are kept since other calls need them as well."""
@@ -35,7 +39,7 @@ class Shard:
     """One shard up to its newest checkpoint: the hashes of all entries, and a few indices.
 
     ``about`` are the indices of entries by kind and by what they are about, in order: of an outcome
-    the digest of the invocation, of a configuration its own digest (``_ABOUT``). ``keys`` are the
+    the digest of the invocation, of a configuration its own digest (``_about``). ``keys`` are the
     indices of the entries that announce a key.
     """
 
@@ -142,10 +146,11 @@ class LogScan:
             # a malformed entry belongs to no call; audit verify reports it
             with suppress(AgentguardError):
                 entry = parse_entry(body)
-                if entry.kind == "key":
-                    shard.keys.setdefault(_key_name(entry), index)
-                elif entry.kind in _ABOUT:
-                    shard.about[entry.kind, _ABOUT[entry.kind](entry)].append(index)
+                about = _about(entry)
+                if isinstance(entry, KeyEntry):
+                    shard.keys.setdefault(entry.name, index)
+                elif about is not None:
+                    shard.about[entry.kind, about].append(index)
 
     def _is_other_outcome(self, body: bytes) -> bool:
         """Return whether an entry is the outcome of a call whose evidence is not wanted."""
@@ -158,19 +163,20 @@ def engine_name(engine: object, policy_sha256: object) -> str:
     return canonical.dumps([engine, policy_sha256]).decode()
 
 
-_ABOUT: Final[Mapping[str, Callable[[Entry], str]]] = {
-    "outcome": lambda entry: read_outcome(entry).invocation_sha256,
-    "resolution": lambda entry: statements.read_statement(entry)[1].subject_sha256,
-    "erasure": lambda entry: statements.read_statement(entry)[1].subject_sha256,
-    "identity": lambda entry: str(jws.parse(str(entry.members["credential"])).claims().get("sub")),
-    "delegation": statements.chain_digest,
-    "config": lambda entry: str(entry.members["config_sha256"]),
-    "policy": lambda entry: engine_name(entry.members["engine"], entry.members["policy_sha256"]),
-    "roster": approval_checks.roster_digest,
-}
-"""What an entry is about, by its kind; of other kinds, the evidence of a call needs only keys."""
-
-
-def _key_name(entry: Entry) -> KeyName:
-    _key_id, statement = statements.read_statement(entry)
-    return str(statement.predicate.get("use")), str(statement.predicate.get("kid"))
+def _about(entry: Entry) -> str | None:
+    """Return what an entry is about: of other kinds, the evidence of a call needs only keys."""
+    about: str | None = None
+    match entry:
+        case OutcomeEntry():
+            about = entry.invocation_sha256
+        case AdministeredEntry():
+            about = entry.call.invocation_sha256
+        case IdentityEntry():
+            about = entry.agent
+        case DelegationEntry() | RosterEntry():
+            about = entry.sha256
+        case ConfigEntry():
+            about = entry.config_sha256
+        case PolicyEntry():
+            about = engine_name(entry.engine, entry.policy_sha256)
+    return about

@@ -8,56 +8,55 @@ entry. Nothing that these functions return has been verified.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
-from typing import Final
+from typing import Final, Generic, TypeVar
 
-from agentguard.audit import approval_checks, statements
-from agentguard.audit.calls import Authorization, read_authorization, read_outcome
-from agentguard.audit.entry import CallPlace, Entry, parse_entry
+from agentguard.audit.entry import CallPlace, Entry, present
 from agentguard.audit.entry_bytes import may_be_kind, payload_contains
-from agentguard.audit.http_requests import ProofEntry, read_proof
+from agentguard.audit.kinds import parse_entry
+from agentguard.audit.kinds.administration import AdministeredEntry
+from agentguard.audit.kinds.announcements import RosterEntry
+from agentguard.audit.kinds.calls import CallEntry, OutcomeEntry
+from agentguard.audit.kinds.identities import DelegationEntry
+from agentguard.audit.kinds.requests import RequestEntry
+from agentguard.audit.kinds.running import OfRunningCall, ProofEntry, ReceiptEntry, SecretEntry
 from agentguard.audit.log import LogReader
-from agentguard.audit.receipts import ReceiptEntry, read_receipt
-from agentguard.audit.running_call import CallName
-from agentguard.audit.secret_releases import Release, read_release
 from agentguard.audit.summary import Search
-from agentguard.errors import DecodeError, EncodeError, VerificationError
+from agentguard.errors import DecodeError, EncodeError
 from agentguard.identity.credential import agent_name
 from agentguard.signing import canonical
 
 Progress = Callable[[int], None]
 """Called with the number of entries that have been read."""
 
+E = TypeVar("E", bound=Entry)
+E_co = TypeVar("E_co", bound=Entry, covariant=True)
+
 _AT_A_STABLE_SITE: Final = frozenset({"approval.mismatch", "approval.rejected"})
 """Reason codes that a call without an answer gets only where a framework names its site."""
 
-_OF_RUNNING_CALLS: Final[Mapping[str, Callable[[Entry], Release | ProofEntry | ReceiptEntry]]] = {
-    "secret": read_release,
-    "proof": read_proof,
-    "receipt": read_receipt,
-}
-"""The readers of the entries that stand between the authorization of a call and the outcome."""
+OF_RUNNING_CALLS: Final[tuple[type[OfRunningCall], ...]] = (SecretEntry, ProofEntry, ReceiptEntry)
+"""The entries that stand between the authorization of a call and the outcome."""
 
 
 @dataclass(frozen=True, slots=True)
-class LocatedEntry:
+class LocatedEntry(Generic[E_co]):
     """An entry, with the number of its shard and its index in the shard."""
 
     shard: int
     index: int
-    entry: Entry
+    entry: E_co
 
 
 @dataclass(frozen=True, slots=True)
 class LoggedCall:
-    """A call in the log: its place, its entry, and that entry's content."""
+    """A call in the log: its place, and its entry."""
 
     place: CallPlace
-    entry: Entry
-    authorization: Authorization
+    entry: CallEntry
 
 
 def find_call(
@@ -67,8 +66,7 @@ def find_call(
 
     ``progress`` is called only while entries are read. Raises ``StorageError``.
     """
-    search = Search(kind="call", invocation_id=invocation_id)
-    for located in search_entries(reader, search):
+    for located in search_entries(reader, CallEntry, Search(invocation_id=invocation_id)):
         call = _as_call(located, invocation_id)
         if call is not None:
             return call
@@ -80,7 +78,7 @@ def find_call(
     for shard in reader.shards():
         for index, body in reader.entries(shard):
             progress(next(counter))
-            call = _as_call(_as_located(shard, index, body, ("call",), text), invocation_id)
+            call = _as_call(_as_located(shard, index, body, (CallEntry,), text), invocation_id)
             if call is not None:
                 return call
     return None
@@ -88,7 +86,7 @@ def find_call(
 
 def call_at(reader: LogReader, place: CallPlace) -> LoggedCall | None:
     """Return the call at a place, None for another entry there; raises ``StorageError``."""
-    located = read_entry_of_kind(reader, place.shard, place.index, "call")
+    located = read_entry_of_kind(reader, place.shard, place.index, CallEntry)
     return _as_call(located, place.invocation_id)
 
 
@@ -99,16 +97,14 @@ def attempts_of_call(reader: LogReader, call: LoggedCall) -> list[LoggedCall]:
     these (``replay_of``), refused ones among them. Raises ``StorageError``.
     """
     attempts = {call.place: call}
-    first = call.entry.members.get("replay_of")
-    original = find_call(reader, first) if isinstance(first, str) else None
-    name = (original or call).entry.members.get("journal")
+    first = present(call.entry.replay_of)
+    original = find_call(reader, first) if first is not None else None
+    name = present((original or call).entry.journal)
     if original is not None:
         attempts.setdefault(original.place, original)
-    if isinstance(name, str):
+    if name is not None:
         attempts |= _calls_with(reader, "journal", {name})
-    ids = {place.invocation_id for place in attempts} | (
-        {first} if isinstance(first, str) else set()
-    )
+    ids = {place.invocation_id for place in attempts} | ({first} if first is not None else set())
     attempts |= _calls_with(reader, "replay_of", ids)
     others = [attempt for place, attempt in attempts.items() if place != call.place]
     return [call, *sorted(others, key=lambda one: (one.place.shard, one.place.index))]
@@ -122,8 +118,8 @@ def _calls_with(
     mark = f'"{member}":"'.encode()
     for shard in reader.shards():
         for index, body in reader.entries(shard):
-            located = _as_located(shard, index, body, ("call",)) if mark in body else None
-            if located is not None and located.entry.members.get(member) in values:
+            located = _as_located(shard, index, body, (CallEntry,)) if mark in body else None
+            if located is not None and getattr(located.entry, member) in values:
                 call = _as_call(located)
                 if call is not None:
                     calls[call.place] = call
@@ -131,25 +127,26 @@ def _calls_with(
 
 
 def entries_of_call(
-    reader: LogReader, kind: str, call: Authorization, shards: Sequence[int], *, after: int = -1
-) -> list[LocatedEntry]:
+    reader: LogReader, kind: type[E], call: CallEntry, shards: Sequence[int], *, after: int = -1
+) -> list[LocatedEntry[E]]:
     """Return the entries of a kind (outcome, resolution, erasure) about a call.
 
     Where the columns lead to some of the entries, only these are returned;
     ``entries_about_call`` returns all. Raises ``StorageError``.
     """
-    found = search_entries(reader, Search(kind, call.invocation_id), shards, after=after)
+    search = Search(invocation_id=call.invocation_id)
+    found = search_entries(reader, kind, search, shards, after=after)
     by_columns = [located for located in found if _is_about(located.entry, call)]
     return by_columns or [
         located
         for shard in shards
-        for located in entries_about_call(reader, shard, [kind], call, after=after)
+        for located in entries_about_call(reader, shard, (kind,), call, after=after)
     ]
 
 
 def releases_of_call(
-    reader: LogReader, shard: int, begin: int, end: int | None, call: Authorization
-) -> list[LocatedEntry]:
+    reader: LogReader, shard: int, begin: int, end: int | None, call: CallEntry
+) -> list[LocatedEntry[OfRunningCall]]:
     """Return the entries of what a running call got: secrets, proofs of requests, and receipts.
 
     The entries stand between the two entries of the call. ``begin`` is the index of the
@@ -160,63 +157,67 @@ def releases_of_call(
     for index, body in reader.entries(shard, after=begin):
         if index == end:
             break
-        located = _as_located(shard, index, body, [*_OF_RUNNING_CALLS])
+        located = _as_located(shard, index, body, OF_RUNNING_CALLS)
         if located is not None and _is_about(located.entry, call):
             found.append(located)
     return found
 
 
 def find_delegation(
-    reader: LogReader, call: Authorization, shard: int, before: int
-) -> LocatedEntry | None:
+    reader: LogReader, call: CallEntry, shard: int, before: int
+) -> LocatedEntry[DelegationEntry] | None:
     """Return the entry with the chain that a call names, from the shard's entries before the call.
 
     Raises ``StorageError``.
     """
     for located in _delegations(reader, shard, call.agent):
-        if located.index < before and statements.chain_digest(located.entry) == call.chain_sha256:
+        if located.index < before and located.entry.sha256 == call.chain_sha256:
             return located
     return None
 
 
-def find_chain(reader: LogReader, digest: str, delegatee: str) -> Entry | None:
+def find_chain(reader: LogReader, digest: str, delegatee: str) -> DelegationEntry | None:
     """Return an entry with the chain of this digest, which ends with ``delegatee``; None without.
 
     Raises ``StorageError``.
     """
     for shard in reader.shards():
         for located in _delegations(reader, shard, delegatee):
-            if statements.chain_digest(located.entry) == digest:
+            if located.entry.sha256 == digest:
                 return located.entry
     return None
 
 
-def _delegations(reader: LogReader, shard: int, agent: str) -> Iterator[LocatedEntry]:
+def _delegations(
+    reader: LogReader, shard: int, agent: str
+) -> Iterator[LocatedEntry[DelegationEntry]]:
     """Yield the delegation entries of an agent by the columns, and then all of the shard."""
-    search = Search(kind="delegation", agent=agent)
-    yield from search_entries(reader, search, [shard], newest_first=True)
-    yield from scan_entries(reader, shard, ["delegation"])
+    search = Search(agent=agent)
+    yield from search_entries(reader, DelegationEntry, search, [shard], newest_first=True)
+    yield from scan_entries(reader, shard, (DelegationEntry,))
 
 
-def find_roster(reader: LogReader, digest: str, shard: int, before: int) -> LocatedEntry | None:
+def find_roster(
+    reader: LogReader, digest: str, shard: int, before: int
+) -> LocatedEntry[RosterEntry] | None:
     """Return the entry with the roster of this digest, from the shard's entries before an index.
 
     Raises ``StorageError``.
     """
-    for located in scan_entries(reader, shard, ["roster"]):
-        if located.index < before and approval_checks.roster_digest(located.entry) == digest:
+    for located in scan_entries(reader, shard, (RosterEntry,)):
+        if located.index < before and located.entry.sha256 == digest:
             return located
     return None
 
 
-def find_request(reader: LogReader, call: Authorization, entry: Entry) -> LocatedEntry | None:
+def find_request(reader: LogReader, call: CallEntry) -> LocatedEntry[RequestEntry] | None:
     """Return the request for an approval on whose answers a call rests; None without one.
 
-    ``entry`` is the call's. Of a call that was refused without an answer (``approval.expired``, for
-    example), return the newest request before for this very call; of one that an adapter refused by
-    itself, or whose arguments had changed, the newest at its site. Raises ``StorageError``.
+    Of a call that was refused without an answer (``approval.expired``, for example), return the
+    newest request before for this very call; of one that an adapter refused by itself, or whose
+    arguments had changed, the newest at its site. Raises ``StorageError``.
     """
-    ids = _answered_request_ids(entry)
+    ids = frozenset(answer.request_id for answer in call.answers)
     if ids:
         member, values = "request_id", ids
     elif call.code in _AT_A_STABLE_SITE:
@@ -225,32 +226,28 @@ def find_request(reader: LogReader, call: Authorization, entry: Entry) -> Locate
         member, values = "call_digest", frozenset({call.call_sha256})
     else:
         return None
-    search = Search(
-        kind="request", agent=agent_name(call.agent), principal=call.principal, tool=call.tool
-    )
+    search = Search(agent=agent_name(call.agent), principal=call.principal, tool=call.tool)
     found = [
         one
-        for one in search_entries(reader, search)
-        if str(one.entry.members[member]) in values and (ids or one.entry.at <= entry.at)
+        for one in search_entries(reader, RequestEntry, search)
+        if getattr(one.entry, member) in values and (ids or one.entry.at <= call.at)
     ]
     if ids and not found:
         scanned = (
-            one for shard in reader.shards() for one in scan_entries(reader, shard, ["request"])
+            one for shard in reader.shards() for one in scan_entries(reader, shard, (RequestEntry,))
         )
-        found = [one for one in scanned if str(one.entry.members[member]) in values]
+        found = [one for one in scanned if getattr(one.entry, member) in values]
     return max(found, key=lambda one: (one.entry.at, one.index), default=None)
 
 
-def _answered_request_ids(entry: Entry) -> frozenset[str]:
-    """Return the ids of the requests that the answers in a call's entry name, unverified."""
-    with suppress(DecodeError):
-        return frozenset(answer.request_id for answer in approval_checks.read_answers(entry))
-    return frozenset()
-
-
 def entries_about_call(
-    reader: LogReader, shard: int, kinds: Collection[str], call: Authorization, *, after: int = -1
-) -> Iterator[LocatedEntry]:
+    reader: LogReader,
+    shard: int,
+    kinds: tuple[type[E], ...],
+    call: CallEntry,
+    *,
+    after: int = -1,
+) -> Iterator[LocatedEntry[E]]:
     """Yield the entries of these kinds about a call, from all entries past the index ``after``.
 
     The columns are not used. Raises ``StorageError``.
@@ -263,27 +260,34 @@ def entries_about_call(
 
 def search_entries(
     reader: LogReader,
+    kind: type[E],
     search: Search,
     shards: Iterable[int] | None = None,
     *,
     after: int = -1,
     newest_first: bool = False,
-) -> Iterator[LocatedEntry]:
-    """Yield the entries to which the columns lead, shard by shard; ``shards`` None means all.
+) -> Iterator[LocatedEntry[E]]:
+    """Yield the entries of a kind to which the columns lead, shard by shard; None means all shards.
 
-    An entry that is malformed, or of another kind than ``search.kind``, is left out. ``after`` and
-    ``newest_first`` are those of ``LogReader.search``. Raises ``StorageError``.
+    An entry that is malformed, or of another kind, is left out. ``after`` and ``newest_first`` are
+    those of ``LogReader.search``. Raises ``StorageError``.
     """
+    of_kind = search._replace(kind=kind.kind)
     for shard in reader.shards() if shards is None else shards:
-        for index in reader.search(shard, search, after=after, newest_first=newest_first):
-            located = read_entry_of_kind(reader, shard, index, str(search.kind))
+        for index in reader.search(shard, of_kind, after=after, newest_first=newest_first):
+            located = read_entry_of_kind(reader, shard, index, kind)
             if located is not None:
                 yield located
 
 
 def scan_entries(
-    reader: LogReader, shard: int, kinds: Collection[str], text: bytes = b"", *, after: int = -1
-) -> Iterator[LocatedEntry]:
+    reader: LogReader,
+    shard: int,
+    kinds: tuple[type[E], ...],
+    text: bytes = b"",
+    *,
+    after: int = -1,
+) -> Iterator[LocatedEntry[E]]:
     """Yield the entries of these kinds whose statement contains ``text``, past ``after``.
 
     Malformed entries are left out. Raises ``StorageError``.
@@ -294,7 +298,7 @@ def scan_entries(
             yield located
 
 
-def read_entry(reader: LogReader, shard: int, index: int) -> LocatedEntry | None:
+def read_entry(reader: LogReader, shard: int, index: int) -> LocatedEntry[Entry] | None:
     """Return the entry at a place; None without one.
 
     Raises ``DecodeError`` or ``StorageError``.
@@ -303,15 +307,15 @@ def read_entry(reader: LogReader, shard: int, index: int) -> LocatedEntry | None
     return LocatedEntry(shard, index, parse_entry(body)) if body is not None else None
 
 
-def read_entry_of_kind(reader: LogReader, shard: int, index: int, kind: str) -> LocatedEntry | None:
+def read_entry_of_kind(
+    reader: LogReader, shard: int, index: int, kind: type[E]
+) -> LocatedEntry[E] | None:
     """Return the entry at a place if the entry is well formed and of ``kind``, else None.
 
     Raises ``StorageError``.
     """
-    with suppress(DecodeError):
-        located = read_entry(reader, shard, index)
-        return located if located is not None and located.entry.kind == kind else None
-    return None
+    body = read_body(reader, shard, index)
+    return None if body is None else _as_located(shard, index, body, (kind,))
 
 
 def read_body(reader: LogReader, shard: int, index: int) -> bytes | None:
@@ -324,48 +328,36 @@ def read_body(reader: LogReader, shard: int, index: int) -> bytes | None:
 
 
 def _as_located(
-    shard: int, index: int, body: bytes, kinds: Collection[str], text: bytes = b""
-) -> LocatedEntry | None:
-    if not any(may_be_kind(body, kind) for kind in kinds):
+    shard: int, index: int, body: bytes, kinds: tuple[type[E], ...], text: bytes = b""
+) -> LocatedEntry[E] | None:
+    if not any(may_be_kind(body, kind.kind) for kind in kinds):
         return None
     if text and not payload_contains(body, text):
         return None
     with suppress(DecodeError):
-        located = LocatedEntry(shard, index, parse_entry(body))
-        return located if located.entry.kind in kinds else None
+        entry = parse_entry(body)
+        return LocatedEntry(shard, index, entry) if isinstance(entry, kinds) else None
     return None
 
 
-def _as_call(located: LocatedEntry | None, invocation_id: str | None = None) -> LoggedCall | None:
+def _as_call(
+    located: LocatedEntry[CallEntry] | None, invocation_id: str | None = None
+) -> LoggedCall | None:
     """Return the call of an authorization, None for an entry without an id, or with another id."""
     if located is None:
         return None
-    with suppress(DecodeError):
-        call = read_authorization(located.entry)
-        found_id = call.invocation_id
-        if found_id is not None and invocation_id in (None, found_id):  # the column may be wrong
-            place = CallPlace(located.shard, located.index, found_id, call.invocation_sha256)
-            return LoggedCall(place, located.entry, call)
-    return None
+    call = located.entry
+    found_id = call.invocation_id
+    if found_id is None or invocation_id not in (None, found_id):  # the column may be wrong
+        return None
+    place = CallPlace(located.shard, located.index, found_id, call.invocation_sha256)
+    return LoggedCall(place, call)
 
 
-def running_call(entry: Entry) -> CallName | None:
-    """Return the call that a released secret, a proof or a receipt names; None for other entries.
-
-    Raises ``DecodeError``.
-    """
-    read = _OF_RUNNING_CALLS.get(entry.kind)
-    return None if read is None else read(entry).call
-
-
-def _is_about(entry: Entry, call: Authorization) -> bool:
+def _is_about(entry: Entry, call: CallEntry) -> bool:
     """Return whether an entry of a call names the call's invocation."""
-    with suppress(DecodeError, VerificationError):
-        if entry.kind == "outcome":
-            subject = read_outcome(entry).invocation_sha256
-        elif (named := running_call(entry)) is not None:
-            subject = named.invocation_sha256
-        else:
-            subject = statements.read_admin_statement(entry).call.invocation_sha256
-        return subject == call.invocation_sha256
+    if isinstance(entry, AdministeredEntry):
+        return entry.call.invocation_sha256 == call.invocation_sha256
+    if isinstance(entry, OutcomeEntry | OfRunningCall):
+        return entry.invocation_sha256 == call.invocation_sha256
     return False

@@ -6,16 +6,17 @@ shards, and ``domain/verify.py`` turns them into one report.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final, NamedTuple
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-from agentguard.audit.adoption import Adoption
-from agentguard.audit.approval_checks import LoggedEnd, LoggedRequest, RequestDigests
 from agentguard.audit.checkpoint import Checkpoint
-from agentguard.audit.statements import AdminStatement
-from agentguard.audit.summary import Summary
+from agentguard.delegation.grant import Grant
 from agentguard.identity.credential import Credential
 from agentguard.identity.login import LogOut
+
+if TYPE_CHECKING:
+    from agentguard.audit.kinds.administration import AdministeredEntry, AdoptionEntry
+    from agentguard.audit.kinds.requests import RequestDigests, RequestEndEntry, RequestEntry
 
 MAX_LISTED: Final = 100
 """The number of problems of one shard that are listed; further problems are only counted."""
@@ -30,13 +31,6 @@ class Problem:
     what: str
 
 
-class LoggedOut(NamedTuple):
-    """A log-out in the log, and the time of its entry in seconds since the epoch."""
-
-    logout: LogOut
-    at: int
-
-
 class LatestCall(NamedTuple):
     """The latest authorised call of a shard under a chain.
 
@@ -49,10 +43,13 @@ class LatestCall(NamedTuple):
     names: tuple[str, ...]
 
 
-class OpenCall(NamedTuple):
+@dataclass(slots=True)
+class OpenCall:
     """An authorised call without an outcome so far; ``place`` is the index of the authorization.
 
-    A call that ``is_replay`` gets the result of an earlier one, and does not run.
+    A call that ``is_replay`` gets the result of an earlier one, and does not run. ``leaf`` is the
+    last hop of the call's chain, None without one. ``proofs`` are the digests of the proofs of its
+    requests so far.
     """
 
     place: int
@@ -60,6 +57,10 @@ class OpenCall(NamedTuple):
     invocation_sha256: str
     issued: Credential
     is_replay: bool
+    tool: str
+    config_sha256: str
+    leaf: Grant | None
+    proofs: set[str] = field(default_factory=set)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +94,7 @@ class ShardReport:
     kept: bool
     anchored: bool
     open_calls: tuple[OpenCall, ...]
-    admin_statements: tuple[tuple[int, AdminStatement], ...]
+    admin_statements: tuple[tuple[int, AdministeredEntry], ...]
     heads: tuple[tuple[int, Checkpoint], ...]
     missing_data: tuple[MissingData, ...]
     problems: tuple[Problem, ...]
@@ -104,20 +105,20 @@ class ShardReport:
     approvals: tuple[tuple[RequestDigests, int], ...] = ()
     """The requests whose approvals let calls of this shard run, each with the call's index."""
 
-    requests: tuple[tuple[LoggedRequest, Summary], ...] = ()
-    """The requests for approvals in this shard, each with the summary of the request's entry."""
+    requests: tuple[RequestEntry, ...] = ()
+    """The requests for approvals in this shard."""
 
-    request_ends: tuple[tuple[LoggedEnd, int], ...] = ()
+    request_ends: tuple[tuple[int, RequestEndEntry], ...] = ()
     """The ends of requests in this shard, each with the index of its entry."""
 
     observed_calls: int = 0
     """The number of calls that ran in the mode observe, whatever the policy decided."""
 
-    adoptions: tuple[tuple[int, Adoption], ...] = ()
+    adoptions: tuple[tuple[int, AdoptionEntry], ...] = ()
     """The adoptions in this shard, each with the index of its entry."""
 
-    logouts: tuple[LoggedOut, ...] = ()
-    """The log-outs in this shard."""
+    logouts: tuple[tuple[LogOut, int], ...] = ()
+    """The log-outs in this shard, each with the time of its entry in seconds since the epoch."""
 
     latest_calls: tuple[LatestCall, ...] = ()
     """Of each chain, the latest authorised call in this shard."""

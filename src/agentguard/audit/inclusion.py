@@ -13,8 +13,9 @@ from typing import NamedTuple
 
 from agentguard.audit import checkpoint, merkle, statements
 from agentguard.audit.checkpoint import Checkpoint
-from agentguard.audit.entry import Entry, parse_entry, parse_time
+from agentguard.audit.entry import Entry, parse_time
 from agentguard.audit.evidence_file import LoggedEntry
+from agentguard.audit.kinds import parse_entry
 from agentguard.audit.tlog_proof import TlogProof
 from agentguard.errors import AgentguardError, DecodeError, VerificationError
 from agentguard.identity.trust import TrustDocument, TrustedKey

@@ -11,8 +11,8 @@ from datetime import datetime
 from typing import Protocol
 
 from agentguard.audit.checkpoint import Checkpoint, End
-from agentguard.audit.entry import LogPlace, StoredEntry
-from agentguard.audit.records import Record, UnsignedOutcome
+from agentguard.audit.entry import LogPlace, Record, StoredEntry
+from agentguard.audit.kinds.calls import UnsignedOutcome
 from agentguard.audit.summary import Search
 from agentguard.signing.dsse import JointSignature
 from agentguard.signing.keys import Signer

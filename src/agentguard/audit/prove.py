@@ -10,13 +10,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from agentguard.audit import statements
-from agentguard.audit.calls import read_authorization
 from agentguard.audit.checkpoint import Checkpoint
-from agentguard.audit.entry import CallPlace, Entry, StoredEntry, parse_entry, parse_time
+from agentguard.audit.entry import CallPlace, Entry, Signed, StoredEntry, parse_time
 from agentguard.audit.evidence import EvidenceVerifier, KeyName
 from agentguard.audit.evidence_file import EvidenceFile, Extension, LoggedEntry
 from agentguard.audit.evidence_scan import LogScan, Shard, engine_name
 from agentguard.audit.find import LoggedCall, Progress, call_at, find_call
+from agentguard.audit.kinds import parse_entry
+from agentguard.audit.kinds.administration import AdministeredEntry
+from agentguard.audit.kinds.calls import CallEntry
+from agentguard.audit.kinds.identities import DelegationEntry, IdentityEntry, tokens_of_chain
 from agentguard.audit.log import LogReader
 from agentguard.audit.statements import Credentials
 from agentguard.audit.summary import Search
@@ -25,7 +28,6 @@ from agentguard.delegation import grant
 from agentguard.errors import CallError, DecodeError, EncodeError, VerificationError
 from agentguard.identity import credential
 from agentguard.identity.trust import TrustDocument
-from agentguard.signing import jws
 from agentguard.signing.canonical import JSON, b64_decode, is_integer
 
 
@@ -128,10 +130,10 @@ class _EvidenceBuilder:
 
     def _foundations(self) -> Iterator[tuple[str, str]]:
         """Yield the kinds and the names of the entries on which the call rests."""
-        call = self._call.authorization
+        call = self._call.entry
         yield "config", call.config_sha256
         yield "policy", engine_name(call.engine, call.policy_sha256)
-        yield "roster", str(self._call.entry.members.get("roster_sha256"))
+        yield "roster", str(call.roster_sha256)
         if call.chain_sha256 is not None:
             yield "delegation", call.chain_sha256
 
@@ -156,7 +158,7 @@ class _EvidenceBuilder:
         The verification then reports why the newest credential is not valid.
         """
         call = self._call
-        newest_first = shard.before(call.place.index, "identity", call.authorization.agent)[::-1]
+        newest_first = shard.before(call.place.index, "identity", call.entry.agent)[::-1]
         for index in newest_first:
             stored = self._scan.entry(shard, index, is_shared=True)
             if self._is_valid_for_call(parse_entry(stored.body)):
@@ -166,11 +168,14 @@ class _EvidenceBuilder:
             self._choose(shard, index)
 
     def _is_valid_for_call(self, entry: Entry) -> bool:
+        if not isinstance(entry, IdentityEntry):
+            return False
         credentials = Credentials()
         try:
-            token = str(entry.members["credential"])
-            credentials.add(credential.verify(token, self._trust, at=parse_time(entry.at)))
-            credentials.of_call(self._call.authorization, self._at)
+            at = parse_time(entry.at)
+            credentials.add(credential.verify(entry.credential, self._trust, at=at))
+            call = self._call.entry
+            credentials.of_call(call.agent, self._at, allowed=call.allowed)
         except (DecodeError, VerificationError):
             return False
         return True
@@ -188,7 +193,9 @@ class _EvidenceBuilder:
                     stored = self._scan.entry(shard, index, is_shared=False)
                     # a statement with a compromised key must not make the call unprovable
                     entry = parse_entry(stored.body)
-                    if statements.is_valid_admin_statement(entry, self._trust, self._at):
+                    if isinstance(entry, AdministeredEntry) and entry.is_valid(
+                        self._trust, self._at
+                    ):
                         self._choose(shard, index, is_shared=False)
 
     def _choose_keys(self) -> None:
@@ -205,7 +212,7 @@ class _EvidenceBuilder:
 
     def _call_checkpoint(self) -> tuple[Checkpoint, Shard]:
         """Return the checkpoint that the call carries, and the shard of the checkpoint."""
-        match self._call.authorization.predicate.get("log"):
+        match self._call.entry.predicate.get("log"):
             case {"origin": str(origin), "size": size, "root": str(root)} if is_integer(size):
                 shard = self._scan.shard(self._trust.shard_of(origin))
                 if shard is not None and 0 < size <= shard.tree.size:
@@ -224,22 +231,20 @@ class _EvidenceBuilder:
 
 def _signers(entry: Entry) -> list[KeyName]:
     """Return the keys of the trust document that have signed the content of an entry."""
-    match entry.kind:
-        case "identity":
-            return [("issuer", str(jws.parse(str(entry.members["credential"])).header.get("kid")))]
-        case "delegation":
-            return _signers_of_chain(entry.members["chain"])
-        case "call":
-            return _signers_of_chain(read_authorization(entry).refused_chain)
-        case "shard" | "key" | "roster":
-            return [("issuer", statements.read_statement(entry)[0])]
-        case "resolution" | "erasure":
-            return [("admin", statements.read_statement(entry)[0])]
+    match entry:
+        case IdentityEntry():
+            return [("issuer", entry.key_id)]
+        case DelegationEntry():
+            return _signers_of_chain(entry.chain)
+        case CallEntry():
+            return _signers_of_chain(entry.refused_chain)
+        case Signed():
+            return [(entry.use, entry.key_id)]
     return []
 
 
 def _signers_of_chain(chain: JSON) -> list[KeyName]:
-    hops, credentials = statements.tokens_of_chain(chain)
+    hops, credentials = tokens_of_chain(chain)
     # the issuer signs the first two hops, the second for the first delegatee
     return [("issuer", grant.key_id(token)) for token in (*hops[:2], *credentials)]
 

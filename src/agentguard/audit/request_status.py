@@ -7,7 +7,7 @@ The columns of the log lead to the entries. Nothing here is verified: ``verify.p
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import closing, suppress
+from contextlib import closing
 from datetime import datetime
 from typing import Final
 
@@ -20,13 +20,11 @@ from agentguard.approvals.status import (
     Shows,
     shows_all,
 )
-from agentguard.audit import approval_checks
-from agentguard.audit.calls import Authorization, read_authorization, read_outcome
-from agentguard.audit.entry import Entry
 from agentguard.audit.find import LocatedEntry, entries_of_call, search_entries
+from agentguard.audit.kinds.calls import CallEntry, OutcomeEntry
+from agentguard.audit.kinds.requests import RequestEndEntry, RequestEntry
 from agentguard.audit.log import LogReader
 from agentguard.audit.summary import Search
-from agentguard.errors import DecodeError
 from agentguard.identity.credential import agent_name
 from agentguard.identity.trust import seconds
 
@@ -71,12 +69,8 @@ def status_of_request(
     """
     if len(request_id) < _SHORTEST:
         return None
-    found = [
-        one
-        for one in _requests(reader, shows)
-        if str(one.members["request_id"]).startswith(request_id)
-    ]
-    if len({str(one.members["request_id"]) for one in found}) != 1:
+    found = [one for one in _requests(reader, shows) if one.request_id.startswith(request_id)]
+    if len({one.request_id for one in found}) != 1:
         return None
     return _status(reader, found[0], now)
 
@@ -93,145 +87,117 @@ def past_requests(
     ``waiting`` are the ids of the requests that are not over; the other arguments are those of
     ``status_of_request``. Raises ``StorageError``.
     """
-    over = [one for one in _requests(reader, shows) if one.members["request_id"] not in waiting]
+    over = [one for one in _requests(reader, shows) if one.request_id not in waiting]
     newest = sorted(over, key=lambda one: one.at)[-most:]
     return [_past(reader, one, now) for one in newest]
 
 
-def _past(reader: LogReader, request: Entry, now: int) -> PastRequest:
-    about = approval_checks.summary_of_request(request)
-    members = str(about.agent), str(about.principal), str(about.tool)  # a request has all three
+def _past(reader: LogReader, request: RequestEntry, now: int) -> PastRequest:
+    members = request.agent, request.principal, request.tool.name
     return PastRequest(request.at, *members, _status(reader, request, now))
 
 
-def _status(reader: LogReader, request: Entry, now: int) -> RequestStatus:
+def _status(reader: LogReader, request: RequestEntry, now: int) -> RequestStatus:
     """Return what became of a request that does not wait any more."""
-    request_id = str(request.members["request_id"])
-    ended, decision = _end(reader, request), _decision(reader, request, request_id)
+    ended, decision = _end(reader, request), _decision(reader, request)
     if decision is None:
         return _without_call(request, ended, now)
-    located, call = decision
-    answers, otherwise = _answers(located.entry, request_id), _without_call(request, ended, now)
+    call = decision.entry
+    answers, otherwise = _answers(call, request), _without_call(request, ended, now)
     return RequestStatus(
-        request_id,
+        request.request_id,
         _state(call, answers, otherwise),
         answers or otherwise.answers,
-        _call_state(reader, located, call),
+        _call_state(reader, decision),
         call.code if not call.allowed else "",
         "; ".join(call.reasons) if not call.allowed else "",
         call.invocation_id,
-        located.entry.at,
+        call.at,
         otherwise.ended_at,
     )
 
 
-def _without_call(request: Entry, ended: Entry | None, now: int) -> RequestStatus:
+def _without_call(request: RequestEntry, ended: RequestEndEntry | None, now: int) -> RequestStatus:
     """Return the status of a request, by its end on record, or else by its time."""
-    request_id = str(request.members["request_id"])
     if ended is None:
-        expires_at = request.members["expires_at"]
-        is_over = isinstance(expires_at, int) and now >= expires_at
-        return RequestStatus(request_id, "expired" if is_over else "given_up")
-    answers = _answers(ended, request_id)
-    state: RequestState = approval_checks.read_request_end(ended).end
-    if any(one.verdict == "reject" for one in answers):
-        state = "rejected"
-    return RequestStatus(request_id, state, answers, ended_at=ended.at)
+        is_over = now >= request.expires_at
+        return RequestStatus(request.request_id, "expired" if is_over else "given_up")
+    answers = _answers(ended, request)
+    is_rejected = any(one.verdict == "reject" for one in answers)
+    state: RequestState = "rejected" if is_rejected else ended.end
+    return RequestStatus(request.request_id, state, answers, ended_at=ended.at)
 
 
-def _end(reader: LogReader, request: Entry) -> Entry | None:
+def _end(reader: LogReader, request: RequestEntry) -> RequestEndEntry | None:
     """Return the entry of a request's end; None where none is on record."""
-    about = approval_checks.summary_of_request(request)
     search = Search(
-        kind="request_end",
-        agent=about.agent,
-        principal=about.principal,
-        tool=about.tool,
-        since=request.at,
+        agent=request.agent, principal=request.principal, tool=request.tool.name, since=request.at
     )
-    for located in search_entries(reader, search):
-        if located.entry.members["request_id"] == request.members["request_id"]:
-            with suppress(DecodeError):
-                approval_checks.read_request_end(located.entry)
-                return located.entry
-    return None
+    ends = (one.entry for one in search_entries(reader, RequestEndEntry, search))
+    return next((one for one in ends if one.request_id == request.request_id), None)
 
 
-def _requests(reader: LogReader, shows: Shows) -> Iterator[Entry]:
-    for located in search_entries(reader, Search(kind="request"), newest_first=True):
+def _requests(reader: LogReader, shows: Shows) -> Iterator[RequestEntry]:
+    for located in search_entries(reader, RequestEntry, Search(), newest_first=True):
         if _is_shown(located.entry, shows):
             yield located.entry
 
 
-def _is_shown(request: Entry, shows: Shows) -> bool:
-    if shows is shows_all:
-        return True
-    name = agent_name(str(request.members["agent"]))
-    return name is not None and shows(name)
+def _is_shown(request: RequestEntry, shows: Shows) -> bool:
+    name = agent_name(request.agent)
+    return shows is shows_all or (name is not None and shows(name))
 
 
-def _decision(
-    reader: LogReader, request: Entry, request_id: str
-) -> tuple[LocatedEntry, Authorization] | None:
+def _decision(reader: LogReader, request: RequestEntry) -> LocatedEntry[CallEntry] | None:
     """Return the decision on the call of a request; None where the call was not made again.
 
     A decision that rests on answers to the request comes first, above all one that let the call
     run. Else a rejection counts that nobody has signed: an adapter's own, at the same site.
     """
-    members, found = request.members, list(_decisions(reader, request))
-    answered = [one for one in found if _answers(one[0].entry, request_id)]
-    same_call = [one for one in found if one[1].call_sha256 == members["call_digest"]]
-    allowed = [one for one in answered if one[1].allowed]
+    found = list(_decisions(reader, request))
+    answered = [one for one in found if _answers(one.entry, request)]
+    same_call = [one for one in found if one.entry.call_sha256 == request.call_digest]
+    allowed = [one for one in answered if one.entry.allowed]
     if allowed or answered or same_call:
         return allowed[0] if allowed else (answered or same_call)[-1]
     rejected = [
         one
         for one in found
-        if one[1].predicate.get("call_site") == members["call_site"]
-        and one[1].code == "approval.rejected"
-        and one[0].entry.members["approvals"] == []
+        if one.entry.predicate.get("call_site") == request.call_site
+        and one.entry.code == "approval.rejected"
+        and not one.entry.approvals
     ]
-    if not rejected or _asked_again(reader, request, rejected[0][0].entry.at):
+    if not rejected or _asked_again(reader, request, rejected[0].entry.at):
         return None
     return rejected[0]
 
 
-def _asked_again(reader: LogReader, request: Entry, until: str) -> bool:
+def _asked_again(reader: LogReader, request: RequestEntry, until: str) -> bool:
     """Return whether the call at the same site was asked about again before ``until``."""
-    later = search_entries(reader, Search(kind="request", since=request.at, until=until))
-    members = request.members
+    later = search_entries(reader, RequestEntry, Search(since=request.at, until=until))
     return any(
-        one.entry.members["call_site"] == members["call_site"]
-        and one.entry.members["request_id"] != members["request_id"]
+        one.entry.call_site == request.call_site and one.entry.request_id != request.request_id
         for one in later
     )
 
 
-def _decisions(reader: LogReader, request: Entry) -> Iterator[tuple[LocatedEntry, Authorization]]:
+def _decisions(reader: LogReader, request: RequestEntry) -> Iterator[LocatedEntry[CallEntry]]:
     """Yield the decisions since a request on calls with its agent, principal and tool, in order."""
-    about = approval_checks.summary_of_request(request)
     search = Search(
-        kind="call",
-        agent=agent_name(str(about.agent)),
-        principal=about.principal,
-        tool=about.tool,
+        agent=agent_name(request.agent),
+        principal=request.principal,
+        tool=request.tool.name,
         since=request.at,
     )
-    for one in sorted(search_entries(reader, search), key=lambda one: one.entry.at):
-        with suppress(DecodeError):
-            yield one, read_authorization(one.entry)
+    yield from sorted(search_entries(reader, CallEntry, search), key=lambda one: one.entry.at)
 
 
-def _answers(entry: Entry, request_id: str) -> tuple[Approval, ...]:
-    with suppress(DecodeError):
-        return tuple(
-            one for one in approval_checks.read_answers(entry) if one.request_id == request_id
-        )
-    return ()
+def _answers(entry: CallEntry | RequestEndEntry, request: RequestEntry) -> tuple[Approval, ...]:
+    return tuple(one for one in entry.answers if one.request_id == request.request_id)
 
 
 def _state(
-    call: Authorization, answers: tuple[Approval, ...], otherwise: RequestStatus
+    call: CallEntry, answers: tuple[Approval, ...], otherwise: RequestStatus
 ) -> RequestState:
     if call.code == "approval.rejected" or any(one.verdict == "reject" for one in answers):
         return "rejected"
@@ -240,12 +206,9 @@ def _state(
     return "expired" if call.code == "approval.expired" else otherwise.state
 
 
-def _call_state(reader: LogReader, located: LocatedEntry, call: Authorization) -> CallState:
-    if not call.allowed:
+def _call_state(reader: LogReader, call: LocatedEntry[CallEntry]) -> CallState:
+    if not call.entry.allowed:
         return "refused"
-    outcomes = entries_of_call(reader, "outcome", call, [located.shard], after=located.index)
-    for one in outcomes[:1]:
-        with suppress(DecodeError):
-            status = read_outcome(one.entry).status
-            return _OUTCOMES.get(status, "unknown")
-    return "unknown"
+    shards, after = [call.shard], call.index
+    outcomes = entries_of_call(reader, OutcomeEntry, call.entry, shards, after=after)
+    return _OUTCOMES.get(outcomes[0].entry.status, "unknown") if outcomes else "unknown"

@@ -11,14 +11,15 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
-from agentguard.audit import statements
-from agentguard.audit.calls import Authorization, read_authorization, read_outcome
-from agentguard.audit.entry import CallPlace, Entry, parse_entry, parse_time
+from agentguard.audit.entry import CallPlace, parse_time
+from agentguard.audit.find import read_entry_of_kind, search_entries
 from agentguard.audit.findings import MissingData, Problem, ShardReport
+from agentguard.audit.kinds import parse_entry
+from agentguard.audit.kinds.administration import AdministeredEntry, ErasureEntry
+from agentguard.audit.kinds.calls import CallEntry, OutcomeEntry
 from agentguard.audit.log import LogReader
-from agentguard.audit.statements import AdminStatement
 from agentguard.audit.summary import Search
-from agentguard.errors import AgentguardError, DecodeError, VerificationError
+from agentguard.errors import DecodeError, StorageError, VerificationError
 from agentguard.identity.trust import TrustDocument
 
 CallKey = tuple[int, int, str]
@@ -64,14 +65,16 @@ class ResolutionVerifier:
             for call in report.open_calls
         }
 
-    def _statements(self) -> Iterator[tuple[ShardReport, int, AdminStatement]]:
+    def _statements(self) -> Iterator[tuple[ShardReport, int, AdministeredEntry]]:
         for report in self.reports:
             for index, statement in report.admin_statements:
                 yield report, index, statement
 
     # --- statements about calls that are not open ------------------------------------------------
 
-    def _mismatch(self, report: ShardReport, index: int, statement: AdminStatement) -> str | None:
+    def _mismatch(
+        self, report: ShardReport, index: int, statement: AdministeredEntry
+    ) -> str | None:
         place = statement.call
         call = self._call(place)
         if call is None:
@@ -85,24 +88,23 @@ class ResolutionVerifier:
             return "it resolves a call whose outcome stands before it"
         return None
 
-    def _call(self, place: CallPlace) -> Authorization | None:
-        with suppress(AgentguardError):  # the shard's report has the malformed entry
-            entry = self._entry(place.shard, place.index, "call")
-            call = read_authorization(entry) if entry is not None else None
-            if call is not None and call.invocation_sha256 == place.invocation_sha256:
-                return call
-        return None
+    def _call(self, place: CallPlace) -> CallEntry | None:
+        try:
+            located = read_entry_of_kind(self.reader, place.shard, place.index, CallEntry)
+        except StorageError:  # the shard's report has the damage
+            return None
+        call = None if located is None else located.entry
+        is_named = call is not None and call.invocation_sha256 == place.invocation_sha256
+        return call if is_named else None
 
-    def _outcomes(self, place: CallPlace, call: Authorization) -> Iterator[int]:
+    def _outcomes(self, place: CallPlace, call: CallEntry) -> Iterator[int]:
         """Yield the indices of the outcomes of a call."""
         if place.shard in self.damaged:
             return
-        for index in self.reader.search(place.shard, Search("outcome", call.invocation_id)):
-            with suppress(DecodeError):  # the shard's report has the malformed entry
-                entry = self._entry(place.shard, index, "outcome")
-                outcome = read_outcome(entry) if entry is not None else None
-                if outcome is not None and outcome.invocation_sha256 == place.invocation_sha256:
-                    yield index
+        search = Search(invocation_id=call.invocation_id)
+        for located in search_entries(self.reader, OutcomeEntry, search, [place.shard]):
+            if located.entry.invocation_sha256 == place.invocation_sha256:
+                yield located.index
 
     def _entries_before(self, report: ShardReport, index: int, shard: int) -> int:
         """Return how many entries of a shard were certainly durable before an entry of another.
@@ -115,11 +117,6 @@ class ResolutionVerifier:
         origin = self.trust.origin(shard)
         heads = (head for at, head in report.heads if at < index and head.origin == origin)
         return max((head.size for head in heads), default=0)
-
-    def _entry(self, shard: int, index: int, kind: str) -> Entry | None:
-        stored = self.reader.entry(shard, index)
-        entry = parse_entry(stored.body) if stored is not None else None
-        return entry if entry is not None and entry.kind == kind else None
 
     # --- missing data ----------------------------------------------------------------------------
 
@@ -143,16 +140,14 @@ class ResolutionVerifier:
         sizes = {report.shard: report.entries for report in self.reports}
         for shard in set(self.reader.shards()) - self.damaged:
             for _index, body in self.reader.entries(shard, after=sizes.get(shard, 0) - 1):
-                with suppress(
-                    DecodeError, VerificationError
-                ):  # an invalid erasure explains nothing
+                with suppress(DecodeError, VerificationError):  # an invalid one explains nothing
                     entry = parse_entry(body)
-                    if entry.kind == "erasure":
-                        at = parse_time(entry.at)
-                        yield _key(statements.check_admin_statement(entry, self.trust, at).call)
+                    if isinstance(entry, ErasureEntry):
+                        entry.verify(self.trust, parse_time(entry.at))
+                        yield _key(entry.call)
 
 
-def _contradiction(statement: AdminStatement, ran: dict[CallKey, bool]) -> str | None:
+def _contradiction(statement: AdministeredEntry, ran: dict[CallKey, bool]) -> str | None:
     """Return the problem of a resolution that differs from an earlier one of the same call.
 
     ``ran`` holds the first resolution of each call, and gets this one.

@@ -6,10 +6,8 @@ recomputes every summary from its entry.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Final, Literal, NamedTuple
+from typing import Final, NamedTuple
 
-from agentguard.delegation.grant import Grant
 from agentguard.identity.credential import agent_name
 
 OBSERVED: Final = "observe"
@@ -74,67 +72,6 @@ class Search(NamedTuple):
                 return False
         is_late_enough = self.since is None or summary.at >= self.since
         return is_late_enough and (self.until is None or summary.at < self.until)
-
-
-def of_call(predicate: Mapping[str, Any], *, at: str, decision: str) -> Summary:
-    """Return the summary of the entry of a call, from the invocation's predicate."""
-    return Summary(
-        "call",
-        at,
-        predicate["invocation_id"],
-        predicate["agent"],
-        predicate["principal"],
-        predicate["tool"]["name"],
-        decision,
-        None,
-        predicate["task_id"],
-        trace_id(predicate["traceparent"]),
-    )
-
-
-def of_request(
-    kind: Literal["request", "request_end"],
-    *,
-    at: str,
-    agent: str,
-    principal: str,
-    tool: str,
-    task_id: str | None,
-    traceparent: str | None,
-) -> Summary:
-    """Return the summary of the entry of a request, or of the request's end."""
-    return Summary(
-        kind,
-        at,
-        agent=agent,
-        principal=principal,
-        tool=tool,
-        decision="approval" if kind == "request" else None,
-        task_id=task_id,
-        trace_id=trace_id(traceparent),
-    )
-
-
-def of_outcome(invocation_id: str | None, agent: str, *, at: str, status: str) -> Summary:
-    """Return the summary of an outcome entry; the caller knows the invocation's id."""
-    return Summary("outcome", at, invocation_id, agent, status=status)
-
-
-def at_receiver(kind: str, agent: str, principal: str, *, at: str) -> Summary:
-    """Return the summary of a receiver's entry of a request (``received``, ``refused``)."""
-    return Summary(kind, at, agent=agent, principal=principal)
-
-
-def of_identity(uri: str, *, at: str) -> Summary:
-    """Return the summary of an identity entry, from the URI of the instance."""
-    return Summary("identity", at, agent=uri)
-
-
-def of_delegation(leaf: Grant, *, at: str) -> Summary:
-    """Return the summary of a delegation entry, from the last hop of the chain."""
-    return Summary(
-        "delegation", at, agent=leaf.delegatee, principal=leaf.principal, task_id=leaf.task_id
-    )
 
 
 def trace_id(traceparent: str | None) -> str | None:

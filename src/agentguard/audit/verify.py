@@ -17,7 +17,7 @@ from agentguard.audit import checkpoint, merkle, statements
 from agentguard.audit.ahead import EntryReader, InOneThread, ReadEntry, read_ahead
 from agentguard.audit.checkpoint import Checkpoint, End, WitnessedCheckpoint
 from agentguard.audit.contents import ContentsVerifier
-from agentguard.audit.entry import StoredEntry, parse_entry, parse_time
+from agentguard.audit.entry import StoredEntry, parse_time, time_of
 from agentguard.audit.findings import MAX_LISTED, Problem, ShardReport
 from agentguard.audit.merkle import CompactRange
 from agentguard.errors import AgentguardError, VerificationError
@@ -255,7 +255,7 @@ class ShardVerifier:
         """Check the newest checkpoint's signature, which covers all entries before."""
         try:
             _point, signer = statements.check_checkpoint(head.note, self.trust, self.origin)
-            newest_time = parse_time(parse_entry(newest.body).at)
+            newest_time = parse_time(time_of(newest.body))
             signer.check(max(self._contents.latest_time, newest_time))
             if signer.compromised_since is not None and not self.contents:
                 raise VerificationError(

@@ -1,7 +1,7 @@
 """``Evaluation``: the policy's decision about a call that nobody makes, signed by the issuer.
 
 ``Agent.authorize`` returns one. The statement and its entry in the log stand in
-``audit/evaluations.py``. An evaluation lets no tool run.
+``audit/kinds/evaluation.py``. An evaluation lets no tool run.
 """
 
 from __future__ import annotations

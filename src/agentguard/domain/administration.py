@@ -14,8 +14,8 @@ from datetime import datetime
 from itertools import islice
 from typing import Final, TypeVar
 
-from agentguard.audit import merkle, records, statements
-from agentguard.audit.entry import CallPlace, LogPlace, parse_entry, parse_time
+from agentguard.audit import merkle, statements
+from agentguard.audit.entry import CallPlace, Entry, LogPlace, parse_time, present
 from agentguard.audit.find import (
     LoggedCall,
     attempts_of_call,
@@ -23,6 +23,15 @@ from agentguard.audit.find import (
     entries_about_call,
     find_call,
 )
+from agentguard.audit.kinds import parse_entry
+from agentguard.audit.kinds.administration import (
+    AdministeredEntry,
+    ErasureEntry,
+    FreezeEntry,
+    ResolutionEntry,
+    RevocationEntry,
+)
+from agentguard.audit.kinds.calls import OutcomeEntry
 from agentguard.audit.log import LogReader
 from agentguard.call.invocation import timestamp
 from agentguard.domain import keystore
@@ -89,9 +98,9 @@ def resolve(
         with _writing(domain, now) as log, registry_file.locked(settings.state):
             _require_doubt(reader, call, domain.trust, ends)
             at = timestamp(max(now, log.last_at))
-            recorded = log.append(records.resolution(admin, call.place, ran=ran, note=note, at=at))
-    name = call.entry.members.get("journal")
-    if isinstance(name, str):
+            recorded = log.append(ResolutionEntry.new(admin, call.place, ran=ran, note=note, at=at))
+    name = present(call.entry.journal)
+    if name is not None:
         domain.journal().settle(call.place.invocation_id, ran=ran, name=name)
     return recorded
 
@@ -121,11 +130,13 @@ def erase(
         with _writing(domain, now) as log:
             for attempt in attempts:
                 at = timestamp(max(now, log.last_at))
-                erasures.append(log.append(records.erasure(admin, attempt.place, note=note, at=at)))
+                erasures.append(
+                    log.append(ErasureEntry.new(admin, attempt.place, note=note, at=at))
+                )
         indices: dict[int, list[int]] = {}
         for call in attempts:
             place = call.place
-            outcomes = entries_about_call(reader, place.shard, ["outcome"], call.authorization)
+            outcomes = entries_about_call(reader, place.shard, (OutcomeEntry,), call.entry)
             of_call = [place.index, *(found.index for found in outcomes)]
             indices.setdefault(place.shard, []).extend(of_call)
     domain.revocations()  # reads what was just written, and so every process sees it
@@ -200,16 +211,16 @@ def _settled(
     No column counts: the admin key is about to sign that nothing is known of the call. Nor does a
     resolution that does not verify, as one that a compromised admin key has signed.
     """
-    if not call.authorization.allowed:
+    if not call.entry.allowed:
         return "it was denied, and did not run"
-    kinds, called_at = ("outcome", "resolution"), parse_time(call.entry.at)
+    kinds: tuple[type[Entry], ...] = (OutcomeEntry, ResolutionEntry)
+    called_at = parse_time(call.entry.at)
     for shard in reader.shards():
         past = after.get(shard, -1)
-        for found in entries_about_call(reader, shard, kinds, call.authorization, after=past):
-            if found.entry.kind == "outcome" or statements.is_valid_admin_statement(
-                found.entry, trust, called_at
-            ):
-                return f"its {found.entry.kind} is on record"
+        for found in entries_about_call(reader, shard, kinds, call.entry, after=past):
+            entry = found.entry
+            if not isinstance(entry, AdministeredEntry) or entry.is_valid(trust, called_at):
+                return f"its {entry.kind} is on record"
     return None
 
 
@@ -245,7 +256,7 @@ def revoke(
     def record() -> LogPlace:
         with _writing(domain, now) as log:
             at = timestamp(max(now, log.last_at))
-            return log.append(records.revocation(admin, name, note=note, at=at))
+            return log.append(RevocationEntry.new(admin, name, note=note, at=at))
 
     recorded = _on_any_disk(settings, record)
     # reads what was just written, and so every process sees it
@@ -290,7 +301,7 @@ def freeze(
         with _writing(domain, now) as log, registry_file.locked(settings.state):
             restrictions = domain.ledger().read_on()
             at = max(now, log.last_at)
-            statement = records.freeze(
+            statement = FreezeEntry.new(
                 admin,
                 domain.trust.trust_domain,
                 frozen=frozen,

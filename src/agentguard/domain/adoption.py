@@ -20,9 +20,9 @@ from datetime import datetime
 from itertools import islice
 from pathlib import Path
 
-from agentguard.audit import checkpoint, records
-from agentguard.audit.adoption import LostEntries, Unanchored
-from agentguard.audit.entry import LogPlace, parse_entry
+from agentguard.audit import checkpoint
+from agentguard.audit.entry import LogPlace, time_of
+from agentguard.audit.kinds.administration import AdoptionEntry, LostEntries, Unanchored
 from agentguard.call.invocation import timestamp
 from agentguard.domain import keystore, trust_pin
 from agentguard.domain.config import Config
@@ -96,11 +96,11 @@ def adopt(
         try:
             with _shards_locked(settings.state, except_shard=log.shard):
                 _require_heads(confirmed.heads, domain, log)
-                statement = records.adoption(
+                statement = AdoptionEntry.new(
                     admin,
                     domain.trust.trust_domain,
-                    lost=[entries._asdict() for entries in confirmed.lost],
-                    unanchored=[shard._asdict() for shard in confirmed.unanchored],
+                    lost=confirmed.lost,
+                    unanchored=confirmed.unanchored,
                     note=note,
                     at=timestamp(max(now, log.last_at)),
                 )
@@ -145,7 +145,9 @@ def _difference(
             continue
         head = _head(reader, shard) if shard in present else None
         note = files.read(anchor.anchor_path(anchors, origin)).decode()
-        lost.append(LostEntries(shard, head.size if head is not None else None, note))
+        lost.append(
+            LostEntries(shard=shard, entries=None if head is None else head.size, anchored=note)
+        )
     original = state_location.original(anchor.log_folder(anchors, trust.log), state)
     unanchored = _unanchored(reader, [shard for shard in present if shard not in anchored])
     return Difference(original, tuple(lost), tuple(unanchored), heads)
@@ -155,7 +157,7 @@ def _unanchored(reader: StateReader, shards: Iterable[int]) -> Iterator[Unanchor
     """Yield what is known of shards without an anchor; one without an entry can lack none."""
     for shard in shards:
         for index, body in islice(reader.entries(shard, newest_first=True), 1):
-            yield Unanchored(shard, index + 1, parse_entry(body).at)
+            yield Unanchored(shard=shard, entries=index + 1, newest=time_of(body))
 
 
 def _require_unchanged(confirmed: Difference, anchors: Path | None, domain: StateDomain) -> None:

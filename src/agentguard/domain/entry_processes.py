@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import pickle
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
+
+from msgspec import MsgspecError
 
 from agentguard.audit.ahead import MOST_KEYS, Batch, EntryReader, InOneThread, Reading
 from agentguard.domain import entry_worker
@@ -40,7 +41,7 @@ class _InProcesses:
     """
 
     def __init__(self, count: int, alone: int) -> None:
-        kind = TaskKind(entry_worker.__name__, self._read, self._dumps, _readings)
+        kind = TaskKind(entry_worker.__name__, self._read, self._dumps, self._readings)
         self._processes = WorkerProcesses(kind, count)
         self.batches = self._processes.tasks
         self._alone = alone
@@ -65,13 +66,14 @@ class _InProcesses:
         keys.clear()
         return data
 
+    def _readings(self, answer: bytes) -> Sequence[Reading] | None:
+        try:
+            signers = entry_worker.signers_of(answer)
+        except MsgspecError:
+            return None
+        keys = self._here.keys
+        return [Reading(signer=None if one is None else keys.get(one)) for one in signers]
+
     def close(self) -> None:
         """End the processes."""
         self._processes.close()
-
-
-def _readings(answer: bytes) -> Sequence[Reading] | None:
-    try:
-        return entry_worker.readings_of(answer)
-    except pickle.UnpicklingError:
-        return None

@@ -1,70 +1,41 @@
-"""A process that reads entries: a task is a batch, and the answer the readings of its entries.
+"""A process that checks signatures: a task is a batch, and the answer names the signers.
 
-Both are pickled, and no class but those of batches and readings is unpickled. ``worker.py`` reads
-tasks and writes answers.
+The messages are MessagePack of texts, bytes and numbers. The process that asks reads the entries
+itself: an answer spares work alone. ``worker.py`` reads tasks and writes answers.
 """
 
 from __future__ import annotations
 
-import io
-import pickle
 from collections.abc import Sequence
-from typing import Any, Final
 
-from agentguard.audit.ahead import Batch, InOneThread, Reading
-from agentguard.audit.calls import Authorization, EvaluationReport, Outcome
-from agentguard.audit.entry import Entry
-from agentguard.call.client import Client
+from msgspec import msgpack
+
+from agentguard.audit.ahead import Batch, InOneThread
 from agentguard.domain import worker
-from agentguard.signing.dsse import Envelope, JointSignature
 from agentguard.signing.keys import PublicKey
 
-_CLASSES: Final = {
-    (each.__module__, each.__qualname__): each
-    for each in (
-        Authorization,
-        Batch,
-        Client,
-        Entry,
-        Envelope,
-        EvaluationReport,
-        JointSignature,
-        Outcome,
-        PublicKey,
-        Reading,
-    )
-}
+
+def dumps(batch: Batch) -> bytes:
+    """Return a batch as the bytes of a task."""
+    return msgpack.encode((batch.bodies, [key.raw for key in batch.keys], batch.since))
 
 
-def dumps(value: Batch | Sequence[Reading]) -> bytes:
-    """Return a batch, or the answer to a batch, as bytes."""
-    return pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
+def signers_of(answer: bytes) -> Sequence[str | None]:
+    """Return the thumbprints of the signers in an answer; raises ``msgspec.MsgspecError``."""
+    return msgpack.decode(answer, type=list[str | None])
 
 
-def batch_of(value: bytes) -> Batch:
-    """Return the batch in a task; raises ``pickle.UnpicklingError``."""
-    batch: Batch = _Unpickler(io.BytesIO(value)).load()
-    return batch
-
-
-def readings_of(value: bytes) -> Sequence[Reading]:
-    """Return the readings in an answer; raises ``pickle.UnpicklingError``."""
-    readings: Sequence[Reading] = _Unpickler(io.BytesIO(value)).load()
-    return readings
-
-
-class _Unpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _CLASSES:
-            what = f"{module}.{name} has no place in a message"
-            raise pickle.UnpicklingError(what)
-        return _CLASSES[module, name]
+def _answer(task: bytes, reader: InOneThread) -> bytes:
+    bodies, keys, since = msgpack.decode(task, type=tuple[list[bytes], list[bytes], int])
+    readings = reader.start(Batch(bodies, [PublicKey(key) for key in keys], since))()
+    signers = [one.signer for one in readings]
+    return msgpack.encode([None if one is None else one.thumbprint for one in signers])
 
 
 def main() -> None:
     """Answer batches until stdin ends."""
     reader = InOneThread()
-    worker.work(lambda task: dumps(reader.start(batch_of(task))()))
+    worker.work(lambda task: _answer(task, reader))
 
 
 if __name__ == "__main__":

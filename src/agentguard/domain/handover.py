@@ -20,8 +20,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final
 
-from agentguard.audit import records, statements
-from agentguard.audit.entry import parse_entry
+from agentguard.audit.kinds import parse_entry
+from agentguard.audit.kinds.announcements import KeyEntry
 from agentguard.audit.log import LogReader
 from agentguard.audit.summary import Search
 from agentguard.call.invocation import timestamp
@@ -140,7 +140,7 @@ def announce(state: Path, log: ShardLog, issuer: Signer, now: datetime) -> None:
         at = timestamp(max(now, log.last_at))
         for trusted in keystore.load_trust(state).keys:
             if trusted.as_json() not in recorded_keys:
-                log.append(records.key(issuer, trusted.as_json(), at=at))
+                log.append(KeyEntry.new(issuer, trusted.as_json(), at=at))
         for use in adopted_uses:
             keystore.drop_next_key(state, use)
         if keystore.is_unannounced(state):
@@ -196,5 +196,5 @@ def _recorded_keys(reader: LogReader) -> Iterator[dict[str, JSON]]:
             with suppress(AgentguardError):
                 stored = reader.entry(shard, index)
                 entry = parse_entry(stored.body) if stored is not None else None
-                if entry is not None and entry.kind == "key":
-                    yield {**statements.read_statement(entry)[1].predicate}
+                if isinstance(entry, KeyEntry):
+                    yield {**entry.stated.predicate}

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from agentguard.approvals.store import Limits, Recorder
-from agentguard.audit import records
+from agentguard.audit.kinds.announcements import ShardEntry
 from agentguard.audit.registry import seal_registry
 from agentguard.call.invocation import timestamp
 from agentguard.domain import config
@@ -58,7 +58,7 @@ class MemoryDomain:
             raise StorageError(message, code="storage.closed")
         log = ShardLog(self.backend, self.log_key)
         log.append(
-            records.shard(
+            ShardEntry.new(
                 self.issuer,
                 self.log_key.public_key,
                 trust_domain=self.trust.trust_domain,

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from datetime import datetime
 
-from agentguard.audit import records
+from agentguard.audit.kinds.announcements import KeyEntry
 from agentguard.call.invocation import timestamp
 from agentguard.identity.trust import TrustDocument, TrustedKey, Use, seconds
 from agentguard.signing.keys import Ed25519Signer, Signer
@@ -28,5 +28,5 @@ def new_trust(trust_domain: str, now: datetime, signers: Mapping[Use, Signer]) -
 def announce_keys(log: ShardLog, issuer: Signer, trust: TrustDocument, now: datetime) -> None:
     """Write an entry for each key of a trust document into the log."""
     for trusted in trust.keys:
-        log.enqueue(records.key(issuer, trusted.as_json(), at=timestamp(now)))
+        log.enqueue(KeyEntry.new(issuer, trusted.as_json(), at=timestamp(now)))
     log.flush()

@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from agentguard.audit.adoption import Adoption
 from agentguard.audit.findings import Problem, ShardReport
+from agentguard.audit.kinds.administration import AdoptionEntry
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,13 +67,13 @@ class Report:
         return "same user" if self.alone else "outside"
 
     @property
-    def adoptions(self) -> tuple[tuple[int, int, Adoption], ...]:
+    def adoptions(self) -> tuple[tuple[int, int, AdoptionEntry], ...]:
         """The adoptions that gave up entries, or may have, as ``(shard, index, adoption)``."""
         return tuple(
-            (report.shard, index, adoption)
+            (report.shard, index, entry)
             for report in self.shards
-            for index, adoption in report.adoptions
-            if adoption.lost or adoption.unanchored
+            for index, entry in report.adoptions
+            if entry.adoption.lost or entry.adoption.unanchored
         )
 
     def _begun(self) -> list[ShardReport]:

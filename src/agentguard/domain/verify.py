@@ -17,9 +17,8 @@ from pathlib import Path
 
 from agentguard.audit import checkpoint
 from agentguard.audit.ahead import EntryReader
-from agentguard.audit.calls import Authorization, read_authorization, read_outcome
 from agentguard.audit.checkpoint import Checkpoint, WitnessedCheckpoint
-from agentguard.audit.entry import StoredEntry, parse_entry, parse_time
+from agentguard.audit.entry import StoredEntry, parse_time, time_of
 from agentguard.audit.find import (
     LocatedEntry,
     entries_of_call,
@@ -27,6 +26,7 @@ from agentguard.audit.find import (
     search_entries,
 )
 from agentguard.audit.findings import MAX_LISTED, Problem, ShardReport
+from agentguard.audit.kinds.calls import CallEntry, OutcomeEntry
 from agentguard.audit.late_calls import late_calls
 from agentguard.audit.log import LogReader
 from agentguard.audit.registry import verify_registry
@@ -136,11 +136,7 @@ class _LogVerification:
     def _count_approvals(self, reports: Sequence[ShardReport]) -> None:
         """Report requests that let more than one call run, or that no entry states."""
         used: dict[str, tuple[int, int]] = {}
-        requested = {
-            request.digests.request_id: request.digests
-            for r in reports
-            for request, _about in r.requests
-        }
+        requested = {request.request_id: request.digests for r in reports for request in r.requests}
         for report in reports:
             for request, index in report.approvals:
                 first = used.setdefault(request.request_id, (report.shard, index))
@@ -153,17 +149,18 @@ class _LogVerification:
 
     def _compare_request_ends(self, reports: Sequence[ShardReport]) -> None:
         """Report requests that ended twice, that no entry states, or whose approval was used."""
-        requested = {r.digests.request_id: r for one in reports for r, _about in one.requests}
+        requested = {r.request_id: r for one in reports for r in one.requests}
         used = {request.request_id for report in reports for request, _index in report.approvals}
         ended: dict[str, tuple[int, int]] = {}
         for report in reports:
-            for (request, _end), index in report.request_ends:
-                request_id = request.digests.request_id
+            for index, end in report.request_ends:
+                request_id = end.request_id
                 first = ended.setdefault(request_id, (report.shard, index))
                 if first != (report.shard, index):
                     what = f"its request has ended before, by entry {first[1]} of shard {first[0]}"
                     self.problems.append(Problem(report.shard, index, what))
-                if requested.get(request_id) != request:
+                request = requested.get(request_id)
+                if request is None or request.asked != end.asked:
                     what = "no entry states the request that ended, as it ended"
                     self.problems.append(Problem(report.shard, index, what))
                 if request_id in used:
@@ -176,31 +173,29 @@ class _LogVerification:
         Calls are searched by columns, which were compared with the entries before. A shard whose
         file is damaged has a problem already.
         """
-        requests = [pair for report in reports for pair in report.requests]
-        digests = {request.digests.call_sha256 for request, _about in requests}
+        requests = [request for report in reports for request in report.requests]
+        digests = {request.call_digest for request in requests}
         searches = {
-            Search("call", principal=about.principal, tool=about.tool, decision="allow")
-            for _request, about in requests
+            Search(principal=one.principal, tool=one.tool.name, decision="allow")
+            for one in requests
         }
-        since = min((about.at for _request, about in requests), default=None)
+        since = min((request.at for request in requests), default=None)
         for report in reports:
             if report.shard in self.damaged:
                 continue
             for search in searches:
                 with suppress(StorageError):  # the walk has reported what can't be read
                     recent = search._replace(since=since)
-                    for found in search_entries(self.reader, recent, [report.shard]):
+                    for found in search_entries(self.reader, CallEntry, recent, [report.shard]):
                         self._require_approved(found, digests)
 
-    def _require_approved(self, found: LocatedEntry, digests: AbstractSet[str]) -> None:
-        if found.entry.members["approvals"] != []:
+    def _require_approved(self, found: LocatedEntry[CallEntry], digests: AbstractSet[str]) -> None:
+        call = found.entry
+        if call.approvals or call.call_sha256 not in digests:
             return
-        with suppress(AgentguardError):  # the walk has reported what can't be read
-            call = read_authorization(found.entry)
-            if call.call_sha256 not in digests:
-                return
-            for ended in entries_of_call(self.reader, "outcome", call, [found.shard]):
-                if read_outcome(ended.entry).status != "not_run":
+        with suppress(StorageError):  # the walk has reported what can't be read
+            for ended in entries_of_call(self.reader, OutcomeEntry, call, [found.shard]):
+                if ended.entry.status != "not_run":
                     what = "a call that people were asked to approve ran, and rests on no answer"
                     self.problems.append(Problem(found.shard, ended.index, what))
 
@@ -309,10 +304,10 @@ class _LogVerification:
                     "its place",
                 )
 
-    def _call(self, shard: int, index: int) -> Authorization | None:
-        with suppress(AgentguardError):  # the walk has reported what can't be read
-            located = read_entry_of_kind(self.reader, shard, index, "call")
-            return None if located is None else read_authorization(located.entry)
+    def _call(self, shard: int, index: int) -> CallEntry | None:
+        with suppress(StorageError):  # the walk has reported what can't be read
+            located = read_entry_of_kind(self.reader, shard, index, CallEntry)
+            return None if located is None else located.entry
         return None
 
     def _compare_heads(self, reports: Sequence[ShardReport]) -> None:
@@ -344,7 +339,7 @@ class _LogVerification:
         """Return the second in which an entry was written; None for one that can't be read."""
         with suppress(AgentguardError):
             for _index, body in self.reader.entries(shard, after=index - 1):
-                return parse_time(parse_entry(body).at)
+                return parse_time(time_of(body))
         return None
 
     def _head_problem(self, head: Checkpoint) -> str | None:

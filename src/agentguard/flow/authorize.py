@@ -11,10 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from typing import Any
 
-from agentguard.audit import evaluations
-from agentguard.audit.entry import LogPlace
-from agentguard.audit.evaluations import Basis
-from agentguard.audit.records import Record
+from agentguard.audit.entry import LogPlace, Record
+from agentguard.audit.kinds.evaluation import Basis, EvaluationEntry
 from agentguard.call.decision import Decision
 from agentguard.call.evaluation import Evaluation
 from agentguard.errors import EncodeError
@@ -65,7 +63,7 @@ def _entry(
     )
 
     def build(decision: Decision) -> tuple[Record, bytes, Decision]:
-        record, statement = evaluations.evaluation(
+        record, statement = EvaluationEntry.new(
             issuer,
             prepared.predicate,
             decision,

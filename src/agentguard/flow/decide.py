@@ -18,7 +18,7 @@ from agentguard.approvals.quorum import counted, missing_approvals, requesters_o
 from agentguard.approvals.request import ApprovalPending, ApprovalRequest
 from agentguard.approvals.roster import Answer
 from agentguard.approvals.store import StoredRequest
-from agentguard.audit import records
+from agentguard.audit.kinds.requests import RequestEntry
 from agentguard.call.arguments import Arguments
 from agentguard.call.decision import Decision
 from agentguard.call.invocation import call_digest
@@ -174,7 +174,7 @@ def _request_approval(
         raise ApprovalError(nobody, code="approval.unavailable")
     traceparent = yield Ask(prepared.listener)
     request = _request(prepared, decision, traceparent)
-    record = records.request(request, prepared.authority.chain_sha256, at=prepared.at)
+    record = RequestEntry.new(request, prepared.authority.chain_sha256, at=prepared.at)
     receipt = yield Do(ports.log.append, record)
     prepared.listener.requested(request, receipt, ports.log.head)
     stored = yield Tell(_store, ports, prepared.request_key, request)

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from typing import NamedTuple, TypeVarTuple, final
 
 from agentguard.approvals.nested import NestedCalls
+from agentguard.audit.kinds.calls import UnsignedOutcome
 from agentguard.audit.log import AuditLog
-from agentguard.audit.records import UnsignedOutcome
 from agentguard.call.decision import Decision
 from agentguard.call.releases import Releases
 from agentguard.call.tool import FactsFunction, FactsInput

@@ -23,8 +23,7 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import Any, Final
 
-from agentguard.audit.entry import LogPlace
-from agentguard.audit.records import Record
+from agentguard.audit.entry import LogPlace, Record
 from agentguard.call.decision import Decision, Denied
 from agentguard.call.invocation import statement
 from agentguard.errors import AgentguardError, EncodeError

@@ -6,9 +6,15 @@ functions return records and write nothing; the shape of the entries is in ``aud
 
 from __future__ import annotations
 
-from agentguard.audit import records, summary
-from agentguard.audit.entry import Attachment, LogPlace, Role, Status
-from agentguard.audit.records import LoggedRuling, Record, UnsignedOutcome
+from agentguard.audit.entry import Attachment, LogPlace, Record, Role, Status
+from agentguard.audit.kinds.calls import (
+    CallEntry,
+    LoggedRuling,
+    OutcomeEntry,
+    UnsignedOutcome,
+    outcome_statement,
+)
+from agentguard.audit.summary import Summary
 from agentguard.call import redaction
 from agentguard.call.arguments import Arguments, encode_result
 from agentguard.call.decision import Decision
@@ -44,7 +50,7 @@ def authorization(
     ports, document = prepared.ports, ruling.document
     is_evaluated = document is not None
     committed = commitment(prepared.salt, document) if document is not None else None
-    return records.authorization(
+    return CallEntry.new(
         envelope,
         prepared.predicate,
         LoggedRuling(
@@ -96,7 +102,7 @@ def outcome(  # noqa: PLR0913  what the entry says
         encoded = masks.masked(encoded)
     committed = commitment(salt, encoded) if encoded is not None else None
     error_type = _type_name(error) if error is not None else None
-    payload = records.outcome_statement(
+    payload = outcome_statement(
         invocation_sha256,
         authorization=place or invocation_id,
         status=status,
@@ -112,8 +118,10 @@ def outcome(  # noqa: PLR0913  what the entry says
     if encoded is not None and committed is not None:
         copy = redaction.redact("result", encoded, redactions) if redactions else None
         attachments = (_attachment("result", committed, salt, encoded, copy),)
-    columns = summary.of_outcome(invocation_id, actor.uri, at=ended_at, status=status)
-    unsigned = records.outcome(payload, actor.signer, columns, committed, attachments=attachments)
+    columns = Summary(OutcomeEntry.kind, ended_at, invocation_id, actor.uri, status=status)
+    unsigned = UnsignedOutcome.of(
+        payload, actor.signer, columns, committed, attachments=attachments
+    )
     return unsigned, error_type
 
 

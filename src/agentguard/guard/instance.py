@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 
 from agentguard.approvals.nested import NestedCalls
-from agentguard.audit import records
+from agentguard.audit.kinds.identities import DelegationEntry, IdentityEntry
 from agentguard.call.client import Client
 from agentguard.call.decision import Decision
 from agentguard.call.evaluation import Evaluation
@@ -125,7 +125,7 @@ class Instance:
             )
             verified = credential.verify(issued.token, domain.trust, at=at)
             # enqueued first, so that the log has the credential before any call that uses it
-            self.ports.log.enqueue(records.identity(verified, at=timestamp(now)))
+            self.ports.log.enqueue(IdentityEntry.new(verified, at=timestamp(now)))
             self._current = verified
             self._renew_at = verified.expires_at - RENEW_BEFORE
 
@@ -269,7 +269,7 @@ class Instance:
             )
         verified = verification.from_json(chain.as_json(), domain.trust, at=at)
         # enqueued first, so that the log has the chain before any call under it
-        self.ports.log.enqueue(records.delegation(verified, at=timestamp(now)))
+        self.ports.log.enqueue(DelegationEntry.new(verified, at=timestamp(now)))
         return verified
 
     def _authority(self, token: AccessToken, delegation: Delegation) -> Authority:

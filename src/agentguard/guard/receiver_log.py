@@ -12,9 +12,13 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Final
 
-from agentguard.audit import http_requests
-from agentguard.audit.http_requests import ReceivedRequest, RefusedRequest
-from agentguard.audit.records import Record
+from agentguard.audit.entry import Record
+from agentguard.audit.kinds.receiver import (
+    ReceivedEntry,
+    ReceivedRequest,
+    RefusedEntry,
+    RefusedRequest,
+)
 from agentguard.call.invocation import timestamp
 from agentguard.errors import AgentguardError, ConfigError, ProofError
 from agentguard.flow.ports import Ports
@@ -56,7 +60,7 @@ class ReceiverLog:
         Raises ``ProofError`` (``proof.unrecorded``).
         """
         self._append(
-            lambda at, unrecorded: http_requests.received(request, unrecorded=unrecorded, at=at)
+            lambda at, unrecorded: ReceivedEntry.new(request, unrecorded=unrecorded, at=at)
         )
 
     def refused(self, request: RefusedRequest | None) -> None:
@@ -68,9 +72,7 @@ class ReceiverLog:
         if request is None or not self._has_room():
             self._count(1)
             return
-        self._append(
-            lambda at, unrecorded: http_requests.refused(request, unrecorded=unrecorded, at=at)
-        )
+        self._append(lambda at, unrecorded: RefusedEntry.new(request, unrecorded=unrecorded, at=at))
 
     def _has_room(self) -> bool:
         """Whether another refused request may have an entry now; take the room."""

@@ -19,7 +19,8 @@ from agentguard.approvals.request import ApprovalRequest
 from agentguard.approvals.roster import Answer, Roster
 from agentguard.approvals.status import RequestEnd
 from agentguard.approvals.store import Store, StoredRequest
-from agentguard.audit import records
+from agentguard.audit.entry import Record
+from agentguard.audit.kinds.requests import RequestEndEntry
 from agentguard.audit.log import AuditLog
 from agentguard.call.invocation import timestamp
 from agentguard.errors import AgentguardError, EncodeError
@@ -68,8 +69,8 @@ class RequestEnds:
 
     def _record(
         self, request: ApprovalRequest, end: RequestEnd, answers: Sequence[Envelope], now: datetime
-    ) -> records.Record:
-        return records.request_end(request, end, answers, self._roster.sha256, at=timestamp(now))
+    ) -> Record:
+        return RequestEndEntry.new(request, end, answers, self._roster.sha256, at=timestamp(now))
 
     def _valid_answers(self, stored: StoredRequest, at: int) -> list[Envelope]:
         request = stored.request

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
 from agentguard.approvals.quorum import unmeetable
 from agentguard.approvals.store import Store
-from agentguard.audit import records
+from agentguard.audit.kinds.announcements import ConfigEntry, PolicyEntry, RosterEntry
 from agentguard.call.invocation import timestamp
 from agentguard.domain.config import Config
 from agentguard.domain.directory import Directory
@@ -124,7 +124,7 @@ def put_on_record(setup: Setup, ports: Ports, domain: Domain) -> None:
     """Log the configuration, the roster and the policy, before the first call that uses them."""
     settings, engine, log = setup.settings, setup.engine, ports.log
     at = timestamp(ports.now())
-    log.enqueue(records.config(settings.encoded, at=at))
+    log.enqueue(ConfigEntry.new(settings.encoded, at=at))
     if settings.roster.can_answer:
-        log.enqueue(records.roster(domain.issuer, settings.trust_domain, settings.roster, at=at))
-    log.append(records.policy(ports.engine_name, engine.policy_sha256, engine.policy_files, at=at))
+        log.enqueue(RosterEntry.new(domain.issuer, settings.trust_domain, settings.roster, at=at))
+    log.append(PolicyEntry.new(ports.engine_name, engine.policy_sha256, engine.policy_files, at=at))

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable
 from typing import Final, NamedTuple, Protocol, TypeVar
 
-from agentguard.audit.http_requests import ReceivedRequest, RefusedRequest
+from agentguard.audit.kinds.receiver import ReceivedRequest, RefusedRequest
 from agentguard.call.plain import discarded
 from agentguard.errors import ProofError
 from agentguard.proof.evidence import KnownCaller

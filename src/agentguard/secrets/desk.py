@@ -17,9 +17,9 @@ from contextlib import contextmanager
 from datetime import datetime
 from typing import Final
 
-from agentguard.audit import http_requests, receipts, records
+from agentguard.audit.entry import Record
+from agentguard.audit.kinds.running import ProofEntry, ReceiptEntry, SecretEntry
 from agentguard.audit.log import AuditLog
-from agentguard.audit.records import Record
 from agentguard.call.invocation import timestamp
 from agentguard.call.releases import ProofRecord, Prover, Releases, ReleaseSubject, RequestProof
 from agentguard.errors import AgentguardError, ProofError, SecretError
@@ -98,7 +98,7 @@ class Desk:
             code = "proof.refused" if is_refused else "proof.failed"
             raise ProofError(f"the request is not proved: {error}", code=code) from error
         try:
-            self._append(lambda at: http_requests.proof(record, subject, at=at))
+            self._append(lambda at: ProofEntry.new(record, subject, at=at))
         except Exception as error:
             message = f"the request is not proved, because the log can't say so: {_problem(error)}"
             raise ProofError(message, code="proof.failed") from error
@@ -109,7 +109,7 @@ class Desk:
     ) -> None:
         """Put the receipt of a request of a running call on record; raises ``ProofError``."""
         try:
-            self._append(lambda at: receipts.receipt(proof_sha256, receipt, key_id, subject, at=at))
+            self._append(lambda at: ReceiptEntry.new(proof_sha256, receipt, key_id, subject, at=at))
         except Exception as error:
             message = f"the receipt of an answer can't be put on record: {_problem(error)}"
             raise ProofError(message, code="proof.failed") from error
@@ -117,7 +117,7 @@ class Desk:
     def record(self, name: str, subject: ReleaseSubject) -> None:
         """Make the entry of a release durable; raises ``SecretError`` (``secret.failed``)."""
         try:
-            self._append(lambda at: records.secret(name, subject, at=at))
+            self._append(lambda at: SecretEntry.new(name, subject, at=at))
         except Exception as error:
             reason = f"because the log can't say so: {_problem(error)}"
             message = f"the secret {name} is not released, {reason}"

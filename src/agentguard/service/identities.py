@@ -6,7 +6,7 @@ recorded in the log before the answer, as the credential of each instance is.
 
 from __future__ import annotations
 
-from agentguard.audit import records
+from agentguard.audit.kinds.identities import IdentityEntry
 from agentguard.call.invocation import timestamp
 from agentguard.errors import AgentguardError
 from agentguard.guard.process import Present
@@ -53,7 +53,7 @@ def register(parts: ServiceParts, request: Request) -> Answer:
     require_active(parts, uri, name, key.thumbprint)
     use_proof(parts, proof, at=at)
     issued = _issue(parts, profile, key, present)
-    parts.ports.log.append(records.identity(issued, at=timestamp(present.moment)))
+    parts.ports.log.append(IdentityEntry.new(issued, at=timestamp(present.moment)))
     value = {
         "credential": issued.token,
         "uri": issued.uri,

@@ -7,7 +7,7 @@ Back-Channel Logout 1.0, 2.5 to 2.8.
 
 from __future__ import annotations
 
-from agentguard.audit import logouts
+from agentguard.audit.kinds.identities import LogOutEntry
 from agentguard.call.invocation import timestamp
 from agentguard.errors import AgentguardError
 from agentguard.identity.login import LogOut
@@ -30,7 +30,7 @@ def log_out(parts: ServiceParts, request: Request) -> Answer:
         with parts.turn:  # of two that bring the same token, one writes an entry
             if not parts.ports.revocations.has_ended(logout):
                 at = timestamp(parts.now())
-                parts.ports.log.append(logouts.record(token, at=at))
+                parts.ports.log.append(LogOutEntry(at=at, token=token).record())
             parts.ports.revocations.publish()
     except AgentguardError as error:
         LOGGER.warning("a log-out can't be recorded: %s (%s)", error, error.code)

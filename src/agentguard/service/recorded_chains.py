@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from typing import Final
 
-from agentguard.audit import records
+from agentguard.audit.kinds.identities import DelegationEntry
 from agentguard.audit.log import AuditLog
 from agentguard.delegation.chain import Chain
 
@@ -31,7 +31,7 @@ class RecordedChains:
         """
         if chain.sha256 in self._digests:
             return
-        log.append(records.delegation(chain, at=at))
+        log.append(DelegationEntry.new(chain, at=at))
         with self._lock:
             while len(self._digests) >= _MOST:
                 del self._digests[next(iter(self._digests))]

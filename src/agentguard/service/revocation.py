@@ -6,7 +6,7 @@ handed on. The log has the entry, durably, and every process of the state knows 
 
 from __future__ import annotations
 
-from agentguard.audit import surrenders
+from agentguard.audit.kinds.identities import SurrenderEntry, require_issued
 from agentguard.call.invocation import timestamp
 from agentguard.errors import AgentguardError, DecodeError, VerificationError
 from agentguard.service.answers import Answer, RefusedError, success, unavailable
@@ -51,7 +51,7 @@ def revoke(parts: ServiceParts, request: Request) -> Answer:
 def _require_issued(parts: ServiceParts, hop: str, at: int) -> None:
     """Raise ``RefusedError`` unless the issuer has signed the hop, as ``/token`` has it do."""
     try:
-        surrenders.require_issued(hop, parts.trust, at)
+        require_issued(hop, parts.trust, at)
     except (DecodeError, VerificationError) as error:
         message = "the delegation of the token is one that an agent has handed on"
         raise RefusedError(400, "unsupported_token_type", message) from error
@@ -61,6 +61,6 @@ def _record(parts: ServiceParts, jti: str, hop: str, proof: str) -> None:
     match parts.ports.revocations.surrender_of(jti):
         case "new":
             at = timestamp(parts.now())
-            parts.ports.log.append(surrenders.record(hop, proof, at=at))
+            parts.ports.log.append(SurrenderEntry(at=at, hop=hop, proof=proof).record())
         case "full":
             raise unavailable("too many delegations were given up in a day: try again later")

@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from agentguard.audit.checkpoint import Checkpoint
+from agentguard.audit.entry import Record
 from agentguard.audit.merkle import CompactRange
-from agentguard.audit.records import Record
 
 
 class Head:

@@ -10,8 +10,7 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from agentguard.audit.entry import LogPlace
-from agentguard.audit.records import Record
+from agentguard.audit.entry import LogPlace, Record
 from agentguard.errors import StorageError
 from agentguard.storage.backend import Head
 

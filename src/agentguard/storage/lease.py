@@ -1,7 +1,7 @@
 """Lends each process one shard to write: a free shard, or a new one.
 
 So no writer waits for another. A lease is a lock that ends with its process. The shard's opening
-entry (``records.shard``) says who opened the shard, and how far the other shards are.
+entry (``ShardEntry``) says who opened the shard, and how far the other shards are.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final
 
-from agentguard.audit import records
-from agentguard.audit.records import Record
+from agentguard.audit.entry import Record
+from agentguard.audit.kinds.announcements import ShardEntry
 from agentguard.audit.registry import seal_registry
 from agentguard.call.invocation import timestamp
 from agentguard.errors import StorageError
@@ -99,7 +99,7 @@ class Lessor:
         ``heads`` are the newest checkpoints of all shards with an entry. A shard that is left out
         could be cut without a trace from then on.
         """
-        return records.shard(
+        return ShardEntry.new(
             self.issuer,
             self.log_key.public_key,
             trust_domain=self.trust.trust_domain,

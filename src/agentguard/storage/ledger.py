@@ -18,8 +18,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
+from agentguard.audit.later_calls import LaterCalls
 from agentguard.audit.restrictions import ReadPlace, Restrictions
-from agentguard.audit.restrictions_builder import RestrictionsBuilder
 from agentguard.errors import StorageError
 from agentguard.identity.trust import TrustDocument
 from agentguard.signing.keys import Signer
@@ -225,7 +225,7 @@ class Ledger:
     def _read_shards(
         self, start: Restrictions, trust: TrustDocument, own: int | None, *, is_sure: bool
     ) -> Restrictions:
-        gathering = RestrictionsBuilder(start, trust)
+        gathering = LaterCalls(start, trust)
         heads: dict[int, bytes] = {}
         registered, shards = registry_file.present(self._state, self._anchors, trust, own=own)
         with closing(StateReader(self._state, may_be_empty=True)) as reader:

@@ -24,8 +24,8 @@ from typing import Final
 
 from agentguard.audit import checkpoint, merkle
 from agentguard.audit.checkpoint import Checkpoint
-from agentguard.audit.entry import BEGINNING, LogPlace
-from agentguard.audit.records import Record, UnsignedOutcome
+from agentguard.audit.entry import BEGINNING, LogPlace, Record
+from agentguard.audit.kinds.calls import UnsignedOutcome
 from agentguard.errors import StorageError
 from agentguard.signing.dsse import JointSignature
 from agentguard.signing.keys import Signer

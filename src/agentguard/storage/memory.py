@@ -9,9 +9,8 @@ from typing import Self
 
 from agentguard.audit import checkpoint
 from agentguard.audit.checkpoint import Checkpoint, End
-from agentguard.audit.entry import BEGINNING, StoredEntry
+from agentguard.audit.entry import BEGINNING, Record, StoredEntry
 from agentguard.audit.merkle import CompactRange
-from agentguard.audit.records import Record
 from agentguard.audit.summary import OBSERVED, Search
 from agentguard.signing.keys import Signer
 from agentguard.storage.backend import Head

@@ -14,9 +14,8 @@ from typing import Final
 
 from agentguard.audit import merkle, statements
 from agentguard.audit.checkpoint import Checkpoint
-from agentguard.audit.entry import BEGINNING, parse_entry, parse_time
+from agentguard.audit.entry import BEGINNING, Record, parse_time, time_of
 from agentguard.audit.merkle import CompactRange
-from agentguard.audit.records import Record
 from agentguard.errors import AgentguardError, StorageError
 from agentguard.identity.trust import TrustDocument
 from agentguard.storage import files, lock, reserve, sqlite
@@ -157,7 +156,7 @@ class ShardFile:
         origin, size, peaks = row
         try:
             tree = CompactRange.decode(size, peaks)
-            at = parse_entry(last[1]).at if last else BEGINNING
+            at = time_of(last[1]) if last else BEGINNING
             parse_time(at)
             return Head(tree, Checkpoint(origin, size, tree.root()), at)
         except AgentguardError as error:

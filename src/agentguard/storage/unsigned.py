@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from agentguard.audit.records import Record, UnsignedOutcome
+from agentguard.audit.entry import Record
+from agentguard.audit.kinds.calls import UnsignedOutcome
 from agentguard.signing import dsse
 from agentguard.signing.keys import Signer
 from agentguard.storage.flusher import LOGGER

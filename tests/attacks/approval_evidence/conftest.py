@@ -10,8 +10,7 @@ import pytest
 from approval_forgeries import PRINCIPALS, RELEASE, TWO, Insider
 
 from agentguard import ApprovalPending, Decision, Denied, Guard, Requirement
-from agentguard.audit.entry import StoredEntry
-from agentguard.audit.records import Record
+from agentguard.audit.entry import Record, StoredEntry
 from agentguard.signing.keys import Ed25519Signer
 
 ROLES = {"bob": [RELEASE], "carol": [RELEASE, "security"], "al": [RELEASE], "olga": [RELEASE]}

@@ -14,8 +14,9 @@ import pytest
 from approval_forgeries import Insider
 
 from agentguard import Requirement
-from agentguard.audit import approval_checks, records
-from agentguard.audit.entry import parse_entry
+from agentguard.audit.kinds import parse_entry
+from agentguard.audit.kinds.announcements import RosterEntry
+from agentguard.audit.kinds.requests import RequestEndEntry, RequestEntry
 from agentguard.call.invocation import timestamp
 from agentguard.signing import canonical
 from agentguard.signing.canonical import loads_object
@@ -41,8 +42,8 @@ def ended(
     """The log with an entry that says that the request has ended."""
     at = log.request.expires_at if at is None else at
     given = [Envelope.parse(one) for one in answers]
-    roster = approval_checks.roster_digest(parse_entry(log.records[log.index("roster")].body))
-    record = records.request_end(log.request, end, given, roster, at=moment(at))
+    roster = parse_entry(log.records[log.index("roster")].body, RosterEntry).sha256
+    record = RequestEndEntry.new(log.request, end, given, roster, at=moment(at))
     changed = replace(log, records=(*log.records, record))
     return changed.with_body(changed.last, {**loads_object(record.body), **said})
 
@@ -91,11 +92,9 @@ OF_SOMEBODY_ELSE: Mapping[str, Any] = {
 
 @pytest.mark.parametrize("member", OF_SOMEBODY_ELSE)
 def test_an_end_for_somebody_else_whose_columns_say_the_same(waiting, member):
-    entry = parse_entry(
-        canonical.dumps(told := {**said_at_the_end(waiting), member: OF_SOMEBODY_ELSE[member]})
-    )
+    told: Any = {**said_at_the_end(waiting), member: OF_SOMEBODY_ELSE[member]}
     log = ended(waiting)
-    forged = log.with_body(log.last, told, approval_checks.summary_of_request(entry))
+    forged = log.with_body(log.last, told, parse_entry(canonical.dumps(told)).summary)
     found = [what for _index, what in forged.problems()]
     assert found == ["no entry states the request that ended, as it ended"]
 
@@ -123,7 +122,7 @@ def test_an_expiry_before_the_end_and_a_withdrawal_after_it(waiting):
 
 def test_an_end_of_no_kind(waiting):
     (found,) = ended(waiting, end="forgotten").problems()
-    assert found[1] == "a request ends as expired or withdrawn"
+    assert "Invalid enum value 'forgotten' - at `$.end`" in found[1]
 
 
 def test_a_second_end(waiting):
@@ -175,7 +174,7 @@ def test_a_request_that_outlives_its_delegation_or_is_for_somebody_else(waiting)
         (replace(waiting.request, principal="user:eve"), "for another principal than its chain"),
     ):
         stated: Any = loads_object(waiting.records[index].body)
-        said = records.request(request, stated["chain_sha256"], at=stated["at"])
+        said = RequestEntry.new(request, stated["chain_sha256"], at=stated["at"])
         other = waiting.with_body(index, loads_object(said.body), said.summary)
         found = other.problems()
         assert len(found) == 1

@@ -13,7 +13,7 @@ import pytest
 from approval_forgeries import RELEASE, Insider, asking
 
 from agentguard import Requirement
-from agentguard.audit import records
+from agentguard.audit.kinds.requests import RequestEntry
 from agentguard.signing.canonical import loads_object
 
 IN_THE_ROLE = Requirement("a release manager", roles=(RELEASE,))
@@ -27,7 +27,7 @@ def clicked(asked) -> Insider:
 def answered(log: Insider, needed: Requirement, *answers: dict[str, Any]) -> Insider:
     """The call as if this had been asked, and answered by the application's word."""
     request = replace(log.request, requirements=(needed,))
-    index, stated = log.index("request"), records.request(request, None, at=log.call["at"])
+    index, stated = log.index("request"), RequestEntry.new(request, None, at=log.call["at"])
     changed = log.with_body(index, loads_object(stated.body), stated.summary)
     given = [changed.answer(None, request=request, **said) for said in answers]
     return changed.saying(requirements=[needed.as_json()], approvals=given).signed_anew()

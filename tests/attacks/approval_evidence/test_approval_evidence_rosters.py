@@ -16,10 +16,12 @@ from approval_forgeries import BOB, CAROL, NEEDED, RELEASE, TWO, Insider, again,
 
 from agentguard import Requirement
 from agentguard.approvals.request import requirements_digest
-from agentguard.audit import records, summary
-from agentguard.audit.entry import LogPlace, parse_entry
-from agentguard.audit.records import Record
+from agentguard.audit.entry import LogPlace, Record
+from agentguard.audit.kinds import parse_entry
+from agentguard.audit.kinds.announcements import ShardEntry
+from agentguard.audit.kinds.calls import UnsignedOutcome, outcome_statement
 from agentguard.audit.registry import seal_registry
+from agentguard.audit.summary import Summary
 from agentguard.signing import canonical, dsse
 from agentguard.signing.canonical import b64_encode, loads_object
 from agentguard.signing.dsse import Envelope
@@ -190,7 +192,7 @@ class Shards:
 
 def in_two_shards(log: Insider, batch: Sequence[Record]) -> Shards:
     at = loads_object(log.records[0].body)["at"]
-    opening = records.shard(
+    opening = ShardEntry.new(
         log.keys["issuer"],
         log.keys["log"].public_key,
         trust_domain=log.trust.trust_domain,
@@ -277,7 +279,7 @@ def test_a_call_that_was_asked_about_and_ran_unapproved_is_found(two):
 
     def ended(status: Any, **how: Any) -> list[tuple[int | None, str]]:
         sealed = Envelope.parse(bare.call["invocation"], may_be_joint=True)
-        payload = records.outcome_statement(
+        payload = outcome_statement(
             canonical.sha256_hex(sealed.payload),
             authorization=LogPlace(0, bare.last),
             status=status,
@@ -289,10 +291,8 @@ def test_a_call_that_was_asked_about_and_ran_unapproved_is_found(two):
             **how,
         )
         said = bare.records[-1].summary
-        about = summary.of_outcome(
-            said.invocation_id, str(said.agent), at=bare.call["at"], status=status
-        )
-        record = records.outcome(payload, bare.keys["coder"], about, None).signed()
+        about = Summary("outcome", bare.call["at"], said.invocation_id, said.agent, status=status)
+        record = UnsignedOutcome.of(payload, bare.keys["coder"], about, None).signed()
         return replace(bare, records=(*bare.records, record)).problems()
 
     assert ended("not_run", replay_of="0" * 32) == []  # of a call that had run before

@@ -33,6 +33,7 @@ from agentguard.adapters import Arguments, CallSite, Invocation
 from agentguard.approvals.answer import read_answer, seal_answer
 from agentguard.approvals.request import MAX_REQUEST_BYTES
 from agentguard.audit.find import scan_entries
+from agentguard.audit.kinds.calls import CallEntry
 from agentguard.cli.audit import call_report
 from agentguard.domain import keystore
 from agentguard.errors import DecodeError
@@ -204,7 +205,7 @@ def test_a_call_that_was_refused_without_an_answer_leads_to_its_request(desk, cl
         assert desk.call(guard, "expired") == "approval.expired"
         assert desk.call(guard, "x" * MAX_REQUEST_BYTES) == "arguments.too_large"
     with closing(StateReader(state)) as reader:
-        calls = scan_entries(reader, 0, ["call"])
+        calls = scan_entries(reader, 0, (CallEntry,))
         reports = [call_report.read(reader, one, keystore.load_trust(state)) for one in calls]
     found = [one.request and one.request.entry.members["request_id"] for one in reports]
     ran, _altered, expired = (request.request_id for request in requests)

@@ -25,7 +25,7 @@ from agentguard import (
 )
 from agentguard.adapters import Arguments, Invocation
 from agentguard.approvals.answer import read_answer
-from agentguard.audit.entry import parse_entry
+from agentguard.audit.kinds import parse_entry
 from agentguard.signing.canonical import sha256_hex
 from agentguard.signing.dsse import Envelope
 

@@ -24,9 +24,9 @@ from denial_lines import without_denials
 from preloaded import Talk
 
 from agentguard import Decision, Denied, Guard, verify_evidence
-from agentguard.audit import statements
-from agentguard.audit.calls import read_authorization
-from agentguard.audit.entry import parse_entry
+from agentguard.audit.kinds import parse_entry
+from agentguard.audit.kinds.calls import CallEntry
+from agentguard.audit.kinds.identities import DelegationEntry
 from agentguard.delegation import access_token
 from agentguard.domain import config
 from agentguard.signing.canonical import loads_object
@@ -43,15 +43,14 @@ def whole(guard):
     found = []
     for stored in guard.reader().stored(0):
         parsed = parse_entry(stored.body)
-        if parsed.kind == "delegation":
-            chain = statements.check_delegation(parsed, guard.trust, int(now().timestamp()))
+        if isinstance(parsed, DelegationEntry):
+            chain = parsed.verified(guard.trust, int(now().timestamp()))
             chains[chain.sha256] = chain
-        elif parsed.kind == "call":
-            call = read_authorization(parsed)
+        elif isinstance(parsed, CallEntry):
             (arguments,) = [
                 loads_object(kept.data) for kept in stored.attachments if kept.role == "arguments"
             ]
-            found.append((arguments, call, chains[call.chain_sha256 or ""]))
+            found.append((arguments, parsed, chains[parsed.chain_sha256 or ""]))
     return found
 
 

@@ -12,9 +12,11 @@ from typing import Any
 import pytest
 from evidence_mutants import Log, accepted, is_form, refusal, spliced, written
 
-from agentguard.audit import records
-from agentguard.audit.entry import CallPlace, parse_entry
+from agentguard.audit.entry import CallPlace
 from agentguard.audit.evidence import verify_evidence
+from agentguard.audit.kinds import parse_entry
+from agentguard.audit.kinds.administration import ErasureEntry, ResolutionEntry
+from agentguard.audit.kinds.announcements import KeyEntry
 from agentguard.audit.prove import prove_call
 from agentguard.call.invocation import timestamp
 from agentguard.errors import VerificationError
@@ -32,9 +34,9 @@ def settled(log: Log, call: CallPlace, *, by: str = "admin", announced: bool = T
     trusted = TrustedKey("admin", admin.public_key, since)
     at = parse_entry(log.shards_[0][-1]).at
     signer = admin if by == "admin" else log.signers[by]
-    more = [records.key(log.signers["issuer"], trusted.as_json(), at=at)] if announced else []
-    more.append(records.resolution(signer, call, ran=True, note="it was seen", at=at))
-    more.append(records.erasure(signer, call, note="asked for", at=at))
+    more = [KeyEntry.new(log.signers["issuer"], trusted.as_json(), at=at)] if announced else []
+    more.append(ResolutionEntry.new(signer, call, ran=True, note="it was seen", at=at))
+    more.append(ErasureEntry.new(signer, call, note="asked for", at=at))
     trust = replace(log.trust, keys=(*log.trust.keys, trusted))
     bodies = [*log.shards_[0], *(record.body for record in more)]
     return replace(log, trust=trust, shards_=[bodies])
@@ -222,7 +224,7 @@ def announcing(log: Log, signer: Ed25519Signer) -> Log:
     """The log in which the issuer announces one more key for checkpoints, at its end."""
     trusted = TrustedKey("log", signer.public_key, log.trust.keys[0].not_before)
     at = parse_entry(log.shards_[0][-1]).at
-    record = records.key(log.signers["issuer"], trusted.as_json(), at=at)
+    record = KeyEntry.new(log.signers["issuer"], trusted.as_json(), at=at)
     return replace(log, shards_=[[*log.shards_[0], record.body]])
 
 

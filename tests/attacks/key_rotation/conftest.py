@@ -13,9 +13,9 @@ import pytest
 from rotations import HOUR, PASSPHRASE
 
 from agentguard import Decision
-from agentguard.audit import statements
-from agentguard.audit.calls import read_authorization
-from agentguard.audit.entry import parse_entry
+from agentguard.audit.kinds import parse_entry
+from agentguard.audit.kinds.announcements import KeyEntry
+from agentguard.audit.kinds.calls import CallEntry
 from agentguard.audit.prove import prove_call
 from agentguard.domain import config, domain, keystore, rotation
 from agentguard.domain.config import Config
@@ -85,10 +85,10 @@ class Scene:
     def calls(self) -> list[str]:
         with closing(StateReader(self.settings.state)) as reader:
             return [
-                str(read_authorization(parsed).invocation_id)
+                str(parsed.invocation_id)
                 for shard in reader.shards()
                 for _index, body in reader.entries(shard)
-                if (parsed := parse_entry(body)).kind == "call"
+                if isinstance(parsed := parse_entry(body), CallEntry)
             ]
 
     def prove(self, invocation_id: str) -> bytes:
@@ -98,10 +98,10 @@ class Scene:
     def announced(self) -> list[Any]:
         with closing(StateReader(self.settings.state)) as reader:
             return [
-                statements.read_statement(parsed)[1].predicate
+                parsed.stated.predicate
                 for shard in reader.shards()
                 for _index, body in reader.entries(shard)
-                if (parsed := parse_entry(body)).kind == "key"
+                if isinstance(parsed := parse_entry(body), KeyEntry)
             ]
 
     def key(self, use: Any) -> Any:

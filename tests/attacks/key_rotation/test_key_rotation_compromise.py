@@ -16,8 +16,8 @@ import pytest
 from rotations import FULL, HOUR, PASSPHRASE, USES, Crash, alien, crash_at, either, free_locks, put
 
 from agentguard import ConfigError, StorageError, VerificationError
-from agentguard.audit.entry import parse_entry
 from agentguard.audit.evidence import verify_evidence
+from agentguard.audit.kinds import parse_entry
 from agentguard.audit.registry import seal_registry, verify_registry
 from agentguard.call.invocation import timestamp
 from agentguard.domain import administration, handover, keystore, rotation

@@ -16,7 +16,6 @@ from request_logs import QUERY
 from tool_servers import SCOPE, in_call, send, send_plainly, tool_server
 
 from agentguard import ReceiverLog
-from agentguard.audit.http_requests import read_received
 from agentguard.errors import StorageError
 from agentguard.proof import CallerMiddleware, ProofStore, Receiver
 from agentguard.proof.fastapi import requires
@@ -239,10 +238,10 @@ def test_a_scope_that_an_endpoint_lacks_is_on_record(sides):
 
         with opened.guard.delegate("user:alice", scope=SCOPE, audience=[URL]):
             assert asyncio.run(calls()) == [200, 403]
-    received = [read_received(entry) for entry in sides.server.entries("received")]
+    received = list(sides.server.entries("received"))
     assert [one.request.url for one in received] == [f"{URL}/pay", f"{URL}/refund"]
     (entry,) = sides.server.entries("refused")
     assert (entry.members["code"], entry.members["proof_sha256"]) == (
         "proof.scope",
-        received[1].proof_sha256,
+        received[1].proof.sha256,
     )

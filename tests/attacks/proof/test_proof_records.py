@@ -13,9 +13,8 @@ from request_logs import QUERY
 from tool_servers import in_call
 
 from agentguard import ProofError
-from agentguard.audit import http_requests
-from agentguard.audit.calls import read_authorization
-from agentguard.audit.records import Record
+from agentguard.audit.entry import Record
+from agentguard.audit.kinds.running import ProofEntry
 from agentguard.call.releases import ProofRecord, ReleaseSubject, RequestRecord
 from agentguard.delegation.context import idempotency_key
 from agentguard.errors import StorageError
@@ -35,7 +34,7 @@ def test_the_proof_is_durably_on_record_before_the_tool_has_the_proof(sides):
     with sides.agent.open() as guard:
         in_call(guard, pay, audience=[URL, "https://other.example"])
     ((members, proof, invocation_id),) = seen
-    (call,) = map(read_authorization, sides.agent.entries("call"))
+    (call,) = sides.agent.entries("call")
     assert members["request"] == {
         "method": "POST",
         "url": f"{URL}/pay",
@@ -106,7 +105,7 @@ def test_a_record_that_lies_is_found(sides, lie):
     """The holder of the log's key appends an entry while the call runs."""
 
     def pay():
-        (call,) = map(read_authorization, sides.agent.entries("call"))
+        (call,) = sides.agent.entries("call")
         place = guard_log.head.size - 1
         subject = ReleaseSubject(
             str(call.invocation_id),
@@ -123,7 +122,7 @@ def test_a_record_that_lies_is_found(sides, lie):
         digest = "no digest" if lie == "no digest" else "2" * 64
         at = sides.agent.entries("call")[0].at
         guard_log.append(
-            http_requests.proof(
+            ProofEntry.new(
                 ProofRecord(request, "request", audience, "forged", digest), subject, at=at
             )
         )
@@ -148,6 +147,6 @@ def test_a_record_after_the_outcome_is_found(sides, is_late):
                 sort_keys=True,
                 separators=(",", ":"),
             ).encode()
-            summary = http_requests.read_proof(entry).summary
+            summary = entry.summary
             opened.append("agent", lambda at: Record(forged, summary))
     assert sides.agent.verify().ok is not is_late

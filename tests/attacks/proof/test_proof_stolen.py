@@ -31,6 +31,7 @@ from agentguard.identity.credential import AgentProfile
 from agentguard.proof import HttpRequest, ProofStore, Receiver, verify_request
 from agentguard.proof.bound_request import CLAIM
 from agentguard.proof.dpop import token_hash
+from agentguard.signing.canonical import JSON
 from agentguard.signing.keys import Ed25519Signer
 
 PROOF = "DPoP"
@@ -54,10 +55,8 @@ def known_keys(monkeypatch):
 
 def test_a_stolen_token_without_the_key_is_of_no_use(scene):
     sent, thief = scene.request(), Ed25519Signer.from_seed(os.urandom(32))
-    for own, code in (
-        ({}, "signature.invalid"),
-        ({"jwk": {**thief.public_key.jwk()}}, "proof.key"),
-    ):
+    key: dict[str, JSON] = {"jwk": {**thief.public_key.jwk()}}
+    for own, code in (({}, "signature.invalid"), (key, "proof.key")):
         forged = resigned(header(sent, PROOF), thief, {"jti": "a" * 22}, own)
         assert refused(scene.receiver, with_header(sent, PROOF, forged)) == code
     assert refused(scene.receiver, with_header(sent, PROOF, None)) == "proof.missing"

@@ -18,8 +18,7 @@ from proof_scene import URL
 from tool_servers import SCOPE, ToolServer, guard_in_memory, in_call
 
 from agentguard import ConfigError, Ed25519Signer, Guard, ProofError
-from agentguard.audit import receipts
-from agentguard.audit.receipts import read_receipt, status_of
+from agentguard.audit.kinds.running import ReceiptEntry
 from agentguard.call.releases import ReleaseSubject
 from agentguard.proof import CallerMiddleware, ProofStore, Receiver, receipt
 from agentguard.proof.answers import ReceiptedAnswer
@@ -124,8 +123,8 @@ def test_a_receipt_is_verified_and_on_record_in_the_agent_s_log(sides, key):
     with sides.agent.open() as guard:
         answers = post(guard, sides.folder, key, key, "/pay", "/parts")
     assert answers == [(201, b'{"paid":"42"}'), (200, b"abc")]
-    noted = [read_receipt(entry) for entry in sides.agent.entries("receipt")]
-    assert [status_of(one) for one in noted] == [201, 200]
+    noted = sides.agent.entries("receipt")
+    assert [one.status for one in noted] == [201, 200]
     assert {one.key_id for one in noted} == {key.public_key.thumbprint}
     proved = [entry.members["proof"]["sha256"] for entry in sides.agent.entries("proof")]
     assert [one.proof_sha256 for one in noted] == proved
@@ -137,7 +136,7 @@ def test_a_receipt_is_verified_and_on_record_in_the_agent_s_log(sides, key):
 def test_an_answer_to_head_has_a_receipt_of_no_body(sides, key):
     with sides.agent.open() as guard:
         assert post(guard, sides.folder, key, key, "/pay", method="HEAD") == [(200, b"")]
-    (noted,) = (read_receipt(entry) for entry in sides.agent.entries("receipt"))
+    (noted,) = (entry for entry in sides.agent.entries("receipt"))
     answer = Answer.of(noted.proof_sha256, 200, JSON_TYPE, b"")
     receipt.verify(noted.receipt, answer, [key.public_key], server=f"{URL}/")
 
@@ -305,7 +304,7 @@ def test_a_receipt_entry_that_lies_is_found(sides, key, lie):
         )
         token = mint(Answer(digest, 200, "0" * 64, "0" * 64), key, server=f"{URL}/", at=1)
         at = sides.agent.entries("proof")[0].at
-        log.append(receipts.receipt(digest, token, "key", subject, at=at))
+        log.append(ReceiptEntry.new(digest, token, "key", subject, at=at))
 
     with sides.agent.open() as guard:
         log = runtime_of(guard).current_ports().log

@@ -14,13 +14,12 @@ import commands
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from msgspec.structs import replace
 from proof_scene import BODY, URL, Sent, check, header, refused
 from request_logs import TwoSides
 from tool_servers import in_call, listed
 
 from agentguard import Ed25519Signer
-from agentguard.audit import http_requests
-from agentguard.audit.http_requests import read_received
 from agentguard.delegation.context import running_call
 from agentguard.proof.presentation import note_receipt, prove_request
 from agentguard.proof.receipt import Answer, VerifiedReceipt, mint
@@ -122,13 +121,21 @@ def test_an_entry_that_is_removed_is_found_twice(sides, side):
     assert summary["verified"]["agent" if side == "agent" else "receiver"] is False
 
 
+def received(entry, *, at, **said):
+    """Return the entry of a request once more, of another time, saying other things."""
+    return replace(entry, at=at, unrecorded=0, **said).record()
+
+
+def other_proof(entry, sha256="f" * 64):
+    return replace(entry.proof, sha256=sha256)
+
+
 def test_a_forged_received_entry_is_only_at_the_receiver(sides):
     """The holder of the receiver's log key says that the agent has sent a request."""
     with sides.open() as opened:
         opened.send()
         (entry,) = sides.server.entries("received")
-        forged = read_received(entry)._replace(proof_sha256="f" * 64)
-        opened.append("server", partial(http_requests.received, forged, unrecorded=0))
+        opened.append("server", partial(received, entry, proof=other_proof(entry)))
     assert sides.server.verify().ok  # its own log can't tell
     code, (one,), summary = match(sides)
     assert (code, one["state"], one["agent_entry"]) == (1, "receiver_only", None)
@@ -174,8 +181,7 @@ def test_a_request_that_is_accepted_twice_is_once_too_often_at_the_receiver(side
     with sides.open() as opened:
         opened.send()
         (entry,) = sides.server.entries("received")
-        again = read_received(entry)
-        opened.append("server", partial(http_requests.received, again, unrecorded=0))
+        opened.append("server", partial(received, entry))
     code, (one,), summary = match(sides)
     assert (code, one["state"]) == (1, "receiver_only")
     assert (summary["both"], summary["receiver_only"]) == (1, 1)
@@ -226,10 +232,8 @@ def test_requests_to_other_servers_and_of_other_domains_are_left_out_and_counted
         opened.send()
         in_call(opened.guard, lambda: bool(prove_request("GET", other, b"")), audience=[other])
         (entry,) = sides.server.entries("received")
-        foreign = read_received(entry)._replace(
-            proof_sha256="f" * 64, agent="spiffe://globex.example/agent/a/x"
-        )
-        opened.append("server", partial(http_requests.received, foreign, unrecorded=0))
+        foreign = "spiffe://globex.example/agent/a/x"
+        opened.append("server", partial(received, entry, proof=other_proof(entry), agent=foreign))
     code, listed, summary = match(sides)
     assert (code, listed) == (0, [])
     assert (summary["elsewhere"], summary["other_domains"]) == (1, 1)
@@ -242,10 +246,8 @@ def test_a_request_with_a_dpop_proof_is_counted_and_not_compared(sides):
     with sides.open() as opened:
         opened.send()
         (entry,) = sides.server.entries("received")
-        shown = read_received(entry)._replace(
-            proof_sha256="f" * 64, assurance="dpop", invocation_sha256=None
-        )
-        opened.append("server", partial(http_requests.received, shown, unrecorded=0))
+        shown = {"assurance": "dpop", "invocation_sha256": None, "proof": other_proof(entry)}
+        opened.append("server", partial(received, entry, **shown))
     code, listed, summary = match(sides)
     assert (code, listed, summary["dpop"], summary["receiver_only"]) == (0, [], 1, 0)
 
@@ -265,12 +267,10 @@ def test_a_log_with_the_names_of_endless_servers_is_refused(sides):
     with sides.open() as opened:
         opened.send()
         (entry,) = sides.server.entries("received")
-        real = read_received(entry)
         for number in range(64):
-            named = real._replace(
-                proof_sha256=f"{number:064x}", server=f"https://s{number}.example/"
-            )
-            opened.append("server", partial(http_requests.received, named, unrecorded=0))
+            proof = other_proof(entry, f"{number:064x}")
+            server = f"https://s{number}.example/"
+            opened.append("server", partial(received, entry, proof=proof, server=server))
     asked = run(sides, "--no-verify")
     assert (asked.returncode, "more than 64 servers" in asked.stderr) == (2, True)
     assert run(sides, "--no-verify", "--server", URL).returncode == 1  # the twin: forged entries

@@ -13,7 +13,7 @@ from embedded_parts import runtime_of
 from secret_calls import NAME, OTHER, VALUE
 
 from agentguard import Decision, SecretError, idempotency_key, secret
-from agentguard.audit import records
+from agentguard.audit.kinds.running import SecretEntry
 from agentguard.call.releases import ReleaseSubject
 from agentguard.errors import StorageError
 
@@ -112,7 +112,7 @@ def test_a_release_that_lies_is_found(scene, lie):
         subject = subject_of(scene)._replace(**LIES.get(lie, {}))
         name = "OTHER" if lie == "another secret" else NAME
         at = scene.entries()[-1].at
-        ports.log.append(records.secret(name, subject, at=at))
+        ports.log.append(SecretEntry.new(name, subject, at=at))
 
     with scene.open() as guard:
         guard.new_agent("reader").call(guard.tool(name="deploy")(tool))
@@ -129,7 +129,7 @@ def test_a_release_after_the_outcome_is_found(scene):
         log.flush()
         assert scene.verify().ok
         at = scene.entries("outcome")[-1].at
-        log.append(records.secret(NAME, subject_of(scene), at=at))
+        log.append(SecretEntry.new(NAME, subject_of(scene), at=at))
     assert [problem.what for problem in scene.verify().problems] != []
 
 
@@ -140,7 +140,7 @@ def test_a_release_beyond_the_scope_of_a_delegation_is_found(scene, lent):
 
     def tool():
         log, (call,) = runtime_of(guard).current_ports().log, scene.entries("call")
-        log.append(records.secret(NAME, subject_of(scene), at=call.at))
+        log.append(SecretEntry.new(NAME, subject_of(scene), at=call.at))
 
     with scene.open() as guard, guard.delegate("user:alice", scope=lent):
         guard.new_agent("writer").call(guard.tool(name="deploy")(tool))

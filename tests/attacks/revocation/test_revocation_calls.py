@@ -14,8 +14,8 @@ import pytest
 from revoked_agents import ALL_OF_ALICE, PASSPHRASE, SCOPE, Scene, attempt
 
 from agentguard import Denied, adapters
-from agentguard.audit import statements
 from agentguard.audit.entry import Entry, parse_time
+from agentguard.audit.kinds.administration import FreezeEntry
 from agentguard.domain import administration
 from agentguard.errors import CallError, DelegationError, EncodeError
 from agentguard.storage import files
@@ -258,7 +258,9 @@ def test_freezes_at_once_have_numbers_of_their_own(scene):
 
 
 def entry_of(scene: Scene, parsed: Entry) -> tuple[int, bool]:
-    return statements.check_freeze(parsed, scene.guard.trust, parse_time(parsed.at))
+    assert isinstance(parsed, FreezeEntry)
+    parsed.verify(scene.guard.trust, parse_time(parsed.at))
+    return parsed.freeze.sequence, parsed.freeze.frozen
 
 
 @pytest.mark.parametrize("name", ["agent:worker", "the first hop"])

@@ -16,8 +16,8 @@ import pytest
 from revoked_agents import ALL_OF_ALICE, PASSPHRASE, Scene, attempt
 
 from agentguard import Decision, Guard
-from agentguard.audit import records
-from agentguard.audit.records import Record
+from agentguard.audit.entry import Record
+from agentguard.audit.kinds.administration import FreezeEntry, RevocationEntry
 from agentguard.audit.restrictions import Restrictions
 from agentguard.call.invocation import timestamp
 from agentguard.domain import administration, config, keystore, rotation
@@ -211,8 +211,8 @@ def test_what_the_administrator_has_not_signed_counts_for_nothing(scene, strange
     at = timestamp(datetime.now(UTC))
     written(
         scene,
-        spoil(records.revocation(signer, "user:alice", note="n", at=at)),
-        spoil(records.freeze(signer, "acme.example", frozen=True, sequence=7, note="n", at=at)),
+        spoil(RevocationEntry.new(signer, "user:alice", note="n", at=at)),
+        spoil(FreezeEntry.new(signer, "acme.example", frozen=True, sequence=7, note="n", at=at)),
     )
     assert scene.denied() == set()
     late = Scene(scene.place)
@@ -227,9 +227,9 @@ def test_what_the_administrator_has_not_signed_counts_for_nothing(scene, strange
 def test_the_twin_of_the_forged_ones(scene):
     admin = keystore.load_key(scene.place.config.state, "admin", PASSPHRASE)
     at = timestamp(datetime.now(UTC))
-    written(scene, records.revocation(admin, "user:alice", note="n", at=at))
+    written(scene, RevocationEntry.new(admin, "user:alice", note="n", at=at))
     assert scene.denied() == ALL_OF_ALICE
-    written(scene, records.freeze(admin, "acme.example", frozen=True, sequence=7, note="n", at=at))
+    written(scene, FreezeEntry.new(admin, "acme.example", frozen=True, sequence=7, note="n", at=at))
     assert set(scene.calls().values()) == {"domain.frozen"}
     assert scene.place.examine().problems == ()
 

@@ -18,7 +18,7 @@ from token_issuer import fresh
 from token_service import error_of
 
 from agentguard import AgentguardError
-from agentguard.audit.entry import parse_entry
+from agentguard.audit.kinds import parse_entry
 from agentguard.identity import credential
 from agentguard.identity.logout_token import EVENT
 from agentguard.service.answers import RefusedError

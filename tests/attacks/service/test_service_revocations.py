@@ -14,8 +14,8 @@ from logout_scene import Scene, problems
 from token_service import CHAIN, Key, error_of
 
 from agentguard import Denied
-from agentguard.audit import surrenders
-from agentguard.audit.entry import parse_entry
+from agentguard.audit.kinds import identities, parse_entry
+from agentguard.audit.kinds.identities import SurrenderEntry
 from agentguard.call.invocation import timestamp
 from agentguard.delegation.grant import TYPE
 from agentguard.delegation.grant import read as read_grant
@@ -111,17 +111,17 @@ def test_a_log_with_a_surrender_of_somebody_else_does_not_verify(service, key, c
         f"{head}.{claims}.{signature[:-8]}AAAAAAAA",
         f"{head}.{claims}",
         "",
-        key.proof(url, token, iat=issued_at - surrenders.WINDOW - 1),  # of an earlier surrender
+        key.proof(url, token, iat=issued_at - identities.WINDOW - 1),  # of an earlier surrender
     ]
     for wrong in forged:
         body = dumps({"kind": "surrender", "at": at, "hop": hop, "proof": wrong})
         with pytest.raises(DecodeError) as refused:
-            surrenders.read(parse_entry(body))
+            parse_entry(body)
         assert refused.value.code == "entry.malformed"
-    late = key.proof(url, token, iat=issued_at - surrenders.WINDOW)  # the clocks differ
+    late = key.proof(url, token, iat=issued_at - identities.WINDOW)  # the clocks differ
     for right in (proof, late):  # the twins
-        good = parse_entry(surrenders.record(hop, right, at=at).body)
-        assert surrenders.read(good).summary.principal == "user:alice"
+        good = parse_entry(SurrenderEntry(at=at, hop=hop, proof=right).record().body)
+        assert good.summary.principal == "user:alice"
 
 
 def test_the_logs_key_alone_ends_nobodys_delegation(scene):
@@ -141,7 +141,7 @@ def test_the_logs_key_alone_ends_nobodys_delegation(scene):
         ports = runtime_of(guard).current_ports()
         at = timestamp(ports.log.last_at)
         proof = thief.proof("https://agents.example/revoke", "a token")
-        ports.log.append(surrenders.record(hop, proof, at=at))
+        ports.log.append(SurrenderEntry(at=at, hop=hop, proof=proof).record())
         ports.revocations.publish()
         assert agent.call(tool) == "ok"
         (problem,) = problems(guard)

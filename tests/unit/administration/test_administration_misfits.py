@@ -22,9 +22,8 @@ from calls_in_doubt import (
 )
 
 from agentguard import Decision, Denied, Guard, StorageError
-from agentguard.audit import records
-from agentguard.audit.entry import CallPlace
-from agentguard.audit.records import Record
+from agentguard.audit.entry import CallPlace, Record
+from agentguard.audit.kinds.administration import ErasureEntry, ResolutionEntry
 from agentguard.audit.summary import Summary
 from agentguard.domain import administration, domain, keystore
 from agentguard.errors import CallError, EncodeError, KeyMaterialError
@@ -37,8 +36,8 @@ def say(settings, where, *, ran=True, kind="resolution"):
     """Append what the admin key says without asking what stands in the log; return its place."""
     admin = admin_of(settings)
     if kind == "erasure":
-        return append(settings, records.erasure(admin, where, note="n", at=now()))
-    return append(settings, records.resolution(admin, where, ran=ran, note="n", at=now()))
+        return append(settings, ErasureEntry.new(admin, where, note="n", at=now()))
+    return append(settings, ResolutionEntry.new(admin, where, ran=ran, note="n", at=now()))
 
 
 def test_a_resolution_of_a_denied_call_is_found(settings):
@@ -115,9 +114,9 @@ def test_a_statement_of_a_call_that_is_not_there_is_found(settings, kind, change
     doubtful, where = in_doubt(settings), elsewhere(settings, **changes)
     admin = admin_of(settings)
     record = (
-        records.resolution(admin, where, ran=True, note="n", at=now())
+        ResolutionEntry.new(admin, where, ran=True, note="n", at=now())
         if kind == "resolution"
-        else records.erasure(admin, where, note="n", at=now())
+        else ErasureEntry.new(admin, where, note="n", at=now())
     )
     place = append(settings, record)
     found = report(settings)
@@ -134,7 +133,7 @@ def test_a_resolution_from_another_log_is_refused(settings, tmp_path_factory):
     domain.found(theirs, PASSPHRASE, now=datetime.now(UTC))
     admin = keystore.load_key(theirs.state, "admin", PASSPHRASE)
     doubtful = in_doubt(settings)
-    record = records.resolution(admin, place_of(settings), ran=True, note="n", at=now())
+    record = ResolutionEntry.new(admin, place_of(settings), ran=True, note="n", at=now())
     place = append(settings, record)
     found = report(settings)
     assert [problem.index for problem in found.problems] == [place.index]

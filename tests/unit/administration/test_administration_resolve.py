@@ -23,10 +23,11 @@ from calls_in_doubt import (
 )
 
 from agentguard import Decision, Denied, Guard
-from agentguard.audit import records, statements
-from agentguard.audit.entry import CallPlace, LogPlace, parse_entry
+from agentguard.audit.entry import CallPlace, LogPlace, Record
 from agentguard.audit.find import find_call
-from agentguard.audit.records import Record
+from agentguard.audit.kinds import parse_entry
+from agentguard.audit.kinds.administration import ResolutionEntry
+from agentguard.audit.kinds.announcements import PolicyEntry
 from agentguard.audit.summary import Summary
 from agentguard.domain import administration, domain, keystore
 from agentguard.domain.domain import StateDomain
@@ -50,9 +51,9 @@ def test_a_killed_call_is_in_doubt_until_it_is_resolved(settings, ran):
         stored = reader.entry(place.shard, place.index)
         assert stored is not None
         trust = keystore.load_trust(settings.state)
-        said = statements.check_admin_statement(
-            parse_entry(stored.body), trust, int(datetime.now(UTC).timestamp())
-        )
+        said = parse_entry(stored.body)
+        assert isinstance(said, ResolutionEntry)
+        said.verify(trust, int(datetime.now(UTC).timestamp()))
         assert (said.ran, said.note) == (ran, "asked the b\u00e4nk\n\x1b[31m")
         assert said.key_id == administration_key(settings).thumbprint
         call = find_call(reader, before.in_doubt[0])
@@ -243,7 +244,7 @@ def unreadable(settings, kind, invocation_id):
     log = domain.take_up(settings, PASSPHRASE).lease(datetime.now(UTC))
     try:
         place = log.append(Record(b'{"kind":"x"}', Summary(kind, now(), invocation_id)))
-        log.append(records.policy({"name": "n", "version": "1"}, None, {}, at=now()))
+        log.append(PolicyEntry.new({"name": "n", "version": "1"}, None, {}, at=now()))
     finally:
         log.close()
     return place
@@ -268,7 +269,7 @@ def test_an_entry_that_can_not_be_read_settles_nothing_and_stops_nothing(setting
 
 def test_an_unsigned_resolution_settles_nothing_and_stops_nothing(settings):
     doubtful = in_doubt(settings)
-    good = records.resolution(admin_of(settings), place_of(settings), ran=True, note="n", at=now())
+    good = ResolutionEntry.new(admin_of(settings), place_of(settings), ran=True, note="n", at=now())
     body = canonical.loads_object(good.body)
     sealed = Envelope.parse(body["statement"])
     unsigned = Envelope(sealed.payload_type, sealed.payload, ())
@@ -290,11 +291,11 @@ def edited(record, change):
 def forgeries(settings, stranger):
     """Records that are appended as if they settled the call, by who could write one."""
     where, home = place_of(settings), domain.take_up(settings, PASSPHRASE)
-    good = records.resolution(admin_of(settings), where, ran=True, note="n", at=now())
+    good = ResolutionEntry.new(admin_of(settings), where, ran=True, note="n", at=now())
     other = CallPlace(where.shard, where.index, where.invocation_id, "0" * 64)
 
     def by(signer, place=where):
-        return records.resolution(signer, place, ran=True, note="n", at=now())
+        return ResolutionEntry.new(signer, place, ran=True, note="n", at=now())
 
     return {
         "a stranger's key": by(stranger),
@@ -329,7 +330,7 @@ def test_a_forged_resolution_is_found_and_settles_nothing(settings, stranger, na
 
 def test_the_administrators_own_is_not(settings):
     """The twin of the forgeries, appended in the same way."""
-    record = records.resolution(
+    record = ResolutionEntry.new(
         admin_of(settings), place_of(settings), ran=True, note="n", at=now()
     )
     append(settings, record)

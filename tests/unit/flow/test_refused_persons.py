@@ -29,9 +29,10 @@ from agentguard.adapters import (
     refusing_agent,
     run,
 )
-from agentguard.audit.calls import read_authorization
 from agentguard.audit.evidence import verify_evidence
 from agentguard.audit.find import search_entries
+from agentguard.audit.kinds.calls import CallEntry
+from agentguard.audit.kinds.evaluation import EvaluationEntry
 from agentguard.audit.prove import prove_call
 from agentguard.audit.summary import Search
 from agentguard.errors import ArgumentsError
@@ -224,8 +225,8 @@ def test_a_denial_is_on_record_for_the_person(state, reason):
             assert (state, reason) == (valid, "")  # the twin
             return
         assert scene.ran == []
-        (found,) = search_entries(guard.reader(), Search("call", principal=ALICE))
-        read = read_authorization(found.entry)
+        (found,) = search_entries(guard.reader(), CallEntry, Search(principal=ALICE))
+        read = found.entry
         assert read.decision == "deny"
         assert read.is_proved is PROVED[state]
         if state is valid:
@@ -241,8 +242,8 @@ def test_the_evidence_of_a_denial_names_the_person_for_both_verifiers(state):
         scene.change(tool=dataclasses.replace(TOOL, requires=("read", "write")))
         with pytest.raises(Denied):
             run(agent, scene.invocation, lambda: scene.ran.append(1))
-        (found,) = search_entries(guard.reader(), Search("call", principal=ALICE))
-        invocation_id = str(read_authorization(found.entry).invocation_id)
+        (found,) = search_entries(guard.reader(), CallEntry, Search(principal=ALICE))
+        invocation_id = str(found.entry.invocation_id)
         data = prove_call(guard.reader(), guard.trust, invocation_id)
         call = verify_evidence(data, guard.trust).call
         assert (call.principal, call.is_proved) == (ALICE, PROVED[state])
@@ -258,7 +259,7 @@ def test_an_evaluation_names_the_person_as_well(state):
             scene.answer = Decision.deny("no")
         note = guard.tool(name="note", requires=["read"])(lambda: None)
         assert not agent.authorize(note).decision.allowed
-        (found,) = search_entries(guard.reader(), Search("evaluation", principal=ALICE))
+        (found,) = search_entries(guard.reader(), EvaluationEntry, Search(principal=ALICE))
         assert found.entry.kind == "evaluation"
         verified(guard)
 

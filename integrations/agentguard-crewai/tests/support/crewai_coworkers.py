@@ -13,7 +13,7 @@ from crewai import Crew, Task
 from crewai.tools import tool
 
 from agentguard import Guard, current_delegation
-from agentguard.audit.entry import parse_entry
+from agentguard.audit.kinds import parse_entry
 from agentguard.delegation import verification
 from agentguard.identity import credential
 from agentguard_crewai import guard_crew

@@ -9,17 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from agentguard import ApprovalRequest
-from agentguard.audit import approval_checks
-from agentguard.audit.calls import read_authorization, read_outcome
-from agentguard.audit.entry import Entry, StoredEntry, parse_entry
+from agentguard.audit.entry import StoredEntry
+from agentguard.audit.kinds import parse_entry
+from agentguard.audit.kinds.calls import CallEntry, OutcomeEntry
+from agentguard.audit.kinds.identities import DelegationEntry, tokens_of_chain
+from agentguard.audit.kinds.requests import RequestEntry
+from agentguard.audit.kinds.running import SecretEntry
 from agentguard.audit.log import LogReader
-from agentguard.audit.secret_releases import read_release
-from agentguard.audit.statements import chain_tokens
 from agentguard.delegation import grant
-from agentguard.delegation.chain import hops_digest
 from agentguard.delegation.grant import Grant
 from agentguard.signing import canonical
 from agentguard.signing.canonical import JSON
@@ -71,62 +70,54 @@ def read_steps(reader: LogReader, requests: Mapping[str, ApprovalRequest]) -> li
     chains: dict[str | None, Sequence[Grant]] = {}
     for shard in reader.shards():
         for stored in reader.stored(shard):
-            entry = parse_entry(stored.body)
-            if entry.kind == "delegation":
-                tokens, _credentials = chain_tokens(entry)
-                chains[hops_digest(tokens)] = [grant.read(token) for token in tokens]
-            elif entry.kind == "request":
-                request_id = str(entry.members["request_id"])
-                steps[request_id] = _request_step(stored.index, entry, requests.get(request_id))
-            elif entry.kind == "call":
-                digest, step = _authorization_step(stored, entry, chains)
-                steps[digest] = step
-            elif entry.kind == "secret":
-                release = read_release(entry)
-                if (call := steps.get(release.call.invocation_sha256)) is not None:
-                    call.secrets = (*call.secrets, release.name)
-            elif entry.kind == "outcome":
-                outcome = read_outcome(entry)
-                if (call := steps.get(outcome.invocation_sha256)) is not None:
-                    call.status = outcome.status
-                    call.result = _attachment(stored, "result")
+            match parse_entry(stored.body):
+                case DelegationEntry() as entry:
+                    tokens, _credentials = tokens_of_chain(entry.chain)
+                    chains[entry.sha256] = [grant.read(token) for token in tokens]
+                case RequestEntry() as entry:
+                    request = requests.get(entry.request_id)
+                    steps[entry.request_id] = _request_step(stored.index, entry, request)
+                case CallEntry() as entry:
+                    hops = chains.get(entry.chain_sha256, ())
+                    steps[entry.invocation_sha256] = _call_step(stored, entry, hops)
+                case SecretEntry() as entry:
+                    if (call := steps.get(entry.invocation_sha256)) is not None:
+                        call.secrets = (*call.secrets, entry.name)
+                case OutcomeEntry() as entry:
+                    if (call := steps.get(entry.invocation_sha256)) is not None:
+                        call.status = entry.status
+                        call.result = _attachment(stored, "result")
     return list(steps.values())
 
 
-def _request_step(index: int, entry: Entry, request: ApprovalRequest | None) -> Step:
-    members: Mapping[str, Any] = entry.members
+def _request_step(index: int, entry: RequestEntry, request: ApprovalRequest | None) -> Step:
     return Step(
         index=index,
-        agent=members["agent"],
-        principal=members["principal"],
-        tool=members["tool"]["name"],
+        agent=entry.agent,
+        principal=entry.principal,
+        tool=entry.tool.name,
         decision="approval",
-        reasons=[requirement["reason"] for requirement in members["requirements"]],
+        reasons=[requirement.reason for requirement in entry.required],
         code="approval.pending",
         args=_object(request.arguments) if request is not None else {},
     )
 
 
-def _authorization_step(
-    stored: StoredEntry, entry: Entry, chains: Mapping[str | None, Sequence[Grant]]
-) -> tuple[str, Step]:
-    call = read_authorization(entry)
+def _call_step(stored: StoredEntry, call: CallEntry, hops: Sequence[Grant]) -> Step:
     args = _attachment(stored, "arguments")
-    answers = approval_checks.read_answers(entry)
-    step = Step(
+    return Step(
         index=stored.index,
         agent=call.agent,
         principal=call.principal,
         tool=call.tool,
         decision=call.decision,
-        reasons=call.reasons or [f"approved by {answer.approver}" for answer in answers],
+        reasons=call.reasons or [f"approved by {answer.approver}" for answer in call.answers],
         code=call.code,
         args=args if isinstance(args, dict) else {},
         invocation_id=call.invocation_id,
-        hops=chains.get(call.chain_sha256, ()),
-        has_answers=bool(answers),
+        hops=hops,
+        has_answers=bool(call.answers),
     )
-    return call.invocation_sha256, step
 
 
 def _attachment(stored: StoredEntry, role: str) -> JSON:

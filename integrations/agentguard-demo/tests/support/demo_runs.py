@@ -13,7 +13,7 @@ from langchain_core.outputs import ChatGeneration, ChatResult
 from rich.console import Console
 
 import agentguard_demo
-from agentguard.audit.entry import parse_entry
+from agentguard.audit.kinds import parse_entry
 from agentguard.storage.reader import StateReader
 from agentguard_demo import people
 from agentguard_demo.timeline import Timeline

@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from agentguard import Guard
-from agentguard.audit.entry import parse_entry
+from agentguard.audit.kinds import parse_entry
 from agentguard.identity import credential
 from agentguard.signing.dsse import Envelope, parse_statement
 

@@ -10,12 +10,12 @@ from collections.abc import Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass
 
-from agentguard.audit import statements
-from agentguard.audit.entry import Entry, parse_time
+from agentguard.audit.entry import parse_time
 from agentguard.audit.find import search_entries
+from agentguard.audit.kinds.identities import DelegationEntry, IdentityEntry, tokens_of_chain
 from agentguard.audit.log import LogReader
 from agentguard.audit.summary import Search
-from agentguard.cli.audit import log_row, phrases
+from agentguard.cli.audit import phrases
 from agentguard.cli.terminal import times
 from agentguard.cli.terminal.location import Location
 from agentguard.delegation import grant
@@ -104,28 +104,21 @@ def is_known(reader: LogReader, name: str) -> bool:
     Nothing is verified. The ids of access tokens are not searched: only the entries of calls have
     them, and these are too many to read.
     """
-    for kind, names_in in (("identity", _names_in_identity), ("delegation", _names_in_delegation)):
-        for located in search_entries(reader, Search(kind=kind)):
-            with suppress(AgentguardError):
-                if name in names_in(located.entry):
-                    return True
+    for identity in search_entries(reader, IdentityEntry, Search()):
+        uri = identity.entry.agent
+        if name in (uri, uri.rpartition("/")[2], f"agent:{credential.agent_name(uri)}"):
+            return True
+    for delegation in search_entries(reader, DelegationEntry, Search()):
+        with suppress(AgentguardError):
+            hops, _credentials = tokens_of_chain(delegation.entry.chain)
+            if any(name in names(grant.read(hop)) for hop in hops):
+                return True
     return False
 
 
-def _names_in_identity(parsed: Entry) -> frozenset[str]:
-    uri = log_row.subject_of(str(parsed.members["credential"])) or ""
-    return frozenset({uri, uri.rpartition("/")[2], f"agent:{credential.agent_name(uri)}"})
-
-
-def _names_in_delegation(parsed: Entry) -> frozenset[str]:
-    hops, _credentials = statements.chain_tokens(parsed)
-    return frozenset[str]().union(*(names(grant.read(hop)) for hop in hops))
-
-
 def _chains(reader: LogReader, trust: TrustDocument, uri: str) -> Iterator[Chain]:
-    for located in search_entries(reader, Search(kind="delegation", agent=uri)):
+    for located in search_entries(reader, DelegationEntry, Search(agent=uri)):
         with suppress(AgentguardError):
-            at = parse_time(located.entry.at)
-            chain = statements.check_delegation(located.entry, trust, at)
+            chain = located.entry.verified(trust, parse_time(located.entry.at))
             if chain.leaf.delegatee == uri:
                 yield chain

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from agentguard.audit.entry import parse_time
+from agentguard.audit.kinds.identities import IdentityEntry
 from agentguard.call.invocation import timestamp
 from agentguard.cli.agents.delegations import LiveDelegation
 from agentguard.cli.audit.history import History
@@ -143,8 +144,8 @@ def _instances(rows: Iterable[Row]) -> Iterable[Instance]:
         if row.agent is None or row.kind not in {"identity", "call"}:
             continue
         instance = instances.setdefault(row.agent, Instance(row.agent, row.at))
-        if row.kind == "identity":
-            instance.token, instance.token_at = row.credential, row.at
+        if isinstance(row.entry, IdentityEntry):
+            instance.token, instance.token_at = row.entry.credential, row.at
         elif row.decision is not None:
             instance.decisions[row.decision] += 1
             instance.last_call = row.at

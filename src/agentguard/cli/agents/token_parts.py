@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from agentguard.audit import statements
 from agentguard.audit.find import find_chain
+from agentguard.audit.kinds.identities import tokens_of_chain
 from agentguard.audit.log import LogReader
 from agentguard.cli.agents import delegations
 from agentguard.cli.terminal import files
@@ -84,7 +84,7 @@ class TokenParts:
         entry = find_chain(reader, digest, delegatee)
         if entry is None:
             return self
-        hops, credentials = statements.chain_tokens(entry)
+        hops, credentials = tokens_of_chain(entry.chain)
         found = {"type": CHAIN_TYPE, "hops": hops, "credentials": credentials}
         return self.with_chain(canonical.dumps(found))
 

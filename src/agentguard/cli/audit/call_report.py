@@ -8,21 +8,14 @@ whole. ``lookup.py`` finds the call that a name means, and ``show.py`` prints th
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import Final, TypeVar
 
 from agentguard.approvals.roster import Answer
-from agentguard.audit import approval_checks, statements
-from agentguard.audit.calls import (
-    Authorization,
-    Commitments,
-    Outcome,
-    read_authorization,
-    read_outcome,
-)
+from agentguard.audit import statements
 from agentguard.audit.checkpoint import Checkpoint
-from agentguard.audit.entry import Entry, parse_time
+from agentguard.audit.entry import Commitments, Entry, parse_time, present
 from agentguard.audit.find import (
     LocatedEntry,
     LoggedCall,
@@ -33,9 +26,18 @@ from agentguard.audit.find import (
     find_roster,
     releases_of_call,
 )
+from agentguard.audit.kinds.administration import (
+    AdministeredEntry,
+    ErasureEntry,
+    ResolutionEntry,
+)
+from agentguard.audit.kinds.calls import CallEntry, OutcomeEntry
+from agentguard.audit.kinds.requests import RequestEntry
+from agentguard.audit.kinds.running import OfRunningCall, ProofEntry, ReceiptEntry, SecretEntry
 from agentguard.audit.log import LogReader
-from agentguard.audit.statements import AdminStatement, Credentials
+from agentguard.audit.statements import Credentials
 from agentguard.cli.audit import lookup, phrases
+from agentguard.cli.audit.entry_rows import members_of
 from agentguard.delegation.chain import Chain
 from agentguard.errors import AgentguardError, DecodeError, VerificationError
 from agentguard.identity import credential
@@ -45,20 +47,10 @@ from agentguard.signing import canonical
 from agentguard.signing.canonical import JSON
 from agentguard.storage import sqlite
 
+E = TypeVar("E", bound=Entry)
+A = TypeVar("A", bound=AdministeredEntry)
+
 _OUTCOME_MEMBERS: Final = ("result_type", "error_type", "started_at", "ended_at", "replay_of")
-
-
-class AdminRecord(NamedTuple):
-    """A resolution or an erasure that the admin key has signed, and the entry that holds it."""
-
-    statement: AdminStatement
-    log_entry: LocatedEntry
-
-    def as_json(self) -> dict[str, JSON]:
-        """Return the place, the time, the note and, of a resolution, whether the call ran."""
-        place: dict[str, JSON] = {"shard": self.log_entry.shard, "index": self.log_entry.index}
-        ran: dict[str, JSON] = {} if self.statement.ran is None else {"ran": self.statement.ran}
-        return {**place, "at": self.log_entry.entry.at, "note": self.statement.note, **ran}
 
 
 @dataclass(slots=True)
@@ -76,37 +68,31 @@ class CallReport:
 
     shard: int
     index: int
-    entry: Entry
-    call: Authorization
+    call: CallEntry
     credential: Credential | None = None
     chain: Chain | None = None
     answers: tuple[Answer, ...] = ()
-    outcome_entry: LocatedEntry | None = None
-    outcome: Outcome | None = None
-    releases: tuple[LocatedEntry, ...] = ()
-    resolution: AdminRecord | None = None
-    erasure: AdminRecord | None = None
+    outcome: LocatedEntry[OutcomeEntry] | None = None
+    releases: tuple[LocatedEntry[OfRunningCall], ...] = ()
+    resolution: LocatedEntry[ResolutionEntry] | None = None
+    erasure: LocatedEntry[ErasureEntry] | None = None
     head: Checkpoint | None = None
     around: LoggedCall | None = None
-    request: LocatedEntry | None = None
+    request: LocatedEntry[RequestEntry] | None = None
     attachments: dict[str, JSON] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
     def commitments(self) -> Commitments:
         """Return the digests of the data to which the call and its outcome commit, by role."""
-        return {**self.call.commitments, **(self.outcome.commitments if self.outcome else {})}
-
-    def releases_of(self, kind: str) -> Iterator[LocatedEntry]:
-        """Yield the entries of the secrets (``secret``), or of the proofs (``proof``)."""
-        return (release for release in self.releases if release.entry.kind == kind)
+        return {**self.call.commitments, **(self.outcome.entry.commitments if self.outcome else {})}
 
     def as_json(self) -> dict[str, JSON]:
         """Return what ``audit show --json`` prints."""
-        call, members = self.call, self.entry.members
+        call, evaluation = self.call, present(self.call.evaluation)
         return {
             "index": self.index,
             "shard": self.shard,
-            "at": self.entry.at,
+            "at": call.at,
             "invocation_id": call.invocation_id,
             "agent": call.agent,
             "principal": call.principal,
@@ -115,7 +101,7 @@ class CallReport:
             "delegation": _chain_json(self.chain),
             "inside": call.inside,
             "inside_call": _around_json(self.around),
-            "requirements": members["requirements"],
+            "requirements": call.requirements,
             "request": _request_json(self.request),
             "approvals": [phrases.answer_json(answer) for answer in self.answers],
             "tool": call.predicate["tool"],
@@ -130,40 +116,48 @@ class CallReport:
             "enforced": call.enforced,
             "code": call.code,
             "reasons": [*call.reasons],
-            "engine": members["engine"],
-            "policy_sha256": members["policy_sha256"],
-            "evaluation": call.evaluation.as_json() if call.evaluation else None,
-            "config_sha256": members["config_sha256"],
-            "secrets": [_release_json(one) for one in self.releases_of("secret")],
-            "requests": [_proof_json(one) for one in self.releases_of("proof")],
-            "receipts": [_receipt_json(one) for one in self.releases_of("receipt")],
+            "engine": call.engine,
+            "policy_sha256": call.policy_sha256,
+            "evaluation": evaluation.as_json() if evaluation is not None else None,
+            "config_sha256": call.config_sha256,
+            "secrets": self._releases_json(SecretEntry, "name"),
+            "requests": self._releases_json(
+                ProofEntry, "request", "assurance", "audience", "proof"
+            ),
+            "receipts": self._releases_json(ReceiptEntry, "proof_sha256", "receipt", "key_id"),
             **phrases.client_json(call),
             "outcome": self._outcome_json(),
             "problems": [*self.problems],
-            "resolution": self.resolution.as_json() if self.resolution is not None else None,
-            "erasure": self.erasure.as_json() if self.erasure is not None else None,
+            "resolution": _administered_json(self.resolution),
+            "erasure": _administered_json(self.erasure),
             "checkpoint": _head_json(self.head),
         }
 
+    def _releases_json(self, kind: type[OfRunningCall], *names: str) -> list[JSON]:
+        """Return these members of what the call got of a kind, with the time and the index."""
+        listed: list[JSON] = []
+        for one in self.releases:
+            if isinstance(one.entry, kind):
+                members = members_of(one.entry)
+                shown = {name: members[name] for name in names}
+                listed.append({**shown, "at": one.entry.at, "index": one.index})
+        return listed
+
     def _outcome_json(self) -> JSON:
-        if self.outcome is None or self.outcome_entry is None:
+        if self.outcome is None:
             return None
-        members = self.outcome.predicate
+        members = self.outcome.entry.predicate
         return {
-            "index": self.outcome_entry.index,
-            "status": self.outcome.status,
+            "index": self.outcome.index,
+            "status": self.outcome.entry.status,
             "result": self.attachments.get("result"),
             **{name: members.get(name) for name in _OUTCOME_MEMBERS},
         }
 
 
-def read(reader: LogReader, log_entry: LocatedEntry, trust: TrustDocument) -> CallReport:
-    """Read and check the call of the entry of a call.
-
-    Raises ``DecodeError`` for an entry that can't be read, and ``StorageError``.
-    """
-    call = read_authorization(log_entry.entry)
-    report = CallReport(log_entry.shard, log_entry.index, log_entry.entry, call)
+def read(reader: LogReader, call: LocatedEntry[CallEntry], trust: TrustDocument) -> CallReport:
+    """Read and check a call; raises ``StorageError``."""
+    report = CallReport(call.shard, call.index, call.entry)
     _ReportBuilder(reader, trust, report).build()
     return report
 
@@ -185,106 +179,97 @@ class _ReportBuilder:
             report.call.chain_sha256 is not None
         ):
             with self._problem("the invocation does not hold"):
-                at = parse_time(report.entry.at)
-                statements.check_call(report.call, issued, report.chain, self.trust, at)
+                at = parse_time(report.call.at)
+                report.call.check_authority(issued, report.chain, self.trust, at)
         if issued is not None:
             with self._problem("the approvals do not hold"):
                 report.answers = self._answers(issued)
         if report.call.inside is not None:
             report.around = find_call(self.reader, report.call.inside)
-        report.request = find_request(self.reader, report.call, report.entry)
+        with suppress(DecodeError):  # answers that can't be read are a problem already
+            report.request = find_request(self.reader, report.call)
         if report.call.allowed:
             self._outcome()
             self._releases()
         self._attach(report.index, report.call.commitments)
         if report.call.allowed and report.outcome is None:
-            report.resolution = self._admin_record("resolution")
+            report.resolution = self._administered(ResolutionEntry)
         committed = [
             role for role, commitment in report.commitments().items() if commitment is not None
         ]
         if not set(committed) <= report.attachments.keys():
-            report.erasure = self._admin_record("erasure")
+            report.erasure = self._administered(ErasureEntry)
         with self._problem("the newest checkpoint does not hold"):
             report.head = self._head()
 
     def _credential(self) -> Credential | None:
-        call, at = self.report.call, parse_time(self.report.entry.at)
+        report = self.report
+        call, at = report.call, parse_time(report.call.at)
         newest: AgentguardError | None = None
-        for identity in lookup.credentials(self.reader, call, self._call_entry()):
+        for identity in lookup.credentials(self.reader, call.agent, report.shard, report.index):
             credentials = Credentials()
             try:
-                token = str(identity.entry.members["credential"])
-                credentials.add(
-                    credential.verify(token, self.trust, at=parse_time(identity.entry.at))
-                )
-                return credentials.of_call(call, at)
+                issued_by = parse_time(identity.at)
+                credentials.add(credential.verify(identity.credential, self.trust, at=issued_by))
+                return credentials.of_call(call.agent, at, allowed=call.allowed)
             except (DecodeError, VerificationError) as error:
                 newest = newest or error
         if newest is None:
-            self.report.problems.append("no credential of this agent stands before the call")
+            report.problems.append("no credential of this agent stands before the call")
         else:
-            self.report.problems.append(f"the credential does not hold: {newest}")
+            report.problems.append(f"the credential does not hold: {newest}")
         return None
 
     def _chain(self) -> Chain | None:
         report = self.report
-        call = report.call
-        if call.chain_sha256 is None:
+        if report.call.chain_sha256 is None:
             return None
-        delegation = find_delegation(self.reader, call, report.shard, report.index)
+        delegation = find_delegation(self.reader, report.call, report.shard, report.index)
         if delegation is None:
             raise VerificationError("no entry before the call holds its chain")
-        return statements.check_delegation(
-            delegation.entry, self.trust, parse_time(delegation.entry.at)
-        )
+        return delegation.entry.verified(self.trust, parse_time(delegation.entry.at))
 
     def _answers(self, issued: Credential) -> tuple[Answer, ...]:
         """Return the approvals of the call, checked against the roster that the call names."""
         report, people = self.report, None
-        digest = approval_checks.roster_digest_of_answers(report.entry)
+        digest = report.call.roster_sha256
         if digest is not None:
-            log_entry = find_roster(self.reader, digest, report.shard, report.index)
-            if log_entry is None:
+            located = find_roster(self.reader, digest, report.shard, report.index)
+            if located is None:
                 raise VerificationError("no entry before the call states its roster")
-            at = parse_time(log_entry.entry.at)
-            people = approval_checks.check_roster(log_entry.entry, self.trust, at).roster
-        at = parse_time(report.entry.at)
-        return approval_checks.check_approvals(report.call, report.entry, people, issued, at)
+            located.entry.verify(self.trust, parse_time(located.entry.at))
+            people = located.entry.roster(self.trust)
+        return report.call.check_answers(people, issued, parse_time(report.call.at))
 
     def _outcome(self) -> None:
         report = self.report
-        for log_entry in self._entries_of("outcome", [report.shard], after=report.index)[:1]:
-            report.outcome_entry = log_entry
-            report.outcome = outcome = read_outcome(log_entry.entry)
+        for located in self._entries_of(OutcomeEntry, [report.shard], after=report.index)[:1]:
+            report.outcome, outcome, call = located, located.entry, report.call
             with self._problem("the outcome does not hold"):
-                statements.check_outcome(
-                    outcome,
-                    report.shard,
-                    report.index,
-                    report.call.invocation_id,
-                    is_replay=statements.is_replay(report.entry),
+                outcome.require_of(
+                    report.shard, report.index, call.invocation_id, is_replay=call.is_replay
                 )
                 if report.credential is not None:  # without one, that is a problem already
                     outcome.envelope.verify(report.credential.key)
-            self._attach(log_entry.index, outcome.commitments)
+            self._attach(located.index, outcome.commitments)
 
     def _releases(self) -> None:
         report = self.report
-        end = report.outcome_entry.index if report.outcome_entry is not None else None
+        end = report.outcome.index if report.outcome is not None else None
         report.releases = tuple(
             releases_of_call(self.reader, report.shard, report.index, end, report.call)
         )
 
-    def _admin_record(self, kind: str) -> AdminRecord | None:
+    def _administered(self, kind: type[A]) -> LocatedEntry[A] | None:
         """Return the newest resolution or erasure of the call with the admin key's signature."""
-        records: list[AdminRecord] = []
-        for log_entry in self._entries_of(kind, self.reader.shards()):
-            with self._problem(f"the {kind} at {log_entry.shard}/{log_entry.index} does not hold"):
-                at = max(parse_time(log_entry.entry.at), parse_time(self.report.entry.at))
-                statement = statements.check_admin_statement(log_entry.entry, self.trust, at)
-                if statement.is_of(self.report.shard, self.report.index, self.report.call):
-                    records.append(AdminRecord(statement, log_entry))
-        return max(records, key=lambda record: record.log_entry.entry.at, default=None)
+        report = self.report
+        found: list[LocatedEntry[A]] = []
+        for one in self._entries_of(kind, self.reader.shards()):
+            with self._problem(f"the {kind.kind} at {one.shard}/{one.index} does not hold"):
+                one.entry.verify(self.trust, max(map(parse_time, (one.entry.at, report.call.at))))
+                if one.entry.is_of(report.shard, report.index, report.call.invocation_sha256):
+                    found.append(one)
+        return max(found, key=lambda one: one.entry.at, default=None)
 
     def _head(self) -> Checkpoint:
         report = self.report
@@ -315,12 +300,9 @@ class _ReportBuilder:
                 self.report.attachments[attachment.role] = data
 
     def _entries_of(
-        self, kind: str, shards: Sequence[int], *, after: int = -1
-    ) -> list[LocatedEntry]:
+        self, kind: type[E], shards: Sequence[int], *, after: int = -1
+    ) -> list[LocatedEntry[E]]:
         return entries_of_call(self.reader, kind, self.report.call, shards, after=after)
-
-    def _call_entry(self) -> LocatedEntry:
-        return LocatedEntry(self.report.shard, self.report.index, self.report.entry)
 
     @contextmanager
     def _problem(self, what: str) -> Iterator[None]:
@@ -354,32 +336,25 @@ def _chain_json(chain: Chain | None) -> JSON:
 def _around_json(around: LoggedCall | None) -> JSON:
     if around is None:
         return None
-    call, place = around.authorization, around.place
+    call, place = around.entry, around.place
     return {"agent": call.agent, "tool": call.tool, "shard": place.shard, "index": place.index}
 
 
-def _request_json(request: LocatedEntry | None) -> JSON:
+def _request_json(request: LocatedEntry[RequestEntry] | None) -> JSON:
     if request is None:
         return None
-    request_id = request.entry.members["request_id"]
+    request_id = request.entry.request_id
     return {"request_id": request_id, "shard": request.shard, "index": request.index}
 
 
-def _release_json(release: LocatedEntry) -> JSON:
-    members = release.entry.members
-    return {"name": members["name"], "at": release.entry.at, "index": release.index}
-
-
-def _proof_json(proof: LocatedEntry) -> JSON:
-    members = proof.entry.members
-    shown = {name: members[name] for name in ("request", "assurance", "audience", "proof")}
-    return {**shown, "at": proof.entry.at, "index": proof.index}
-
-
-def _receipt_json(receipt: LocatedEntry) -> JSON:
-    members = receipt.entry.members
-    shown = {name: members[name] for name in ("proof_sha256", "receipt", "key_id")}
-    return {**shown, "at": receipt.entry.at, "index": receipt.index}
+def _administered_json(located: LocatedEntry[AdministeredEntry] | None) -> JSON:
+    """Return the place, the time, the note and, of a resolution, whether the call ran."""
+    if located is None:
+        return None
+    entry = located.entry
+    place: dict[str, JSON] = {"shard": located.shard, "index": located.index}
+    ran: dict[str, JSON] = {} if entry.ran is None else {"ran": entry.ran}
+    return {**place, "at": entry.at, "note": entry.note, **ran}
 
 
 def _head_json(head: Checkpoint | None) -> JSON:

@@ -13,8 +13,8 @@ from typing import Annotated
 import typer
 
 from agentguard.audit import checkpoint
-from agentguard.audit.calls import read_authorization
 from agentguard.audit.entry import CallPlace
+from agentguard.audit.kinds.calls import CallEntry
 from agentguard.audit.log import LogReader
 from agentguard.audit.prove import prove_calls
 from agentguard.cli.audit import filters, log_row, lookup
@@ -86,13 +86,13 @@ def _calls(reader: LogReader, selection: Filter) -> Iterator[CallPlace]:
         is_other = row.kind not in ("call", log_row.DAMAGED)
         if is_other or row.index >= sizes.get(row.shard, 0):
             continue
-        if row.invocation_id is None or row.entry is None:
+        if row.invocation_id is None or not isinstance(row.entry, CallEntry):
             message = (
                 f"the entry {row.shard}/{row.index} can't be read as a call: agentguard audit "
                 "verify says more"
             )
             raise VerificationError(message, code="evidence.incomplete")
-        digest = read_authorization(row.entry).invocation_sha256
+        digest = row.entry.invocation_sha256
         yield CallPlace(row.shard, row.index, row.invocation_id, digest)
 
 

@@ -12,9 +12,10 @@ from typing import Any, Final
 from rich.text import Text
 
 from agentguard.approvals.roster import Answer
+from agentguard.audit.entry import present
 from agentguard.audit.evidence import Evidence
 from agentguard.audit.inclusion import Head, Place
-from agentguard.audit.statements import AdminStatement
+from agentguard.audit.kinds.administration import AdministeredEntry
 from agentguard.cli.audit import phrases
 from agentguard.cli.terminal import screen
 from agentguard.identity.credential import Credential, agent_alias
@@ -69,6 +70,7 @@ def draw(evidence: Evidence) -> None:
 def as_json(evidence: Evidence) -> dict[str, object]:
     """Return the object that ``evidence verify --json`` prints."""
     call, place, outcome = evidence.call, evidence.place, evidence.outcome
+    evaluation = present(call.evaluation)
     outcome_commitments = outcome.commitments if outcome is not None else {"result": None}
     return {
         "ok": True,
@@ -96,13 +98,13 @@ def as_json(evidence: Evidence) -> dict[str, object]:
         "reasons": list(call.reasons),
         "engine": call.engine,
         "policy_sha256": call.policy_sha256,
-        "evaluation": call.evaluation.as_json() if call.evaluation else None,
+        "evaluation": evaluation.as_json() if evaluation is not None else None,
         "config_sha256": call.config_sha256,
         **phrases.client_json(call),
         "requirements": [requirement.as_json() for requirement in evidence.requirements],
         "approvals": [phrases.answer_json(answer) for answer in evidence.answers],
         "issued_at": call.predicate.get("issued_at"),
-        "signed": call.signed,
+        "signed": bool(call.envelope.key_ids),
         "at": place.at,
         "outcome": _outcome_json(evidence),
         "resolutions": _statements_json(evidence, is_resolution=True),
@@ -142,7 +144,7 @@ def _statements_json(evidence: Evidence, *, is_resolution: bool) -> list[dict[st
     ]
 
 
-def _statement_json(statement: AdminStatement, place: Place) -> dict[str, object]:
+def _statement_json(statement: AdministeredEntry, place: Place) -> dict[str, object]:
     return {
         **({} if statement.ran is None else {"ran": statement.ran}),
         "note": statement.note,
@@ -171,7 +173,7 @@ def limits(evidence: Evidence) -> Iterator[str]:
             "prove that there was none"
         )
     yield "the time: every time here is a claim of the log or of the agent"
-    if not evidence.call.signed:
+    if not evidence.call.envelope.key_ids:
         yield (
             "whether the agent asked for this call: the agent did not sign the refused call, and "
             "only the log names the agent"
@@ -269,15 +271,15 @@ def _tool_rows(evidence: Evidence) -> Iterator[Row]:
 
 
 def _decision_rows(evidence: Evidence) -> Iterator[Row]:
-    call = evidence.call
+    call, evaluation = evidence.call, present(evidence.call.evaluation)
     yield from phrases.decided(call)
     if call.engine is None:
         yield "policy", "not evaluated: the call was refused before"
     else:
         name = " ".join(str(value) for _name, value in sorted(call.engine.items()))
         yield "policy", f"{name}, sha256 {call.policy_sha256 or 'not reported by the engine'}"
-    if call.evaluation is not None:
-        yield "evaluated", phrases.evaluated(call.evaluation)
+    if evaluation is not None:
+        yield "evaluated", phrases.evaluated(evaluation)
     yield from phrases.client(call)
     yield "config", f"sha256 {call.config_sha256}"
     for requirement in evidence.requirements:
@@ -289,7 +291,7 @@ def _decision_rows(evidence: Evidence) -> Iterator[Row]:
 
 
 def _outcome_rows(evidence: Evidence) -> Iterator[Row]:
-    if evidence.call.signed:
+    if evidence.call.envelope.key_ids:
         yield "signed at", str(evidence.call.predicate.get("issued_at"))
     else:
         yield "signed", screen.styled("warn", phrases.UNSIGNED)
@@ -301,7 +303,9 @@ def _outcome_rows(evidence: Evidence) -> Iterator[Row]:
         yield "outcome", screen.styled("in_doubt", "in doubt: the file has no outcome")
         return
     status, members = evidence.outcome.status, evidence.outcome.predicate
-    status_text = phrases.not_run(evidence.outcome.replay_of) if status == "not_run" else status
+    status_text = (
+        phrases.not_run(evidence.outcome.ended.replay_of) if status == "not_run" else status
+    )
     yield "outcome", screen.styled(status, status_text)
     if members.get("error_type") is not None:
         yield "error", str(members["error_type"])

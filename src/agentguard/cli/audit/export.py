@@ -13,8 +13,8 @@ from typing import Annotated
 import typer
 
 from agentguard.audit import merkle, statements
-from agentguard.audit.calls import Commitments, read_authorization, read_outcome
 from agentguard.audit.entry import Attachment, Entry
+from agentguard.audit.kinds.calls import CallEntry, OutcomeEntry
 from agentguard.audit.log import LogReader
 from agentguard.cli.audit import filters, history, lookup
 from agentguard.cli.audit.filters import Filter
@@ -77,13 +77,14 @@ def export(
 
 def _line(reader: LogReader, row: Row, *, attachments: bool) -> bytes:
     stored = reader.entry(row.shard, row.index)
+    is_read = row.entry is not None
     members: dict[str, object] = {
         "shard": row.shard,
         "index": row.index,
         "leaf_hash": merkle.leaf_hash(stored.body).hex() if stored is not None else None,
-        "entry": _entry(row.entry) if row.entry is not None else None,
+        "entry": canonical.loads(stored.body) if stored is not None and is_read else None,
     }
-    problems = [str(row.reason)] if row.entry is None else []
+    problems = [] if is_read else [str(row.reason)]
     if attachments:
         decoded, changes = _decode(row.entry, stored.attachments if stored is not None else ())
         members["attachments"] = decoded
@@ -91,10 +92,6 @@ def _line(reader: LogReader, row: Row, *, attachments: bool) -> bytes:
     if problems:
         members["problems"] = problems
     return json.dumps(members).encode() + b"\n"
-
-
-def _entry(parsed: Entry) -> dict[str, JSON]:
-    return dict(sorted({"kind": parsed.kind, "at": parsed.at, **parsed.members}.items()))
 
 
 def _decode(
@@ -105,10 +102,7 @@ def _decode(
     changes: list[str] = []
     if not attachments or parsed is None:
         return decoded, changes
-    try:
-        commitments = _commitments(parsed)
-    except AgentguardError as error:
-        return decoded, [str(error)]
+    commitments = parsed.commitments if isinstance(parsed, CallEntry | OutcomeEntry) else {}
     for attachment in attachments:
         try:
             statements.check_attachments([attachment], commitments)
@@ -116,12 +110,3 @@ def _decode(
         except AgentguardError as error:
             changes.append(str(error))
     return decoded, changes
-
-
-def _commitments(parsed: Entry) -> Commitments:
-    match parsed.kind:
-        case "call":
-            return read_authorization(parsed).commitments
-        case "outcome":
-            return read_outcome(parsed).commitments
-    return {}

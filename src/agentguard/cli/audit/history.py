@@ -8,28 +8,33 @@ the kind ``damaged``.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Final, TypeVar
 
 from agentguard.audit import checkpoint, statements
-from agentguard.audit.calls import Authorization, Outcome, read_authorization, read_outcome
-from agentguard.audit.entry import Entry, parse_entry, parse_time
+from agentguard.audit.entry import Entry, parse_time
 from agentguard.audit.find import read_body, read_entry_of_kind, search_entries
+from agentguard.audit.kinds import parse_entry
+from agentguard.audit.kinds.administration import (
+    AdministeredEntry,
+    ErasureEntry,
+    ResolutionEntry,
+)
+from agentguard.audit.kinds.calls import CallEntry, OutcomeEntry
+from agentguard.audit.kinds.running import OfRunningCall
 from agentguard.audit.log import LogReader
-from agentguard.audit.statements import AdminStatement
 from agentguard.audit.summary import Search
 from agentguard.cli.audit import log_row as rows
 from agentguard.cli.audit.filters import EVERYTHING, Filter
 from agentguard.cli.audit.log_row import Row
 from agentguard.cli.terminal.shown import Shown
-from agentguard.errors import AgentguardError
+from agentguard.errors import AgentguardError, DecodeError
 from agentguard.identity.trust import TrustDocument
-from agentguard.signing.canonical import is_integer
 
-T = TypeVar("T")
+E = TypeVar("E", bound=OutcomeEntry | OfRunningCall | AdministeredEntry)
 
 _REMEMBERED: Final = 4096
 """Calls that are kept in memory, since their outcomes mostly follow soon."""
@@ -59,7 +64,7 @@ class History:
     def __init__(self, reader: LogReader, shown: Shown | None = None) -> None:
         self._reader = reader
         self._shown = shown or Shown()
-        self._calls: dict[tuple[int, int], Authorization] = {}
+        self._calls: dict[tuple[int, int], CallEntry] = {}
 
     def rows(
         self,
@@ -84,45 +89,44 @@ class History:
             if row.about is None or selection.matches(row.about, row.outcome):
                 yield row
 
-    def call_of(self, shard: int, index: int, outcome: Entry) -> int | None:
-        """Return where the call of an outcome entry stands, None where it is not in its shard.
+    def call_of(self, shard: int, index: int, outcome: OutcomeEntry) -> int | None:
+        """Return where the call of an outcome stands, None where it is not in its shard.
 
-        Raises ``DecodeError`` or ``StorageError``.
+        Raises ``StorageError``.
         """
         return self._outcome(rows.of_entry(shard, index, outcome), outcome).call
 
-    def about_call(
-        self, kind: str, shard: int, call: Authorization, read: Callable[[Entry], T]
-    ) -> Iterator[T]:
-        """Yield what the entries of a kind say that belong to a call, as the columns say.
+    def about_call(self, kind: type[E], shard: int, call: CallEntry) -> Iterator[E]:
+        """Yield the entries of a kind that belong to a call, as far as the columns lead to them.
 
-        An entry that ``read`` can't read is left out. Raises ``StorageError``.
+        An entry that can't be read is left out: it becomes a row of the kind damaged. Raises
+        ``StorageError``.
         """
         if call.invocation_id is None:
             return
-        for located in search_entries(self._reader, Search(kind, call.invocation_id), [shard]):
-            with suppress(AgentguardError):  # it becomes a row of the kind damaged
-                yield read(located.entry)
+        search = Search(invocation_id=call.invocation_id)
+        for located in search_entries(self._reader, kind, search, [shard]):
+            entry = located.entry
+            named = entry.call if isinstance(entry, AdministeredEntry) else entry
+            if named.invocation_sha256 == call.invocation_sha256:
+                yield entry
 
-    def handed_out(self, shard: int, call: Authorization) -> bool:
+    def handed_out(self, shard: int, call: CallEntry) -> bool:
         """Whether a call did not run, since the journal had the result of an earlier one."""
-        ends = self.about_call("outcome", shard, call, read_outcome)
-        return any(
-            end.replay_of is not None and end.invocation_sha256 == call.invocation_sha256
-            for end in ends
-        )
+        outcomes = self.about_call(OutcomeEntry, shard, call)
+        return any(outcome.ended.replay_of is not None for outcome in outcomes)
 
-    def erased(self, row: Row, call: Authorization, trust: TrustDocument) -> bool:
+    def erased(self, row: Row, call: CallEntry, trust: TrustDocument) -> bool:
         """Whether the admin key has signed that a call's data are erased."""
-
-        def read(parsed: Entry) -> AdminStatement:
-            return statements.check_admin_statement(parsed, trust, parse_time(parsed.at))
-
-        return any(
-            statement.is_of(row.shard, row.index, call)
-            for shard in self._reader.shards()
-            for statement in self.about_call("erasure", shard, call, read)
-        )
+        with suppress(DecodeError):  # a call without a time, which audit verify reports
+            called_at = parse_time(call.at)
+            return any(
+                erasure.is_of(row.shard, row.index, call.invocation_sha256)
+                and erasure.is_valid(trust, called_at)
+                for shard in self._reader.shards()
+                for erasure in self.about_call(ErasureEntry, shard, call)
+            )
+        return False
 
     def _bodies(
         self, shard: int, selection: Filter, *, after: int, newest_first: bool
@@ -145,27 +149,26 @@ class History:
     def _row(self, read: _Read, *, outcomes: bool) -> Row:
         if read.entry is None:
             return rows.damaged(read.shard, read.index, read.problem)
-        row = rows.of_entry(read.shard, read.index, read.entry)
         try:
-            return self._of_kind(row, read.entry, outcomes=outcomes)
+            row = rows.of_entry(read.shard, read.index, read.entry)
+            return self._with_others(row, read.entry, outcomes=outcomes)
         except AgentguardError as error:
             return rows.damaged(read.shard, read.index, str(error))
 
-    def _of_kind(self, row: Row, parsed: Entry, *, outcomes: bool) -> Row:
-        match parsed.kind:
-            case "call":
-                call = read_authorization(parsed)
-                self._remember(row.shard, row.index, call)
-                about = self._with_arguments(rows.of_call(row, parsed, call), call)
-                return self._with_end(about, call) if outcomes and call.allowed else about
-            case "outcome":
-                return self._outcome(row, parsed)
-            case "resolution" | "erasure":
-                return self._administered(row, parsed)
-        alone = rows.ALONE.get(parsed.kind)
-        return alone(row, parsed) if alone is not None else row
+    def _with_others(self, row: Row, entry: Entry, *, outcomes: bool) -> Row:
+        """Add what other entries, or the data beside the entry, say of the same call."""
+        match entry:
+            case CallEntry():
+                self._remember(row.shard, row.index, entry)
+                row = self._with_arguments(row, entry)
+                return self._with_end(row, entry) if outcomes and entry.allowed else row
+            case OutcomeEntry():
+                return self._outcome(row, entry)
+            case AdministeredEntry():
+                return self._administered(row, entry)
+        return row
 
-    def _with_arguments(self, row: Row, call: Authorization) -> Row:
+    def _with_arguments(self, row: Row, call: CallEntry) -> Row:
         """Add the arguments that are shown; raises ``VerificationError`` for changed ones."""
         stated = call.commitments["arguments"]
         if stated is None or not self._shown.names(call.tool):
@@ -178,59 +181,53 @@ class History:
 
     # --- what belongs together ------------------------------------------------------------------
 
-    def _with_end(self, row: Row, call: Authorization) -> Row:
-        for read in self.about_call("outcome", row.shard, call, read_outcome):
-            if read.invocation_sha256 == call.invocation_sha256:
-                return rows.ended(row, read)
+    def _with_end(self, row: Row, call: CallEntry) -> Row:
+        for outcome in self.about_call(OutcomeEntry, row.shard, call):
+            return rows.ended(row, outcome)
         for shard in self._reader.shards():
-            read_statement = statements.read_admin_statement
-            for statement in self.about_call("resolution", shard, call, read_statement):
-                if statement.is_of(row.shard, row.index, call):
-                    return rows.settled(row, statement)
+            for resolution in self.about_call(ResolutionEntry, shard, call):
+                if resolution.is_of(row.shard, row.index, call.invocation_sha256):
+                    return rows.settled(row, resolution)
         return replace(row, outcome="in_doubt")
 
-    def _outcome(self, row: Row, parsed: Entry) -> Row:
-        read = read_outcome(parsed)
-        for index in self._calls_of(row, read):
-            began = self._call(row.shard, index)
-            if began is not None and began.invocation_sha256 == read.invocation_sha256:
-                return rows.of_outcome(row, parsed, read, began, index)
-        return rows.ended(row, read) if read.status != "not_run" else row
+    def _outcome(self, row: Row, outcome: OutcomeEntry) -> Row:
+        for index in self._calls_of(row, outcome):
+            call = self._call(row.shard, index)
+            if call is not None and call.invocation_sha256 == outcome.invocation_sha256:
+                return rows.of_outcome(row, outcome, call, index)
+        return rows.ended(row, outcome) if outcome.status != "not_run" else row
 
-    def _administered(self, row: Row, parsed: Entry) -> Row:
-        statement = statements.read_admin_statement(parsed)
-        place = statement.call
+    def _administered(self, row: Row, entry: AdministeredEntry) -> Row:
+        place = entry.call
         there = place.shard in self._reader.shards()
         call = self._call(place.shard, place.index) if there else None
-        if call is None or not statement.is_of(place.shard, place.index, call):
-            call = None
-        return rows.of_administered(row, parsed, statement, call)
+        if call is None or call.invocation_sha256 != place.invocation_sha256:
+            return row
+        return rows.of_administered(row, call)
 
-    def _calls_of(self, row: Row, read: Outcome) -> Iterator[int]:
+    def _calls_of(self, row: Row, outcome: OutcomeEntry) -> Iterator[int]:
         """Yield where the call of an outcome may stand: where it says, or its id is found."""
-        match read.predicate.get("authorization"):
-            case {"shard": row.shard, "index": index} if is_integer(index):
-                yield index
-            case None if read.invocation_id is not None:  # interrupted before its place was known
-                search = Search(kind="call", invocation_id=read.invocation_id)
-                yield from self._reader.search(row.shard, search)
+        place, invocation_id = outcome.ended.authorization, outcome.ended.invocation_id
+        if place is not None:
+            if place.shard == row.shard:
+                yield place.index
+        elif invocation_id is not None:  # interrupted before its place was known
+            search = Search(kind="call", invocation_id=invocation_id)
+            yield from self._reader.search(row.shard, search)
 
-    def _call(self, shard: int, index: int) -> Authorization | None:
+    def _call(self, shard: int, index: int) -> CallEntry | None:
         """Return the call at a place, None where none can be read."""
         cached = self._calls.get((shard, index))
         if cached is not None:
             return cached
-        try:
-            log_entry = read_entry_of_kind(self._reader, shard, index, "call")
-            if log_entry is None:
-                return None
-            call = read_authorization(log_entry.entry)
-        except AgentguardError:
-            return None
-        self._remember(shard, index, call)
-        return call
+        with suppress(AgentguardError):
+            located = read_entry_of_kind(self._reader, shard, index, CallEntry)
+            if located is not None:
+                self._remember(shard, index, located.entry)
+                return located.entry
+        return None
 
-    def _remember(self, shard: int, index: int, call: Authorization) -> None:
+    def _remember(self, shard: int, index: int, call: CallEntry) -> None:
         if len(self._calls) >= _REMEMBERED:
             self._calls.clear()
         self._calls[shard, index] = call

@@ -7,27 +7,27 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import replace
 from typing import Final
 
-from agentguard.audit import statements
-from agentguard.audit.calls import Authorization, read_authorization
-from agentguard.audit.entry import CallPlace, Entry
+from agentguard.audit.entry import CallPlace, Entry, Place
 from agentguard.audit.find import (
     LocatedEntry,
     read_entry,
     read_entry_of_kind,
-    running_call,
     scan_entries,
     search_entries,
 )
+from agentguard.audit.kinds.administration import AdministeredEntry
+from agentguard.audit.kinds.calls import CallEntry, OutcomeEntry
+from agentguard.audit.kinds.identities import IdentityEntry
+from agentguard.audit.kinds.running import OfRunningCall
 from agentguard.audit.log import LogReader
 from agentguard.audit.summary import Search
 from agentguard.cli.audit import log_row
 from agentguard.cli.audit.filters import Filter
 from agentguard.cli.audit.history import History
-from agentguard.errors import AgentguardError, CallError
+from agentguard.errors import CallError
 
 _NUMBER: Final = re.compile(r"0|[1-9][0-9]{0,17}")
 _MIN_PREFIX: Final = 8
@@ -43,7 +43,7 @@ _LEFT_OUT: Final = "0" * 16
 """The first half of a trace id that Jaeger leaves out."""
 
 
-def find(reader: LogReader, name: str) -> LocatedEntry:
+def find(reader: LogReader, name: str) -> LocatedEntry[Entry]:
     """Find the entry that an invocation id, its beginning, an index or ``SHARD/INDEX`` names.
 
     For an outcome, a resolution or an erasure, return the authorization of its call; for another
@@ -71,13 +71,11 @@ def call(reader: LogReader, name: str) -> str | CallPlace:
     if log_row.is_id(name):
         return name
     found = find(reader, name)
-    kind, problem = found.entry.kind, "has no id"
-    if kind == "call":
-        read = read_authorization(found.entry)
-        if read.invocation_id is not None:
-            return CallPlace(found.shard, found.index, read.invocation_id, read.invocation_sha256)
-    else:
-        problem = f"is of the kind {kind}, and no call's"
+    read, problem = found.entry, "has no id"
+    if not isinstance(read, CallEntry):
+        problem = f"is of the kind {read.kind}, and no call's"
+    elif read.invocation_id is not None:
+        return CallPlace(found.shard, found.index, read.invocation_id, read.invocation_sha256)
     place = f"{found.shard}/{found.index}"
     raise CallError(f"the entry {place} {problem}: name a call's")
 
@@ -87,7 +85,7 @@ def id_of(found: str | CallPlace) -> str:
     return found.invocation_id if isinstance(found, CallPlace) else found
 
 
-def of_trace(reader: LogReader, trace_id: str) -> Iterator[LocatedEntry]:
+def of_trace(reader: LogReader, trace_id: str) -> Iterator[LocatedEntry[Entry]]:
     """Find the calls of a trace, and its requests for approvals, in the order of their times.
 
     ``trace_id`` is the id or its beginning. Raises as ``find`` does.
@@ -146,55 +144,51 @@ def _has_entry(reader: LogReader, trace_id: str) -> bool:
     return any(row.entry is not None for row in rows)
 
 
-def credentials(
-    reader: LogReader, call: Authorization, before: LocatedEntry
-) -> Iterator[LocatedEntry]:
-    """Yield the identity entries of a call's agent before the call, the newest first."""
-    search = Search(kind="identity", agent=call.agent)
+def credentials(reader: LogReader, agent: str, shard: int, before: int) -> Iterator[IdentityEntry]:
+    """Yield the identity entries of an agent before an index of a shard, the newest first."""
+    search = Search(agent=agent)
     is_empty = True
-    for log_entry in search_entries(reader, search, [before.shard], newest_first=True):
-        if log_entry.index < before.index and _is_of(log_entry.entry, call.agent):
+    for located in search_entries(reader, IdentityEntry, search, [shard], newest_first=True):
+        if located.index < before and located.entry.agent == agent:
             is_empty = False
-            yield log_entry
+            yield located.entry
     if is_empty:
         scanned = [
-            log_entry
-            for log_entry in scan_entries(reader, before.shard, ["identity"])
-            if log_entry.index < before.index and _is_of(log_entry.entry, call.agent)
+            located.entry
+            for located in scan_entries(reader, shard, (IdentityEntry,))
+            if located.index < before and located.entry.agent == agent
         ]
         yield from reversed(scanned)
 
 
-def _at(reader: LogReader, shard: int, index: int) -> LocatedEntry | None:
+def _at(reader: LogReader, shard: int, index: int) -> LocatedEntry[Entry] | None:
     return read_entry(reader, shard, index) if shard in reader.shards() else None
 
 
-def _call_of(reader: LogReader, log_entry: LocatedEntry) -> LocatedEntry:
+def _call_of(reader: LogReader, located: LocatedEntry[Entry]) -> LocatedEntry[Entry]:
     """Return the authorization of the call that an entry names, or the entry itself."""
-    place: tuple[int, int] | None = None
-    if log_entry.entry.kind == "outcome":
-        index = History(reader).call_of(log_entry.shard, log_entry.index, log_entry.entry)
-        place = (log_entry.shard, index) if index is not None else None
-    elif (named := running_call(log_entry.entry)) is not None:
-        place = (named.shard, named.place)
-    elif log_entry.entry.kind in ("resolution", "erasure"):
-        call_place = statements.read_admin_statement(log_entry.entry).call
-        place = (call_place.shard, call_place.index)
-    call = _at(reader, *place) if place is not None else None
-    if call is None or call.entry.kind != "call":
-        return log_entry
-    return call
+    place: Place | CallPlace | None = None
+    match located.entry:
+        case OutcomeEntry() as outcome:
+            index = History(reader).call_of(located.shard, located.index, outcome)
+            place = Place(shard=located.shard, index=index) if index is not None else None
+        case OfRunningCall() as entry:
+            place = entry.authorization
+        case AdministeredEntry() as entry:
+            place = entry.call
+    call = _at(reader, place.shard, place.index) if place is not None else None
+    return located if call is None or not isinstance(call.entry, CallEntry) else call
 
 
-def _by_prefix(reader: LogReader, prefix: str) -> LocatedEntry:
-    calls: dict[str, LocatedEntry] = {}
+def _by_prefix(reader: LogReader, prefix: str) -> LocatedEntry[CallEntry]:
+    calls: dict[str, LocatedEntry[CallEntry]] = {}
     for shard in reader.shards():
         for index in reader.named(shard, prefix):
-            log_entry = read_entry_of_kind(reader, shard, index, "call")
-            invocation_id = _id_of(log_entry.entry) if log_entry is not None else ""
+            located = read_entry_of_kind(reader, shard, index, CallEntry)
+            invocation_id = (located.entry.invocation_id or "") if located is not None else ""
             # an edited column may hold any text
-            if log_entry is not None and invocation_id.startswith(prefix):
-                calls.setdefault(invocation_id, log_entry)
+            if located is not None and invocation_id.startswith(prefix):
+                calls.setdefault(invocation_id, located)
     if not calls:
         raise _unknown(f"the log holds no call {prefix}")
     if len(calls) > 1 and prefix not in calls:
@@ -202,18 +196,6 @@ def _by_prefix(reader: LogReader, prefix: str) -> LocatedEntry:
         message = f"{len(calls)} calls begin with {prefix}: give more of it ({names})"
         raise CallError(message, code="call.ambiguous")
     return calls.get(prefix) or next(iter(calls.values()))
-
-
-def _id_of(parsed: Entry) -> str:
-    with suppress(AgentguardError):
-        return read_authorization(parsed).invocation_id or ""
-    return ""
-
-
-def _is_of(parsed: Entry, uri: str) -> bool:
-    with suppress(AgentguardError):
-        return log_row.subject_of(str(parsed.members["credential"])) == uri
-    return False
 
 
 def _unknown(problem: str) -> CallError:

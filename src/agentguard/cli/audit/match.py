@@ -6,24 +6,24 @@ joins the requests, and ``match_report.py`` prints the result.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Final, NamedTuple, TypeVar
+from typing import Annotated, Final, NamedTuple
 
 import typer
 
-from agentguard.audit import http_requests
-from agentguard.audit.entry import Entry, LogPlace, parse_entry
+from agentguard.audit.entry import Entry, LogPlace
 from agentguard.audit.entry_bytes import may_be_kind
+from agentguard.audit.kinds import parse_entry
+from agentguard.audit.kinds.receiver import AtReceiver, ReceivedEntry, RefusedEntry
+from agentguard.audit.kinds.running import ProofEntry, ReceiptEntry
 from agentguard.audit.log import LogReader
-from agentguard.audit.receipts import ReceiptEntry, read_receipt
 from agentguard.call.invocation import timestamp
-from agentguard.call.releases import ProofRecord
 from agentguard.cli.audit import history
-from agentguard.cli.audit.match_report import MatchReport, Verified
+from agentguard.cli.audit.match_report import MatchReport, Verified, parts_of
 from agentguard.cli.terminal import files, location, screen
 from agentguard.cli.terminal.location import Location, TrustedLog
 from agentguard.cli.terminal.options import JobsOption, JsonOption, SinceOption
@@ -39,12 +39,10 @@ from agentguard.signing.keys import PublicKey
 from agentguard.storage import sqlite
 from agentguard.storage.request_table import ReceiptState, RequestTable
 
-T = TypeVar("T")
-
 _MOST_SERVERS: Final = 64
 """The most servers that a receiver's log may name: each request is compared with all of them."""
 
-_KINDS: Final = ("proof", "receipt", "received", "refused")
+_KINDS: Final = (ProofEntry.kind, ReceiptEntry.kind, ReceivedEntry.kind, RefusedEntry.kind)
 
 AgentArgument = Annotated[
     Path,
@@ -184,18 +182,15 @@ class _Filling:
         in_agent: set[str] = set()
         for place, entry in self._entries(at_receiver, "reading the receiver's entry"):
             in_receiver.add(entry.kind)
-            if entry.kind == "received":
-                self._received(place, entry, names_servers=names_servers)
-            elif entry.kind == "refused":
-                self._refused(place, entry, names_servers=names_servers)
+            if isinstance(entry, AtReceiver):
+                self._at_receiver(place, entry, names_servers=names_servers)
         for place, entry in self._entries(at_agent, "reading the agent's entry"):
             in_agent.add(entry.kind)
-            if entry.kind == "proof":
-                self._sent(place, entry)
-            elif entry.kind == "receipt":
-                noted = self._parsed(read_receipt, entry)
-                if noted is not None:
-                    self.table.add_receipt(noted.proof_sha256, place, self._state_of(noted))
+            match entry:
+                case ProofEntry():
+                    self._sent(place, entry)
+                case ReceiptEntry():
+                    self.table.add_receipt(entry.proof_sha256, place, self._state_of(entry))
         # a server that is an agent too has all kinds
         if "proof" in in_receiver - in_agent and not in_receiver & {"received", "refused"}:
             message = "RECEIVER has what an agent's log has, and AGENT does not: name AGENT first"
@@ -226,38 +221,23 @@ class _Filling:
                     except DecodeError:
                         self.left_out["unreadable"] += 1
 
-    def _received(self, place: LogPlace, entry: Entry, *, names_servers: bool) -> None:
-        request = self._parsed(http_requests.read_received, entry)
-        if request is None:
-            return
-        self.left_out["unrecorded"] += http_requests.unrecorded_before(entry)
-        self._note_server(request.server, names_servers=names_servers)
-        if request.assurance == "dpop":  # no guard has signed the proof, so no agent's log has it
-            self.left_out["dpop"] += 1
-            return
-        is_of_the_domain = request.agent.startswith(f"spiffe://{self.trust_domain}/")
-        reason = self._earlier(entry) if is_of_the_domain else "other_domains"
-        self.table.add_received(request.proof_sha256, place, _digest(request), reason=reason)
+    def _at_receiver(self, place: LogPlace, entry: AtReceiver, *, names_servers: bool) -> None:
+        self.left_out["unrecorded"] += entry.unrecorded
+        self._note_server(entry.server, names_servers=names_servers)
+        match entry:
+            case RefusedEntry():
+                self.table.add_refused(entry.proof_sha256, place)
+            case ReceivedEntry(assurance="dpop"):
+                # no guard has signed the proof, so no agent's log has it
+                self.left_out["dpop"] += 1
+            case ReceivedEntry():
+                is_of_the_domain = entry.agent.startswith(f"spiffe://{self.trust_domain}/")
+                reason = self._earlier(entry) if is_of_the_domain else "other_domains"
+                self.table.add_received(entry.proof.sha256, place, _digest(entry), reason=reason)
 
-    def _refused(self, place: LogPlace, entry: Entry, *, names_servers: bool) -> None:
-        request = self._parsed(http_requests.read_refused, entry)
-        if request is not None:
-            self.left_out["unrecorded"] += http_requests.unrecorded_before(entry)
-            self._note_server(request.server, names_servers=names_servers)
-            self.table.add_refused(request.proof_sha256, place)
-
-    def _sent(self, place: LogPlace, entry: Entry) -> None:
-        proved = self._parsed(http_requests.read_proof, entry)
-        if proved is not None:
-            reason = self._earlier(entry) if self._is_here(proved.record) else "elsewhere"
-            self.table.add_sent(proved.record.sha256, place, _digest(proved), reason=reason)
-
-    def _parsed(self, read: Callable[[Entry], T], entry: Entry) -> T | None:
-        try:
-            return read(entry)
-        except DecodeError:
-            self.left_out["unreadable"] += 1
-            return None
+    def _sent(self, place: LogPlace, entry: ProofEntry) -> None:
+        reason = self._earlier(entry) if self._is_here(entry) else "elsewhere"
+        self.table.add_sent(entry.proof.sha256, place, _digest(entry), reason=reason)
 
     def _note_server(self, url: str, *, names_servers: bool) -> None:
         if names_servers:
@@ -269,7 +249,7 @@ class _Filling:
                 )
                 raise typer.BadParameter(message)
 
-    def _is_here(self, proved: ProofRecord) -> bool:
+    def _is_here(self, proved: ProofEntry) -> bool:
         """Whether a request was for the receiver; in doubt it was."""
         url = proved.request.url
         if proved.assurance == "call":  # the server of the Model Context Protocol has one name
@@ -284,9 +264,9 @@ class _Filling:
         return None if entry.at >= self.start else "earlier"
 
 
-def _digest(entry: http_requests.ProofEntry | http_requests.ReceivedRequest) -> bytes:
+def _digest(entry: ProofEntry | ReceivedEntry) -> bytes:
     """Return what stands for the parts of a request that both logs name."""
-    return bytes.fromhex(canonical.digest(http_requests.parts_of(entry)))
+    return bytes.fromhex(canonical.digest(parts_of(entry)))
 
 
 @lru_cache(256)

@@ -10,13 +10,13 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
-from agentguard.audit import find, http_requests
 from agentguard.audit.entry import Entry, LogPlace
-from agentguard.audit.http_requests import ProofEntry, ReceivedRequest, RefusedRequest
+from agentguard.audit.find import read_entry
+from agentguard.audit.kinds.receiver import AtReceiver, ReceivedEntry, RefusedEntry
+from agentguard.audit.kinds.running import ProofEntry
 from agentguard.audit.log import LogReader
-from agentguard.call.releases import RequestRecord
 from agentguard.cli.audit.verify_report import unanchored
 from agentguard.cli.terminal import screen
 from agentguard.cli.terminal.location import TrustedLog, from_home
@@ -25,6 +25,8 @@ from agentguard.errors import StorageError
 from agentguard.identity.credential import agent_alias
 from agentguard.signing.canonical import JSON
 from agentguard.storage.request_table import Match, MatchState, ReceiptState
+
+E = TypeVar("E", bound=Entry)
 
 _COLUMNS: Final = ("request", "agent's entry", "receiver's", "at", "agent", "tool", "method, URL")
 _WORDS: Final[Mapping[MatchState, str]] = {
@@ -70,40 +72,37 @@ class Verified(NamedTuple):
 
 
 class _Request(NamedTuple):
-    """A listed request, with what each log says of the request."""
+    """A listed request, with the entry that each log has of the request."""
 
     match: Match
     sent: ProofEntry | None
-    received: ReceivedRequest | RefusedRequest | None
-    at: str
+    at_receiver: AtReceiver | None
 
     def differences(self) -> dict[str, tuple[str | None, str | None]]:
         """Return by name the parts on which the logs differ: what the agent says comes first."""
-        if self.sent is None or self.received is None:
+        if self.sent is None or self.at_receiver is None:
             return {}
-        here = http_requests.parts_of(self.sent)
-        if isinstance(self.received, ReceivedRequest):
-            there = http_requests.parts_of(self.received)
+        here = parts_of(self.sent)
+        if self.received is not None:
+            there = parts_of(self.received)
         else:
-            there = {**self.received.request._asdict(), "agent": self.received.agent}
+            there = {**self.at_receiver.request.as_json(), "agent": self.at_receiver.agent}
         return {name: (here[name], value) for name, value in there.items() if value != here[name]}
 
     @property
-    def request(self) -> RequestRecord | None:
-        """The method and the URL, by the word of the agent if its log has the request."""
-        about = self.received if self.sent is None else self.sent.record
-        return None if about is None else about.request
+    def entry(self) -> ProofEntry | AtReceiver | None:
+        """The entry that says which request it is, and by whom: the agent's, if there is one."""
+        return self.at_receiver if self.sent is None else self.sent
 
     @property
-    def agent(self) -> str | None:
-        """The agent, by its own word if its log has the request."""
-        about = self.received if self.sent is None else self.sent.call
-        return None if about is None else about.agent
+    def received(self) -> ReceivedEntry | None:
+        """The entry of an accepted request."""
+        return self.at_receiver if isinstance(self.at_receiver, ReceivedEntry) else None
 
     @property
     def code(self) -> str | None:
         """The reason code of a refused request."""
-        return self.received.code if isinstance(self.received, RefusedRequest) else None
+        return self.at_receiver.code if isinstance(self.at_receiver, RefusedEntry) else None
 
     @property
     def is_contradicted(self) -> bool:
@@ -164,17 +163,8 @@ class MatchReport:
                 yield self._request(match)
 
     def _request(self, match: Match) -> _Request:
-        sent = received = None
-        at = ""
-        if match.at_receiver is not None:
-            entry = _entry(self.at_receiver, match.at_receiver)
-            is_refused = entry.kind == "refused"
-            read = http_requests.read_refused if is_refused else http_requests.read_received
-            received, at = read(entry), entry.at
-        if match.at_agent is not None:
-            entry = _entry(self.at_agent, match.at_agent)
-            sent, at = http_requests.read_proof(entry), entry.at
-        return _Request(match, sent, received, at)
+        sent = _entry(self.at_agent, match.at_agent, ProofEntry)
+        return _Request(match, sent, _entry(self.at_receiver, match.at_receiver, AtReceiver))
 
     def _summary(self) -> dict[str, JSON]:
         verified: dict[str, JSON] = {"agent": None, "receiver": None}
@@ -238,24 +228,38 @@ class MatchReport:
                 )
 
 
-def _entry(reader: LogReader, place: LogPlace) -> Entry:
-    located = find.read_entry(reader, place.shard, place.index)
-    if located is None:
+def parts_of(entry: ProofEntry | ReceivedEntry) -> dict[str, str | None]:
+    """Return by name what is compared of one request in the logs of both sides."""
+    return {
+        **entry.request.as_json(),
+        "assurance": entry.assurance,
+        "invocation_sha256": entry.invocation_sha256,
+        "agent": entry.agent,
+        "proof_jti": entry.proof.jti,
+    }
+
+
+def _entry(reader: LogReader, place: LogPlace | None, kind: type[E]) -> E | None:
+    """Return the entry at a place, None for no place; raises ``StorageError``."""
+    if place is None:
+        return None
+    located = read_entry(reader, place.shard, place.index)
+    if located is None or not isinstance(located.entry, kind):
         message = f"the entry {place.shard}/{place.index} is gone: another program changes the log"
         raise StorageError(message, code="storage.corrupt")
     return located.entry
 
 
 def _row(request: _Request) -> screen.Row:
-    match, sent, about = request.match, request.sent, request.request
+    match, sent, entry = request.match, request.sent, request.entry
     cells = (
         screen.styled(_STYLES[match.state], _WORDS[match.state]),
         _place(match.at_agent),
         _place(match.at_receiver),
-        request.at[:19].replace("T", " "),
-        agent_alias(request.agent).removeprefix("agent:"),
-        sent.call.tool if sent is not None else "",
-        f"{about.method} {about.url}" if about is not None else "",
+        "" if entry is None else entry.at[:19].replace("T", " "),
+        agent_alias(None if entry is None else entry.agent).removeprefix("agent:"),
+        "" if sent is None else sent.tool,
+        "" if entry is None else f"{entry.request.method} {entry.request.url}",
     )
     return cells, "; ".join(_notes(request))
 
@@ -272,7 +276,7 @@ def _notes(request: _Request) -> Iterator[str]:
     for name, (here, there) in request.differences().items():
         yield f"{name} is {_short(here)} at the agent, and {_short(there)} at the receiver"
     if request.match.state == "agent_only" and request.sent is not None:
-        call = f"the call {request.sent.call.invocation_id}"
+        call = f"the call {request.sent.invocation_id}"
         if receipt == "valid":
             yield f"answered by the receiver, whose log lacks the request; {call}"
         else:
@@ -294,26 +298,22 @@ def _place_json(place: LogPlace | None) -> JSON:
 
 
 def _as_json(request: _Request) -> dict[str, JSON]:
-    match, sent, received = request.match, request.sent, request.received
-    about = request.request
-    invocation = sent.call.invocation_sha256 if sent is not None else None
-    if isinstance(received, ReceivedRequest) and sent is None:
-        invocation = received.invocation_sha256
-    assurance = received.assurance if isinstance(received, ReceivedRequest) else None
+    match, sent, entry = request.match, request.sent, request.entry
+    known = sent or request.received
     return {
         "state": match.state,
-        "at": request.at,
-        "method": about.method if about else None,
-        "url": about.url if about else None,
-        "agent": request.agent,
-        "tool": sent.call.tool if sent is not None else None,
-        "invocation_id": sent.call.invocation_id if sent is not None else None,
-        "invocation_sha256": invocation,
+        "at": "" if entry is None else entry.at,
+        "method": None if entry is None else entry.request.method,
+        "url": None if entry is None else entry.request.url,
+        "agent": None if entry is None else entry.agent,
+        "tool": None if sent is None else sent.tool,
+        "invocation_id": None if sent is None else sent.invocation_id,
+        "invocation_sha256": None if known is None else known.invocation_sha256,
         "agent_entry": _place_json(match.at_agent),
         "receiver_entry": _place_json(match.at_receiver),
         "receipt_entry": _place_json(match.receipt),
         "receipt": match.receipt_state,
         "differs": [*request.differences(), *(["receipt"] if request.is_contradicted else [])],
         "code": request.code,
-        "assurance": sent.record.assurance if sent is not None else assurance,
+        "assurance": None if known is None else known.assurance,
     }

@@ -14,10 +14,10 @@ from typing import Final
 from rich.text import Text
 
 from agentguard.approvals.roster import Answer
-from agentguard.audit.calls import Authorization, EvaluationReport
+from agentguard.audit.entry import present
 from agentguard.audit.find import LocatedEntry
-from agentguard.audit.http_requests import read_proof
-from agentguard.audit.receipts import read_receipt, status_of
+from agentguard.audit.kinds.calls import CallEntry, EvaluationReport
+from agentguard.audit.kinds.running import OfRunningCall, ProofEntry, ReceiptEntry, SecretEntry
 from agentguard.call.decision import Requirement
 from agentguard.call.vocabulary import STATED
 from agentguard.cli.terminal import screen
@@ -45,7 +45,7 @@ def decision(verdict: str, *, enforced: bool) -> Text:
     return screen.styled("warn", f"would {_WOULD[verdict]}")
 
 
-def observed(call: Authorization) -> str:
+def observed(call: CallEntry) -> str:
     """Return the sentence for a call that ran in the mode observe."""
     return (
         "the policy was only observed (mode observe): the call was let run whatever it said, and "
@@ -53,22 +53,21 @@ def observed(call: Authorization) -> str:
     )
 
 
-def released(entry: LocatedEntry) -> tuple[str, str]:
-    """Return the row of what a running call got: a secret, or the proof of a request.
+def released(located: LocatedEntry[OfRunningCall]) -> tuple[str, str]:
+    """Return the row of what a running call got; raises ``DecodeError``."""
+    entry = located.entry
+    when = f"at {entry.at} (entry {located.shard}/{located.index})"
+    match entry:
+        case SecretEntry():
+            return "secret", f"{entry.name}, released {when}"
+        case ProofEntry():
+            return "request", f"{entry.request.method} {entry.request.url}, proved {when}"
+        case ReceiptEntry():
+            return "receipt", f"the server has signed its answer {entry.status}, on record {when}"
+    return entry.kind, f"{entry.words}, {when}"
 
-    Raises ``DecodeError``.
-    """
-    when = f"at {entry.entry.at} (entry {entry.shard}/{entry.index})"
-    if entry.entry.kind == "secret":
-        return "secret", f"{entry.entry.members['name']}, released {when}"
-    if entry.entry.kind == "receipt":
-        status = status_of(read_receipt(entry.entry))
-        return "receipt", f"the server has signed its answer {status}, on record {when}"
-    request = read_proof(entry.entry).record.request
-    return "request", f"{request.method} {request.url}, proved {when}"
 
-
-def decided(call: Authorization) -> Iterator[tuple[str, str | Text]]:
+def decided(call: CallEntry) -> Iterator[tuple[str, str | Text]]:
     """Yield the rows of a call's decision: its code, its reasons, and whether it was enforced."""
     code = f" [{call.code}]" if call.code else ""
     if call.enforced:
@@ -81,7 +80,7 @@ def decided(call: Authorization) -> Iterator[tuple[str, str | Text]]:
         yield "reason", reason
 
 
-def origin(call: Authorization) -> Iterator[tuple[str, str]]:
+def origin(call: CallEntry) -> Iterator[tuple[str, str]]:
     """Yield the row that says where the tool of a call comes from, if the call says so."""
     if call.origin is not None:
         yield "origin", call.origin
@@ -179,16 +178,18 @@ def requirement_text(requirement: Requirement) -> str:
     return f"{' '.join(parts)} ({requirement.reason})"
 
 
-def client(call: Authorization) -> Iterator[tuple[str, str]]:
+def client(call: CallEntry) -> Iterator[tuple[str, str]]:
     """Yield a row about the client of a guard server; none for a call in its guard's process."""
-    if call.client is not None:
-        name = f", client {call.client.name}" if call.client.name else ""
-        yield "isolation", f"{call.client.isolation}: through a guard server{name}"
+    found = present(call.client)
+    if found is not None:
+        name = f", client {found.name}" if found.name else ""
+        yield "isolation", f"{found.isolation}: through a guard server{name}"
 
 
-def client_json(call: Authorization) -> dict[str, JSON]:
+def client_json(call: CallEntry) -> dict[str, JSON]:
     """Return the member ``client`` of a call in JSON; none for a call in its guard's process."""
-    return {} if call.client is None else {"client": call.client.as_json()}
+    found = present(call.client)
+    return {} if found is None else {"client": found.as_json()}
 
 
 def evaluated(evaluation: EvaluationReport) -> str:
@@ -268,7 +269,7 @@ def moment(seconds: int) -> str:
     return f"{seconds} s since 1970"
 
 
-def whose(call: Authorization, name: str | None) -> str:
+def whose(call: CallEntry, name: str | None) -> str:
     """Say for whom a call is, whose agent has the ``name``; None where nobody knows the name."""
     if call.principal == f"agent:{name}":
         return f"{call.principal}, on its own authority"

@@ -15,11 +15,13 @@ from datetime import datetime
 from typing import Final, Literal, NamedTuple
 
 from agentguard.approvals.answer import Approval
-from agentguard.audit import approval_checks, statements
-from agentguard.audit.calls import Authorization, Outcome, read_authorization, read_outcome
+from agentguard.audit.entry import Entry, present
 from agentguard.audit.find import LocatedEntry, find_chain
+from agentguard.audit.kinds.calls import CallEntry, OutcomeEntry
+from agentguard.audit.kinds.identities import tokens_of_chain
+from agentguard.audit.kinds.requests import RequestEntry
+from agentguard.audit.kinds.running import SecretEntry
 from agentguard.audit.log import LogReader
-from agentguard.audit.secret_releases import read_release
 from agentguard.audit.summary import Search
 from agentguard.cli.audit import lookup, phrases
 from agentguard.cli.audit.filters import EVERYTHING, Filter
@@ -48,8 +50,8 @@ class Node:
     """
 
     row: Row
-    call: Authorization | None = None
-    outcome: Outcome | None = None
+    call: CallEntry | None = None
+    outcome: OutcomeEntry | None = None
     hops: tuple[Grant, ...] = ()
     approvals: tuple[Approval, ...] = ()
     secrets: tuple[str, ...] = ()
@@ -58,9 +60,7 @@ class Node:
     @property
     def request_id(self) -> str | None:
         """The id of the request itself; None for a call."""
-        entry = self.row.entry
-        value = entry.members.get("request_id") if entry is not None and not self.call else None
-        return value if isinstance(value, str) else None
+        return self.row.entry.request_id if isinstance(self.row.entry, RequestEntry) else None
 
     @property
     def seconds(self) -> float | None:
@@ -158,7 +158,7 @@ class _RunReader:
         )
         raise CallError(message, code="call.unknown")
 
-    def _row(self, located: LocatedEntry) -> Row:
+    def _row(self, located: LocatedEntry[Entry]) -> Row:
         after = dict.fromkeys(self._reader.shards(), located.index)
         after[located.shard] = located.index - 1
         kind = Filter(Search(kind=located.entry.kind))
@@ -201,38 +201,31 @@ class _RunReader:
                 yield self._node(row)
 
     def _node(self, row: Row) -> Node:
-        if row.entry is None:
-            return Node(row)
-        if row.kind != "call":
-            return Node(row, hops=self._hops(row, row.entry.members["chain_sha256"]))
-        call = read_authorization(row.entry)
-        answers = tuple(approval_checks.read_answers(row.entry))
-        outcome, hops = self._outcome(row, call), self._hops(row, call.chain_sha256)
-        return Node(row, call, outcome, hops, answers, self._secrets(row, call))
+        match row.entry:
+            case CallEntry() as call:
+                outcomes = self._history.about_call(OutcomeEntry, row.shard, call)
+                hops, secrets = self._hops(row, call.chain_sha256), self._secrets(row, call)
+                return Node(row, call, next(outcomes, None), hops, call.answers, secrets)
+            case RequestEntry() as request:
+                return Node(row, hops=self._hops(row, request.chain_sha256))
+        return Node(row)
 
-    def _secrets(self, row: Row, call: Authorization) -> tuple[str, ...]:
+    def _secrets(self, row: Row, call: CallEntry) -> tuple[str, ...]:
         if not call.allowed:
             return ()
-        digest = call.invocation_sha256
-        releases = self._history.about_call("secret", row.shard, call, read_release)
-        names = (one.name for one in releases if one.call.invocation_sha256 == digest)
-        return tuple(dict.fromkeys(names))
+        releases = self._history.about_call(SecretEntry, row.shard, call)
+        return tuple(dict.fromkeys(release.name for release in releases))
 
-    def _outcome(self, row: Row, call: Authorization) -> Outcome | None:
-        digest = call.invocation_sha256
-        outcomes = self._history.about_call("outcome", row.shard, call, read_outcome)
-        return next((one for one in outcomes if one.invocation_sha256 == digest), None)
-
-    def _hops(self, row: Row, digest: JSON) -> tuple[Grant, ...]:
+    def _hops(self, row: Row, digest: str | None) -> tuple[Grant, ...]:
         """Return the delegation of a call or a request; none where it can't be read."""
-        if not isinstance(digest, str):
+        if digest is None:
             return ()
         if digest not in self._chains:
             self._chains[digest] = ()
             with suppress(AgentguardError):
                 entry = find_chain(self._reader, digest, str(row.agent))
                 if entry is not None:
-                    tokens = statements.chain_tokens(entry)[0]
+                    tokens = tokens_of_chain(entry.chain)[0]
                     self._chains[digest] = tuple(map(grant.read, tokens))
         return self._chains[digest]
 
@@ -290,8 +283,12 @@ def as_json(node: Node) -> dict[str, JSON]:
 
 def _span_id(node: Node) -> str | None:
     """Return the id of the span of a call or a request, None where no tracer was set up."""
-    entry, call = node.row.entry, node.call
-    members = call.predicate if call is not None else entry.members if entry is not None else {}
-    traceparent = members.get("traceparent")
-    parts = traceparent.split("-") if isinstance(traceparent, str) else []
+    match node.row.entry:
+        case CallEntry() as call:
+            traceparent = call.called.traceparent
+        case RequestEntry() as request:
+            traceparent = present(request.traceparent)
+        case _:
+            return None
+    parts = traceparent.split("-") if traceparent is not None else []
     return parts[2] if len(parts) > 2 else None  # noqa: PLR2004  version, trace, span, flags

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Annotated, Final, NamedTuple
@@ -13,14 +13,14 @@ from typing import Annotated, Final, NamedTuple
 import typer
 from rich.text import Text
 
-from agentguard.audit import approval_checks
-from agentguard.audit.calls import Outcome
-from agentguard.audit.entry import Entry
+from agentguard.audit.entry import Entry, Signed, present
 from agentguard.audit.find import LocatedEntry
+from agentguard.audit.kinds.administration import AdministeredEntry
+from agentguard.audit.kinds.calls import CallEntry, Copies, OutcomeEntry
 from agentguard.audit.log import LogReader
 from agentguard.cli.audit import call_report, log_row, lookup, phrases
-from agentguard.cli.audit.call_report import AdminRecord, CallReport
-from agentguard.cli.audit.entry_rows import rows_of
+from agentguard.cli.audit.call_report import CallReport
+from agentguard.cli.audit.entry_rows import members_of, rows_of
 from agentguard.cli.terminal import location, screen
 from agentguard.cli.terminal.location import Trust
 from agentguard.cli.terminal.options import (
@@ -35,9 +35,6 @@ from agentguard.cli.terminal.options import (
 )
 from agentguard.errors import AgentguardError
 from agentguard.identity.credential import Credential, agent_alias
-from agentguard.signing import dsse
-from agentguard.signing.canonical import JSON
-from agentguard.signing.dsse import Envelope
 
 _SHORT: Final = 8
 """The number of characters of the invocation id in the suggested name of an evidence file."""
@@ -74,11 +71,11 @@ def show(
         raise typer.BadParameter("name a call, or a trace with --trace")
     log = location.trusted_log(config, state, anchor, trust)
     reader = log.location.reader()
-    log_entry = lookup.find(reader, call) if call is not None else None
-    if log_entry is not None and log_entry.entry.kind != "call":
-        _show_entry(log_entry, json=json)
+    located = lookup.find(reader, call) if call is not None else None
+    if located is not None and not isinstance(located.entry, CallEntry):
+        _show_entry(located, json=json)
         return
-    calls = [log_entry] if log_entry is not None else lookup.of_trace(reader, trace or "")
+    calls = [located] if located is not None else lookup.of_trace(reader, trace or "")
     reading = location.log_options(config, state, anchor, trust)
     options = _Options(reading, acting=location.config_option(log.location))
     if not _show_calls(reader, calls, log.trust, options, json=json):
@@ -96,17 +93,24 @@ class _Options(NamedTuple):
 
 
 def _show_calls(
-    reader: LogReader, calls: Iterable[LocatedEntry], trust: Trust, options: _Options, *, json: bool
+    reader: LogReader,
+    calls: Iterable[LocatedEntry[Entry]],
+    trust: Trust,
+    options: _Options,
+    *,
+    json: bool,
 ) -> bool:
     """Print the report on each call; return whether every check holds."""
     hold = True
     for number, call in enumerate(calls):
-        if call.entry.kind != "call":
+        if not isinstance(call.entry, CallEntry):
             if number and not json:
                 screen.line()
             _show_entry(call, json=json)
             continue
-        report = call_report.read(reader, call, trust.document)
+        report = call_report.read(
+            reader, LocatedEntry(call.shard, call.index, call.entry), trust.document
+        )
         hold = hold and not report.problems
         if json:
             screen.json_line(report.as_json())
@@ -119,12 +123,24 @@ def _show_calls(
     return hold
 
 
-def _show_entry(log_entry: LocatedEntry, *, json: bool) -> None:
-    members = {"kind": log_entry.entry.kind, "at": log_entry.entry.at, **log_entry.entry.members}
+def _show_entry(located: LocatedEntry[Entry], *, json: bool) -> None:
+    entry = located.entry
+    about = {"kind": entry.kind, "at": entry.at}
     if json:
-        screen.json_line({"shard": log_entry.shard, "index": log_entry.index, **members})
-    else:
-        _draw_entry(members, rows_of(log_entry.entry))
+        place = {"shard": located.shard, "index": located.index}
+        screen.json_line({**place, **about, **members_of(entry)})
+        return
+    display: dict[str, object] = {**about, **(rows_of(entry) or _members(entry))}
+    screen.sheet((name, _as_text(value)) for name, value in display.items())
+
+
+def _members(entry: Entry) -> dict[str, object]:
+    """Return the members of an entry, with the statement in the place of its envelope."""
+    members: dict[str, object] = {**members_of(entry)}
+    if isinstance(entry, Signed | OutcomeEntry):
+        members["statement"] = dict(entry.stated.predicate)
+        members["signed by"] = list(entry.envelope.key_ids)
+    return members
 
 
 def _draw(report: CallReport, trust: Trust, options: _Options) -> None:
@@ -133,21 +149,6 @@ def _draw(report: CallReport, trust: Trust, options: _Options) -> None:
     outcome = _outcome_rows(report, options.acting)
     evidence = _evidence_rows(report, trust, options.reading)
     screen.sheet([*_agent_rows(report), *_tool_rows(report), *decision, *outcome, *evidence])
-
-
-def _draw_entry(members: Mapping[str, JSON], rows: Mapping[str, JSON]) -> None:
-    """Print an entry that is not a call: ``rows`` if there are any, all members otherwise."""
-    display = dict(members)
-    if rows:
-        display = {"kind": members["kind"], "at": members["at"], **rows}
-    if "statement" in display:
-        envelope = Envelope.parse(members["statement"], may_be_joint=True)
-        statement = dsse.parse_statement(envelope.payload, str(members["kind"]))
-        display |= {
-            "statement": dict(statement.predicate),
-            "signed by": list(envelope.key_ids),
-        }
-    screen.sheet((name, _as_text(value)) for name, value in display.items())
 
 
 def _agent_rows(report: CallReport) -> Iterator[_SheetRow]:
@@ -170,7 +171,7 @@ def _around(report: CallReport, invocation_id: str) -> str:
     """Name the call whose tool made this one, and whether work was handed on by it."""
     if report.around is None:
         return f"the call {invocation_id}, which is not in this log"
-    around, place = report.around.authorization, report.around.place
+    around, place = report.around.entry, report.around.place
     name = f"the call {invocation_id} of {around.tool} by {agent_alias(around.agent)}"
     handed_on = ", which handed the work on" if around.agent != report.call.agent else ""
     return f"{name} (entry {place.shard}/{place.index}){handed_on}"
@@ -197,7 +198,7 @@ def _tool_rows(report: CallReport) -> Iterator[_SheetRow]:
     if members.get("arguments") is None:
         yield "arguments", "could not be bound to the tool's parameters"
     else:
-        yield "arguments", _attached(report, "arguments", report.entry)
+        yield "arguments", _attached(report, "arguments", report.call.copies)
     for name in ("resource", "task_id", "traceparent"):
         if members.get(name) is not None:
             yield name, str(members[name])
@@ -207,90 +208,87 @@ def _tool_rows(report: CallReport) -> Iterator[_SheetRow]:
 
 
 def _decision_rows(report: CallReport, reading: str) -> Iterator[_SheetRow]:
-    call, members = report.call, report.entry.members
+    call, evaluation = report.call, present(report.call.evaluation)
     yield from phrases.decided(call)
-    if members["engine"] is None:
+    if call.engine is None:
         yield "policy", "not asked: the call was refused before"
     else:
-        engine = members["engine"]
-        name = " ".join(map(str, engine.values())) if isinstance(engine, dict) else str(engine)
-        yield "policy", f"{name}, sha256 {members['policy_sha256'] or 'not reported by the engine'}"
-    if call.evaluation is not None:
-        yield "evaluated", phrases.evaluated(call.evaluation)
+        name = " ".join(map(str, call.engine.values()))
+        yield "policy", f"{name}, sha256 {call.policy_sha256 or 'not reported by the engine'}"
+    if evaluation is not None:
+        yield "evaluated", phrases.evaluated(evaluation)
     yield from phrases.client(call)
-    yield "config", f"sha256 {members['config_sha256']}"
+    yield "config", f"sha256 {call.config_sha256}"
     with suppress(AgentguardError):  # the report has the problem already
-        for requirement in approval_checks.read_requirements(report.entry):
+        for requirement in call.required:
             yield "asked for", phrases.requirement_text(requirement)
     if report.request is not None:
         place = f"{report.request.shard}/{report.request.index}"
-        yield "request", f"{report.request.entry.members['request_id']} (entry {place})"
+        yield "request", f"{report.request.entry.request_id} (entry {place})"
         yield "to see it", screen.command(f"agentguard audit show {place}{reading}")
     yield from phrases.answers(report.answers)
 
 
 def _outcome_rows(report: CallReport, acting: str) -> Iterator[_SheetRow]:
-    if not report.call.signed:
+    if not report.call.envelope.key_ids:
         yield "signed", screen.styled("warn", phrases.UNSIGNED)
-    yield "decided at", report.entry.at
+    yield "decided at", report.call.at
     yield from map(phrases.released, report.releases)
     if not report.call.allowed:
         yield "outcome", "the tool did not run"
-    elif report.outcome is None or report.outcome_entry is None:
+    elif report.outcome is None:
         yield from _doubt_rows(report, acting)
     else:
-        yield from _ended_rows(report, report.outcome, report.outcome_entry.entry)
+        yield from _ended_rows(report, report.outcome.entry)
 
 
 def _doubt_rows(report: CallReport, acting: str) -> Iterator[_SheetRow]:
-    record = report.resolution
-    if record is None:
+    if report.resolution is None:
         yield (
             "outcome",
             screen.styled("in_doubt", "in doubt: allowed, and no outcome is in the log"),
         )
         yield "resolve it", screen.command(f"{log_row.remedy(report.call.invocation_id)}{acting}")
         return
-    how = "it ran; with which result is not known" if record.statement.ran else "it did not run"
+    resolution = report.resolution.entry
+    how = "it ran; with which result is not known" if resolution.ran else "it did not run"
     yield "outcome", screen.styled("resolved", f"resolved by a person: {how}")
-    yield "resolution", _by_admin(record)
+    yield "resolution", _by_admin(resolution)
 
 
-def _ended_rows(report: CallReport, outcome: Outcome, parsed: Entry) -> Iterator[_SheetRow]:
+def _ended_rows(report: CallReport, outcome: OutcomeEntry) -> Iterator[_SheetRow]:
     status, members = outcome.status, outcome.predicate
-    ended = phrases.not_run(outcome.replay_of) if status == "not_run" else status
+    ended = phrases.not_run(outcome.ended.replay_of) if status == "not_run" else status
     yield "outcome", screen.styled(status, ended)
     if members.get("error_type") is not None:
         yield "error", str(members["error_type"])
     if members.get("result") is not None:
-        yield "result", _attached(report, "result", parsed)
+        yield "result", _attached(report, "result", outcome.copies)
     elif members.get("result_type") is not None:
         yield "result", f"a {members['result_type']}, which has no canonical form"
     if members.get("started_at") is not None:
         yield "ran", f"from {members['started_at']} to {members.get('ended_at')}"
 
 
-def _attached(report: CallReport, role: str, parsed: Entry) -> str | Text:
+def _attached(report: CallReport, role: str, copies: Copies) -> str | Text:
     """Return the data beside an entry, or the reason why there are none."""
-    copies = parsed.members.get("copies")
-    redacted = isinstance(copies, dict) and role in copies
     if role in report.attachments:
         data = screen.value(report.attachments[role])
-        return Text("redacted: ").append_text(data) if redacted else data
+        return Text("redacted: ").append_text(data) if role in copies else data
     if report.erasure is not None:
-        return f"erased {_by_admin(report.erasure)}"
+        return f"erased {_by_admin(report.erasure.entry)}"
     digest = report.commitments()[role]
     return f"gone, and no erasure is on record; the entry commits to {digest}"
 
 
-def _by_admin(record: AdminRecord) -> str:
-    return f"on {record.log_entry.entry.at} by the admin key: {record.statement.note}"
+def _by_admin(entry: AdministeredEntry) -> str:
+    return f"on {entry.at} by the admin key: {entry.note}"
 
 
 def _evidence_rows(report: CallReport, trust: Trust, reading: str) -> Iterator[_SheetRow]:
     place = f"shard {report.shard}, entry {report.index}"
-    if report.outcome_entry is not None:
-        place += f"; its outcome is entry {report.outcome_entry.index}"
+    if report.outcome is not None:
+        place += f"; its outcome is entry {report.outcome.index}"
     yield "log", place
     if report.head is not None:
         root = report.head.root.hex()
@@ -298,7 +296,7 @@ def _evidence_rows(report: CallReport, trust: Trust, reading: str) -> Iterator[_
     for problem in report.problems:
         yield "PROBLEM", screen.styled("fail", problem)
     if not report.problems:
-        checks = "signatures, credential" if report.call.signed else "credential"
+        checks = "signatures, credential" if report.call.envelope.key_ids else "credential"
         yield "checked", screen.styled("ok", f"{checks} and commitments hold")
         yield "not checked", "the log around the call: agentguard audit verify does"
     yield "trust", trust.source if trust.outside else f"UNTRUSTED KEY: {trust.source}"

@@ -131,7 +131,7 @@ def _note(node: Node) -> str:
     call, members = node.call, node.outcome.predicate if node.outcome is not None else {}
     said = [f"{call.code}: {'; '.join(call.reasons)}"] if call is not None and call.code else []
     if node.outcome is not None and node.outcome.status == "not_run":
-        said.append(phrases.not_run(node.outcome.replay_of))
+        said.append(phrases.not_run(node.outcome.ended.replay_of))
     if node.secrets:
         said.append(f"got the secret {', '.join(node.secrets)}")
     if members.get("error_type") is not None:

@@ -71,12 +71,12 @@ class VerifyReport:
                     {
                         "shard": shard,
                         "index": index,
-                        "at": adoption.at,
-                        "note": adoption.note,
-                        "lost": [shard_loss._asdict() for shard_loss in adoption.lost],
-                        "unanchored": [one._asdict() for one in adoption.unanchored],
+                        "at": entry.at,
+                        "note": entry.adoption.note,
+                        "lost": [one.as_json() for one in entry.adoption.lost],
+                        "unanchored": [one.as_json() for one in entry.adoption.unanchored],
                     }
-                    for shard, index, adoption in report.adoptions
+                    for shard, index, entry in report.adoptions
                 ],
                 "problems": [
                     {"shard": problem.shard, "index": problem.index, "what": problem.what}
@@ -218,9 +218,9 @@ def where(problem: Problem) -> str:
 
 def losses(report: Report) -> Iterator[str]:
     """Yield a warning for each adoption with lost entries, or where nobody knows of any."""
-    for shard, index, adoption in report.adoptions:
-        what = "WERE LOST" if adoption.lost else "MAY BE LOST"
-        yield f"ENTRIES {what}, by entry {shard}/{index} of {adoption.at}: {adoption.words()}"
+    for shard, index, entry in report.adoptions:
+        what = "WERE LOST" if entry.adoption.lost else "MAY BE LOST"
+        yield f"ENTRIES {what}, by entry {shard}/{index} of {entry.at}: {entry.words}"
 
 
 def unanchored(anchor: Path | None, report: Report) -> str:

@@ -12,7 +12,6 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from agentguard.audit.calls import EvaluationReport
 from agentguard.cli.audit import phrases
 from agentguard.cli.lazy import Group
 from agentguard.cli.policy import hints, replay, source, test
@@ -198,7 +197,7 @@ def _draw(settings: Config, engine: Engine, evaluation: Mapping[str, JSON] | Non
         screen.line(Text(f"{sha256}  "), str(file))
     screen.line(f"policy sha256: {engine.policy_sha256 or 'unknown to this engine'}")
     if evaluation is not None:
-        screen.line(f"evaluated {phrases.evaluated(EvaluationReport.parse(evaluation))}")
+        screen.line(f"evaluated {source.evaluated(evaluation)}")
 
 
 app = typer.Typer(no_args_is_help=True, cls=Group)

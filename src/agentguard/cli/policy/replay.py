@@ -16,9 +16,8 @@ from typing import Annotated, Final, NamedTuple
 
 import typer
 
-from agentguard.audit import approval_checks, statements
-from agentguard.audit.calls import Authorization, read_authorization
-from agentguard.audit.entry import Entry
+from agentguard.audit import statements
+from agentguard.audit.kinds.calls import CallEntry
 from agentguard.audit.log import LogReader
 from agentguard.call.decision import Decision, Requirement
 from agentguard.cli.audit import filters, history, lookup, phrases
@@ -76,12 +75,12 @@ class Answer:
         )
 
     @classmethod
-    def recorded(cls, call: Authorization, entry: Entry) -> Answer | None:
+    def recorded(cls, call: CallEntry) -> Answer | None:
         """Return the policy's answer to a logged call; None where the log does not hold the answer.
 
         For a call that people have approved, the policy's answer was ``approval``.
         """
-        terms = approval_checks.read_requirements(entry)
+        terms = call.required
         if call.decision == "allow" and terms:
             reasons = tuple(requirement.reason for requirement in terms)
             return cls("approval", "approval.required", reasons, terms)
@@ -118,7 +117,7 @@ class ReplayedCall:
     """A replayed call: its row, and the answers of both policies."""
 
     row: Row
-    call: Authorization
+    call: CallEntry
     before: Answer
     now: Answer
 
@@ -272,11 +271,11 @@ def _replayable(
 ) -> Iterator[ReplayedCall]:
     """Yield the calls that can be replayed, and count the others in ``skipped`` by the reason."""
     for row in rows:
-        if row.entry is None:
+        call = row.entry
+        if not isinstance(call, CallEntry):
             skipped["damaged"] += 1
             continue
-        call = read_authorization(row.entry)
-        before = Answer.recorded(call, row.entry)
+        before = Answer.recorded(call)
         document = _input(log, row, call)
         if isinstance(document, str):
             skipped[document] += 1
@@ -288,12 +287,11 @@ def _replayable(
             yield ReplayedCall(row, call, before, Answer.of(_decide(engine, document)))
 
 
-def _input(log: _Log, row: Row, call: Authorization) -> bytes | str:
+def _input(log: _Log, row: Row, call: CallEntry) -> bytes | str:
     """Return the input that the policy decided on, or the reason why there is none."""
     if call.engine is None:
         return "refused_before"
-    copies = row.entry.members["copies"] if row.entry is not None else None
-    if isinstance(copies, dict) and "input" in copies:
+    if "input" in call.copies:
         return "redacted"
     stored = log.reader.entry(row.shard, row.index)
     for attachment in stored.attachments if stored is not None else ():

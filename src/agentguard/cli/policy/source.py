@@ -12,7 +12,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+from agentguard.audit.kinds.calls import EvaluationReport
 from agentguard.call.decision import Decision
+from agentguard.cli.audit import phrases
 from agentguard.cli.terminal import location
 from agentguard.domain.config import Config, parse
 from agentguard.domain.config.engine_loader import configured_engine
@@ -22,7 +24,7 @@ from agentguard.policy import cedar_source
 from agentguard.policy import document as policy
 from agentguard.policy.engine import Engine, Explains
 from agentguard.policy.names import Names, ReadsInput
-from agentguard.signing import canonical
+from agentguard.signing import canonical, declared
 from agentguard.signing.canonical import JSON
 
 _UNKNOWN_CALL: Final = {
@@ -93,6 +95,13 @@ def ask(engine: Engine, document: bytes) -> tuple[Decision, Mapping[str, JSON] |
     except PolicyError as error:
         return Decision.of_error(error), None
     return policy.decide(answer), policy.evaluation_of(answer)
+
+
+def evaluated(evaluation: Mapping[str, JSON]) -> str:
+    """Describe what a policy's server reports of an evaluation; raises ``DecodeError``."""
+    what = "what a server says of an evaluation"
+    report = declared.read(EvaluationReport, dict(evaluation), what, code="entry.malformed")
+    return phrases.evaluated(report)
 
 
 def surely(engine: Engine, document: bytes) -> Decision:

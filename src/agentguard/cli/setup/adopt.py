@@ -37,8 +37,8 @@ def adopt(
     members = {
         "adopted": str(settings.state) if difference else None,
         "original": difference.original,
-        "lost": [loss._asdict() for loss in difference.lost],
-        "unanchored": [shard._asdict() for shard in difference.unanchored],
+        "lost": [loss.as_json() for loss in difference.lost],
+        "unanchored": [shard.as_json() for shard in difference.unanchored],
     }
     if not difference:
         if json:
@@ -62,9 +62,9 @@ def _warnings(difference: Difference) -> Iterator[str]:
     if difference.original is not None:
         yield f"this state is a copy: from now on every call in {difference.original} is denied"
     for loss in difference.lost:
-        yield loss.words()
+        yield loss.words
     for shard in difference.unanchored:
-        yield shard.words()
+        yield shard.words
     if difference.unanchored:
         yield (
             "Revoke and freeze again what was revoked and frozen later: nothing else is known of it"

@@ -17,8 +17,7 @@ from typing import Annotated, Final
 import typer
 
 from agentguard import telemetry
-from agentguard.audit.calls import EvaluationReport
-from agentguard.cli.audit import history, phrases
+from agentguard.cli.audit import history
 from agentguard.cli.audit.verify_report import losses, unanchored, where
 from agentguard.cli.policy import source
 from agentguard.cli.setup import (
@@ -171,7 +170,7 @@ def _loaded(settings: Config) -> str:
         _decision, evaluation = source.probe(engine)
         detail = "without any details"
         if evaluation:
-            detail = phrases.evaluated(EvaluationReport.parse(evaluation))
+            detail = source.evaluated(evaluation)
         return f"{engine.name} {engine.version} answers: {detail}"
     sha256 = engine.policy_sha256 or "unknown"
     return f"{engine.name} {engine.version} loads the policy; sha256 {sha256}"

@@ -7,17 +7,15 @@ warns only of a name that looks misspelt, and of a tool that nothing but the pol
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import suppress
 from typing import Final, NamedTuple
 
-from agentguard.audit.calls import read_authorization
 from agentguard.audit.find import search_entries
+from agentguard.audit.kinds.calls import CallEntry
 from agentguard.audit.log import LogReader
 from agentguard.audit.summary import Search
 from agentguard.cli.setup.finding import Finding
 from agentguard.domain.config import Config
 from agentguard.domain.config.spelling import closest_name, key
-from agentguard.errors import AgentguardError
 
 _OF_A_GATEWAY: Final = "mcp:start"
 """How the call is named, also behind a prefix, by which an MCP gateway itself gets secrets."""
@@ -34,12 +32,11 @@ def read(reader: LogReader) -> ToolsOfLog:
     """Read the calls of a log whose entries were verified before; raises ``StorageError``."""
     by_id: dict[str | None, tuple[str, str]] = {}
     inside: list[tuple[str, str]] = []
-    for located in search_entries(reader, Search(kind="call")):
-        with suppress(AgentguardError):
-            call = read_authorization(located.entry)
-            by_id[call.invocation_id] = call.tool, call.agent
-            if call.inside is not None:
-                inside.append((call.inside, call.agent))
+    for located in search_entries(reader, CallEntry, Search()):
+        call = located.entry
+        by_id[call.invocation_id] = call.tool, call.agent
+        if call.inside is not None:
+            inside.append((call.inside, call.agent))
     around = ((by_id.get(invocation_id), agent) for invocation_id, agent in inside)
     handed_on = {outer[0] for outer, agent in around if outer is not None and outer[1] != agent}
     return ToolsOfLog(frozenset(tool for tool, _agent in by_id.values()), frozenset(handed_on))

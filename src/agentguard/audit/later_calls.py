@@ -1,4 +1,4 @@
-"""Builds ``Restrictions`` from the entries of the log, entry by entry.
+"""``LaterCalls``: builds ``Restrictions`` from the entries of the log, entry by entry.
 
 The caller first verifies that the log's key has signed the entries (``storage/ledger.py``); the
 builder looks at no checkpoint.
@@ -7,15 +7,15 @@ builder looks at no checkpoint.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from typing import Final
 
-from agentguard.audit import approval_checks, logouts, statements, surrenders
-from agentguard.audit.calls import read_authorization, read_outcome
-from agentguard.audit.entry import Entry, parse_entry, parse_time
+from agentguard.approvals.status import RequestEnd
+from agentguard.audit.entry import KINDS, Entry, parse_time
 from agentguard.audit.journal_names import NAME_SIZE
+from agentguard.audit.kinds import parse_entry
 from agentguard.audit.restrictions import (
     EXPIRY_SLACK,
     REQUEST_KEPT,
@@ -27,40 +27,30 @@ from agentguard.audit.restrictions import (
     UnsettledCall,
     UseCount,
 )
-from agentguard.audit.statements import AdminStatement
-from agentguard.delegation import grant
+from agentguard.delegation.grant import Grant
 from agentguard.errors import AgentguardError
+from agentguard.identity.login import LogOut
 from agentguard.identity.trust import TrustDocument, TrustedKey
 
 _AT: Final = re.compile(rb'"at":"([0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:]{8}\.[0-9]{6}Z)"')
-_ALWAYS: Final = tuple(
-    f'"kind":"{kind}"'.encode()
-    for kind in (
-        "revocation",
-        "logout",
-        "surrender",
-        "freeze",
-        "request",
-        "request_end",
-        "delegation",
-        "resolution",
-        "erasure",
-    )
-)
 _AUTHORIZATION: Final = b'"kind":"call"'
 _OUTCOME: Final = b'"kind":"outcome"'
 _UNAPPROVED: Final = b'"approvals":[]'
 _JOURNAL: Final = b'"journal":"'
 
 
-class RestrictionsBuilder:
-    """Adds entries to ``Restrictions``; the property ``restrictions`` is the result so far."""
+class LaterCalls:
+    """What entries change for later calls; ``restrictions`` is the result so far.
+
+    Each kind says what it changes (``Entry.apply``), with the verbs here. ``trust`` has the keys
+    that count; for what denies calls, ``trust_for_denials`` also has those that were compromised.
+    """
 
     def __init__(self, start: Restrictions, trust: TrustDocument) -> None:
         self._base = start
-        self._trust = trust
+        self.trust = trust
         # for a denial every key is valid, also a key that was compromised since
-        self._trust_for_denials = replace(
+        self.trust_for_denials = replace(
             trust,
             keys=tuple(TrustedKey(trusted.use, trusted.key, 0) for trusted in trust.keys),
         )
@@ -75,6 +65,11 @@ class RestrictionsBuilder:
         self._new_names: set[bytes] = set()
         self._read = dict(start.read)
         self._malformed = start.malformed
+        self._changing = tuple(
+            f'"kind":"{kind}"'.encode()
+            for kind, form in KINDS.items()
+            if form.apply is not Entry.apply and kind not in ("call", "outcome")
+        )
 
     def place(self, shard: int) -> ReadPlace:
         """Return how far a shard has been read."""
@@ -97,7 +92,7 @@ class RestrictionsBuilder:
         if not self._matters(body):
             return
         try:
-            self._add(parse_entry(body))
+            parse_entry(body).apply(self)
         except AgentguardError:
             self._malformed += 1
 
@@ -107,105 +102,78 @@ class RestrictionsBuilder:
             return bool(self._chains) or _UNAPPROVED not in body or _JOURNAL in body
         if _OUTCOME in body:
             return bool(self._unsettled)
-        return any(kind in body for kind in _ALWAYS)
+        return any(kind in body for kind in self._changing)
 
-    def _add(self, entry: Entry) -> None:
-        match entry.kind:
-            case "call":
-                self._authorization(entry)
-            case "outcome":
-                self._outcome(entry)
-            case "request" | "request_end":
-                self._request(entry)
-            case "delegation":
-                self._delegation(entry)
-            case "logout":
-                logout = logouts.read(entry)
-                self._base = self._base.with_logout(logout, parse_time(entry.at))
-            case "surrender":
-                given_up = surrenders.check(entry, self._trust_for_denials, parse_time(entry.at))
-                self._base = self._base.with_surrendered(given_up.jti, given_up.expires_at)
-            case "revocation" | "freeze" | "resolution" | "erasure":
-                self._admin_statement(entry)
+    # --- what an entry changes for later calls ---------------------------------------------------
 
-    def _admin_statement(self, entry: Entry) -> None:
-        at = parse_time(entry.at)
-        if entry.kind == "revocation":
-            name = statements.check_revocation(entry, self._trust_for_denials, at)
-            self._base = self._base.with_revoked(name)
-        elif entry.kind == "freeze":
-            sequence, frozen = statements.check_freeze(entry, self._trust_for_denials, at)
-            if not frozen:
-                statements.check_freeze(entry, self._trust, at)
-            self._base = self._base.with_freeze(sequence, frozen=frozen)
-        else:
-            self._resolve_or_erase(statements.check_admin_statement(entry, self._trust, at))
+    def revoke(self, name: str) -> None:
+        """Whoever relies on the name is denied."""
+        self._base = self._base.with_revoked(name)
 
-    def _resolve_or_erase(self, statement: AdminStatement) -> None:
-        if statement.ran is None:
-            self._erased.add(statement.call.invocation_id)
-            return
-        call = self._unsettled.pop(statement.call.invocation_sha256, None)
-        if not statement.ran:  # the resolution's shard may be read before the call's shard
-            self._unran.add(statement.call.invocation_sha256)
+    def freeze(self, sequence: int, *, frozen: bool) -> None:
+        """All calls are denied, or are not any more; the highest ``sequence`` counts."""
+        self._base = self._base.with_freeze(sequence, frozen=frozen)
+
+    def log_out(self, logout: LogOut, at: int) -> None:
+        """Nobody acts for the log-ins; the log-out was received ``at`` (epoch seconds)."""
+        self._base = self._base.with_logout(logout, at)
+
+    def surrender(self, jti: str, expires_at: int) -> None:
+        """Nobody acts under the hop, which ends by itself at ``expires_at``."""
+        self._base = self._base.with_surrendered(jti, expires_at)
+
+    def erase(self, invocation_id: str) -> None:
+        """The result of the call is not handed out again."""
+        self._erased.add(invocation_id)
+
+    def resolve(self, invocation_sha256: str, *, ran: bool) -> None:
+        """A call in doubt is settled: it runs no second time if it ran, and else may run."""
+        call = self._unsettled.pop(invocation_sha256, None)
+        if not ran:  # the resolution's shard may be read before the call's shard
+            self._unran.add(invocation_sha256)
         elif call is not None:
             self._add_name_of(call)
 
-    def _request(self, entry: Entry) -> None:
-        if entry.kind == "request":
-            request, end = approval_checks.read_request(entry), None
-        else:
-            request, end = approval_checks.read_request_end(entry)
-        request_id = request.digests.request_id
+    def ask(
+        self, request_id: str, displayed_sha256: str, expires_at: int, end: RequestEnd | None
+    ) -> None:
+        """People are asked, or with an ``end`` are not any more."""
         known = self._requests.get(request_id)  # the end's shard may be read before the request's
         self._requests[request_id] = PendingRequest(
-            request.digests.displayed_sha256,
-            request.expires_at,
-            end if known is None else end or known.end,
+            displayed_sha256, expires_at, end if known is None else end or known.end
         )
 
-    def _delegation(self, entry: Entry) -> None:
-        hops, _credentials = statements.chain_tokens(entry)
-        grants = [grant.read(token) for token in hops]
-        limits = tuple(
-            CallLimit(hop.jti, hop.expires_at) for hop in grants if hop.max_calls is not None
-        )
+    def limit(self, chain_sha256: str, hops: Iterable[Grant]) -> None:
+        """Calls under these hops are counted, of which some have a limit of calls."""
+        limits = tuple(CallLimit(h.jti, h.expires_at) for h in hops if h.max_calls is not None)
         if limits:
-            self._chains[statements.chain_digest(entry)] = limits
+            self._chains[chain_sha256] = limits
 
-    def _authorization(self, entry: Entry) -> None:
-        call = read_authorization(entry)
-        answers = approval_checks.read_answers(entry)
-        ids = {(answer.request_id, answer.expires_at) for answer in answers}
-        if call.code == "approval.rejected":
-            self._use(ids)  # people do not see the request again, even if it is in the store again
-        if not call.allowed or "replay_of" in entry.members:
-            return  # no tool ran: at most, the agent got an earlier result again
-        self._use(ids | {(answer.approval_id, answer.expires_at) for answer in answers})
-        chain = call.chain_sha256 if call.chain_sha256 in self._chains else None
-        name = entry.members.get("journal")
-        if chain is not None:
-            self._count(chain)
-        is_journalled = isinstance(name, str) and call.invocation_sha256 not in self._unran
-        if chain is not None or is_journalled:
-            short = name[: 2 * NAME_SIZE] if isinstance(name, str) and is_journalled else None
-            self._unsettled[call.invocation_sha256] = UnsettledCall(
-                str(call.invocation_id), chain, short
-            )
-
-    def _use(self, ids: AbstractSet[tuple[str, int]]) -> None:
+    def use(self, ids: AbstractSet[tuple[str, int]]) -> None:
+        """Approvals and requests are used once more; each is an id, and when that expires."""
         for key, expires_at in ids:
             times = self._used[key].times if key in self._used else 0
             self._used[key] = UseCount(times + 1, expires_at)
 
-    def _outcome(self, entry: Entry) -> None:
-        outcome = read_outcome(entry)
-        call = self._unsettled.pop(outcome.invocation_sha256, None)
-        if call is None:
-            return
-        is_suspended = outcome.predicate.get("suspended") is True
-        if outcome.status in ("ok", "unknown") and not is_suspended:
+    def call(
+        self, invocation_sha256: str, invocation_id: str, chain: str | None, name: str | None
+    ) -> None:
+        """A call may run, under the chain with that digest, with that name in the journal."""
+        chain = chain if chain in self._chains else None
+        if chain is not None:
+            self._count(chain)
+        is_journalled = name is not None and invocation_sha256 not in self._unran
+        if chain is not None or is_journalled:
+            short = name[: 2 * NAME_SIZE] if name is not None and is_journalled else None
+            self._unsettled[invocation_sha256] = UnsettledCall(invocation_id, chain, short)
+
+    def end(self, invocation_sha256: str, *, has_run: bool) -> None:
+        """A call has ended; one that has run, or may have, runs no second time."""
+        call = self._unsettled.pop(invocation_sha256, None)
+        if call is not None and has_run:
             self._add_name_of(call)
+
+    # --- what follows ----------------------------------------------------------------------------
 
     def _add_name_of(self, call: UnsettledCall) -> None:
         if call.name is not None:

@@ -1,0 +1,368 @@
+"""What an administrator states: revocations, suspensions, resolutions, erasures, adoptions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, ClassVar, Final
+
+from agentguard.audit import checkpoint
+from agentguard.audit.entry import CallPlace, Content, Here, Place, Record, Signed, parse_time
+from agentguard.audit.summary import Summary
+from agentguard.errors import DecodeError, VerificationError
+from agentguard.identity.trust import TrustDocument, Use
+from agentguard.signing import canonical
+from agentguard.signing.declared import Declared
+from agentguard.signing.keys import Signer
+
+NOTHING: Final = "nothing is lost"
+"""What an adoption of a copy says that lacks no entry."""
+
+if TYPE_CHECKING:
+    from agentguard.audit.contents import ContentsVerifier
+    from agentguard.audit.later_calls import LaterCalls
+
+
+class ByAdministrator(Signed):
+    """A statement that an administrator has signed."""
+
+    use: ClassVar[Use] = "admin"
+
+    def check(self, log: ContentsVerifier, here: Here) -> Content:
+        """Check the signature, and what the statement says."""
+        del here
+        log.verify_signed(self)
+        self.require_about(log.trust)
+        return Content(self.summary)
+
+    def require_about(self, trust: TrustDocument) -> None:
+        """Raise ``DecodeError`` or ``VerificationError`` for a statement about something else."""
+
+
+class Revocation(Declared):
+    """What a revocation states: the name that nobody may rely on any more."""
+
+    name: str
+    note: str
+
+
+class RevocationEntry(ByAdministrator):
+    """The administrator revokes a name (see ``Authority.names``)."""
+
+    kind: ClassVar[str] = "revocation"
+    subject_name: ClassVar[str] = "name"
+
+    @classmethod
+    def new(cls, admin: Signer, name: str, *, note: str, at: str) -> Record:
+        """Return the entry."""
+        subject = canonical.sha256_hex(name.encode())
+        return cls.signed(admin, subject, Revocation(name=name, note=note).as_json(), at)
+
+    @cached_property
+    def revocation(self) -> Revocation:
+        """What the statement says."""
+        return self.predicate(Revocation)
+
+    @property
+    def words(self) -> str:
+        """Who is revoked, and why."""
+        return f"{self.revocation.name} is revoked: {self.revocation.note}"
+
+    def read(self) -> None:
+        """Read the statement."""
+        _ = self.revocation
+
+    def require_about(self, trust: TrustDocument) -> None:
+        """Raise ``DecodeError`` unless the statement's subject is the name."""
+        del trust
+        self.check_subject(self.revocation.name)
+
+    def apply(self, later: LaterCalls) -> None:
+        """Whoever relies on the name is denied."""
+        self.verify(later.trust_for_denials, parse_time(self.at))
+        self.require_about(later.trust)
+        later.revoke(self.revocation.name)
+
+
+class Freeze(Declared):
+    """What a freeze or a thaw of all calls states; the highest ``sequence`` counts."""
+
+    frozen: bool
+    sequence: int
+    note: str
+
+
+class FreezeEntry(ByAdministrator):
+    """The administrator freezes all calls, or thaws them."""
+
+    kind: ClassVar[str] = "freeze"
+    subject_name: ClassVar[str] = "trust domain"
+
+    @classmethod
+    def new(
+        cls, admin: Signer, trust_domain: str, *, frozen: bool, sequence: int, note: str, at: str
+    ) -> Record:
+        """Return the entry."""
+        said = Freeze(frozen=frozen, sequence=sequence, note=note)
+        subject = canonical.sha256_hex(trust_domain.encode())
+        return cls.signed(admin, subject, said.as_json(), at)
+
+    @cached_property
+    def freeze(self) -> Freeze:
+        """What the statement says."""
+        return self.predicate(Freeze)
+
+    @property
+    def words(self) -> str:
+        """Whether all calls are frozen, and why."""
+        return f"{'frozen' if self.freeze.frozen else 'thawed'}: {self.freeze.note}"
+
+    def read(self) -> None:
+        """Read the statement."""
+        _ = self.freeze
+
+    def require_about(self, trust: TrustDocument) -> None:
+        """Raise ``DecodeError`` for the statement of another trust domain."""
+        self.check_subject(trust.trust_domain)
+
+    def apply(self, later: LaterCalls) -> None:
+        """All calls are denied, or are not any more."""
+        # for a denial every key is valid, also a key that was compromised since
+        trust = later.trust_for_denials if self.freeze.frozen else later.trust
+        self.verify(trust, parse_time(self.at))
+        self.require_about(later.trust)
+        later.freeze(self.freeze.sequence, frozen=self.freeze.frozen)
+
+
+class Administered(Declared):
+    """What a resolution or an erasure states of a call."""
+
+    invocation_id: str
+    authorization: Place
+    note: str
+
+
+class Resolved(Administered):
+    """What a resolution states of a call in doubt: whether its tool ran."""
+
+    ran: bool
+
+
+class AdministeredEntry(ByAdministrator):
+    """The administrator states something about one call; ``ran`` is None in an erasure."""
+
+    subject_name: ClassVar[str] = "invocation"
+    form: ClassVar[type[Administered]] = Administered
+
+    @classmethod
+    def about(
+        cls, admin: Signer, call: CallPlace, content: Mapping[str, object], *, at: str
+    ) -> Record:
+        """Return the entry about a call."""
+        place = {"shard": call.shard, "index": call.index}
+        said = {"invocation_id": call.invocation_id, "authorization": place, **content}
+        return cls.signed(admin, call.invocation_sha256, said, at)
+
+    @cached_property
+    def said(self) -> Administered:
+        """What the statement says."""
+        return self.predicate(self.form)
+
+    @property
+    def call(self) -> CallPlace:
+        """The call that the statement is about."""
+        said, place = self.said, self.said.authorization
+        sha256 = self.stated.subject_sha256
+        return CallPlace(place.shard, place.index, said.invocation_id, sha256)
+
+    @property
+    def ran(self) -> bool | None:
+        """Whether the call ran; None in an erasure."""
+        return self.said.ran if isinstance(self.said, Resolved) else None
+
+    @property
+    def note(self) -> str:
+        """The administrator's words."""
+        return self.said.note
+
+    @property
+    def summary(self) -> Summary:
+        """The columns: the call's id."""
+        return Summary(self.kind, self.at, self.said.invocation_id)
+
+    @property
+    def words(self) -> str:
+        """The administrator's words."""
+        return self.note
+
+    def read(self) -> None:
+        """Read the statement."""
+        _ = self.said
+
+    def is_of(self, shard: int, index: int, invocation_sha256: str) -> bool:
+        """Return whether the statement is about the call at this place."""
+        call = self.call
+        return (shard, index, invocation_sha256) == (
+            call.shard,
+            call.index,
+            call.invocation_sha256,
+        )
+
+    def is_valid(self, trust: TrustDocument, called_at: int) -> bool:
+        """Return whether the statement verifies, of a call that was logged ``called_at``.
+
+        The admin key must also count at the time of the call: an entry with an older time would
+        revive a key that has ended.
+        """
+        try:
+            self.verify(trust, max(parse_time(self.at), called_at))
+        except (DecodeError, VerificationError):
+            return False
+        return True
+
+    def check(self, log: ContentsVerifier, here: Here) -> Content:
+        """Check the signature, and note the statement for the call's shard."""
+        found = super().check(log, here)
+        log.admin_statements.append((here.index, self))
+        return found
+
+
+class ResolutionEntry(AdministeredEntry):
+    """The administrator states whether the tool of a call in doubt ran."""
+
+    kind: ClassVar[str] = "resolution"
+    form: ClassVar[type[Administered]] = Resolved
+
+    @classmethod
+    def new(cls, admin: Signer, call: CallPlace, *, ran: bool, note: str, at: str) -> Record:
+        """Return the entry."""
+        return cls.about(admin, call, {"ran": ran, "note": note}, at=at)
+
+    def apply(self, later: LaterCalls) -> None:
+        """A call that ran does not run again, and one that did not run may."""
+        self.verify(later.trust, parse_time(self.at))
+        later.resolve(self.call.invocation_sha256, ran=bool(self.ran))
+
+
+class ErasureEntry(AdministeredEntry):
+    """The administrator states that a call's arguments, input and result are erased."""
+
+    kind: ClassVar[str] = "erasure"
+
+    @classmethod
+    def new(cls, admin: Signer, call: CallPlace, *, note: str, at: str) -> Record:
+        """Return the entry."""
+        return cls.about(admin, call, {"note": note}, at=at)
+
+    def apply(self, later: LaterCalls) -> None:
+        """The result of the call is not handed out again."""
+        self.verify(later.trust, parse_time(self.at))
+        later.erase(self.call.invocation_id)
+
+
+class LostEntries(Declared):
+    """The loss in one shard, which continues from ``entries``; None where the shard is gone.
+
+    ``anchored`` is the note of the anchor's checkpoint.
+    """
+
+    shard: int
+    entries: int | None
+    anchored: str
+
+    @property
+    def anchored_size(self) -> int:
+        """The number of entries in the anchor's checkpoint; raises ``DecodeError``."""
+        return checkpoint.parse(self.anchored.encode()).checkpoint.size
+
+    @property
+    def words(self) -> str:
+        """The loss in words; raises ``DecodeError``."""
+        if self.entries is None:
+            return f"shard {self.shard} with {self.anchored_size} entries is gone"
+        return (
+            f"shard {self.shard} goes on from {self.entries} entries, where its anchor had seen "
+            f"{self.anchored_size}"
+        )
+
+
+class Unanchored(Declared):
+    """A shard that no anchor vouches for: its number of entries, and the newest one's time."""
+
+    shard: int
+    entries: int
+    newest: str
+
+    @property
+    def words(self) -> str:
+        """What is known of the shard, and what nobody knows."""
+        return (
+            f"no anchor vouches for shard {self.shard}, whose {self.entries} entries end at "
+            f"{self.newest}: nobody knows whether later ones are lost"
+        )
+
+
+class Adoption(Declared):
+    """What an adoption states: what the log lacks from then on, and what no anchor vouches for."""
+
+    lost: tuple[LostEntries, ...]
+    unanchored: tuple[Unanchored, ...]
+    note: str
+
+
+class AdoptionEntry(ByAdministrator):
+    """The administrator states that the log continues in a copy, or in a state behind its anchor.
+
+    It names each shard of which the anchor has more entries, or other entries, with the anchor's
+    signed checkpoint. The log lacks these entries from then on, and ``audit verify`` reports the
+    loss. It also names each shard that no anchor vouches for.
+    """
+
+    kind: ClassVar[str] = "adoption"
+    subject_name: ClassVar[str] = "trust domain"
+
+    @classmethod
+    def new(
+        cls,
+        admin: Signer,
+        trust_domain: str,
+        *,
+        lost: Sequence[LostEntries],
+        unanchored: Sequence[Unanchored] = (),
+        note: str,
+        at: str,
+    ) -> Record:
+        """Return the entry."""
+        said = Adoption(lost=tuple(lost), unanchored=tuple(unanchored), note=note)
+        subject = canonical.sha256_hex(trust_domain.encode())
+        return cls.signed(admin, subject, said.as_json(), at)
+
+    @cached_property
+    def adoption(self) -> Adoption:
+        """What the statement says."""
+        return self.predicate(Adoption)
+
+    @property
+    def words(self) -> str:
+        """What is lost, and why the log goes on."""
+        said = self.adoption
+        known = [one.words for one in said.lost] + [one.words for one in said.unanchored]
+        return f"the log goes on in this state ({'; '.join(known) or NOTHING}): {said.note}"
+
+    def read(self) -> None:
+        """Read the statement, and the checkpoints in it."""
+        for one in self.adoption.lost:
+            _ = one.anchored_size
+
+    def require_about(self, trust: TrustDocument) -> None:
+        """Raise for another domain's statement, or for a checkpoint that no key has signed."""
+        self.check_subject(trust.trust_domain)
+        for one in self.adoption.lost:
+            note, origin = one.anchored.encode(), trust.origin(one.shard)
+            checkpoint.verify_any(note, (own.key for own in trust.keys_for("log")), origin=origin)
+
+    def check(self, log: ContentsVerifier, here: Here) -> Content:
+        """Check the signature and the checkpoints, and note the loss."""
+        found = super().check(log, here)
+        log.adoptions.append((here.index, self))
+        return found

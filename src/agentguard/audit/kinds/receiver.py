@@ -1,0 +1,166 @@
+"""The log of a tool's server: the requests that it has accepted, and some that it has refused."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+
+from msgspec import Meta
+
+from agentguard.audit.entry import Entry, Record
+from agentguard.audit.summary import Summary
+from agentguard.call.releases import RequestRecord
+from agentguard.errors import DecodeError
+from agentguard.signing.declared import Count, Declared, Sha256
+
+Assurance = Literal["request", "dpop", "call"]
+"""What is proved of a request: all of it, its method and path, or all of an MCP request."""
+
+Method = Annotated[str, Meta(pattern=r"\A[ -~]{1,128}\Z")]
+"""The method of a request."""
+
+
+class Requested(Declared):
+    """What a log says of a request (``call.releases.RequestRecord``)."""
+
+    method: Method
+    url: str
+    query_sha256: Sha256 | None
+    body_sha256: Sha256
+
+
+class ShownToken(Declared):
+    """The access token of a request: its id, and the digest of the whole token."""
+
+    jti: str
+    sha256: Sha256
+
+
+class UsedProof(Declared):
+    """The proof of a request: its id, the digest of the whole proof, and the key's thumbprint."""
+
+    jti: str
+    sha256: Sha256
+    key_id: str
+
+
+class ReceivedRequest(NamedTuple):
+    """A request that a tool's server has accepted, with its verified caller: ``ReceivedEntry``."""
+
+    request: RequestRecord
+    audience: str
+    server: str
+    proof_jti: str
+    proof_sha256: str
+    key_id: str
+    assurance: Assurance
+    invocation_sha256: str | None
+    token_jti: str
+    token_sha256: str
+    agent: str
+    principal: str
+
+
+class RefusedRequest(NamedTuple):
+    """A request that a tool's server has refused, with its caller: ``RefusedEntry``."""
+
+    code: str
+    request: RequestRecord
+    audience: str
+    server: str
+    proof_sha256: str
+    token_jti: str
+    token_sha256: str
+    agent: str
+    principal: str
+
+
+class AtReceiver(Entry):
+    """A request at a tool's server.
+
+    ``audience`` is the name of the server in delegations, and ``server`` the URL within which the
+    server takes requests. ``unrecorded`` is how many refused requests have no entry since the entry
+    before.
+    """
+
+    request: Requested
+    audience: str
+    server: str
+    token: ShownToken
+    agent: str
+    principal: str
+    unrecorded: Count
+
+    @property
+    def summary(self) -> Summary:
+        """The columns: who has asked, for whom."""
+        return Summary(self.kind, self.at, agent=self.agent, principal=self.principal)
+
+
+class ReceivedEntry(AtReceiver):
+    """The server has accepted a request, with its verified caller.
+
+    ``assurance`` is ``request``, ``dpop`` or ``call``; with ``dpop`` nobody knows the call, and
+    ``invocation_sha256`` is None.
+    """
+
+    kind: ClassVar[str] = "received"
+    proof: UsedProof
+    assurance: Assurance
+    invocation_sha256: Sha256 | None
+
+    @classmethod
+    def new(cls, request: ReceivedRequest, *, unrecorded: int, at: str) -> Record:
+        """Return the entry."""
+        proof = UsedProof(jti=request.proof_jti, sha256=request.proof_sha256, key_id=request.key_id)
+        return cls(
+            at=at,
+            proof=proof,
+            assurance=request.assurance,
+            invocation_sha256=request.invocation_sha256,
+            **_of(request, unrecorded),
+        ).record()
+
+    @property
+    def words(self) -> str:
+        """Which request was accepted."""
+        return f"the request {self.request.method} {self.request.url} was accepted"
+
+    def read(self) -> None:
+        """Require a call unless nobody knows it."""
+        if (self.invocation_sha256 is None) is not (self.assurance == "dpop"):
+            message = "an accepted request names its call, and with the assurance dpop none"
+            raise DecodeError(message, code="entry.malformed")
+
+
+class RefusedEntry(AtReceiver):
+    """The server has refused a request, though its token and credential hold.
+
+    ``code`` is the reason code. ``proof_sha256`` is the digest of a proof that may be forged.
+    """
+
+    kind: ClassVar[str] = "refused"
+    code: str
+    proof_sha256: Sha256
+
+    @classmethod
+    def new(cls, request: RefusedRequest, *, unrecorded: int, at: str) -> Record:
+        """Return the entry."""
+        sha256, code = request.proof_sha256, request.code
+        return cls(at=at, code=code, proof_sha256=sha256, **_of(request, unrecorded)).record()
+
+    @property
+    def words(self) -> str:
+        """Which request was refused, and why."""
+        return f"the request {self.request.method} {self.request.url} was refused: {self.code}"
+
+
+def _of(request: ReceivedRequest | RefusedRequest, unrecorded: int) -> dict[str, Any]:
+    return {
+        "request": Requested(**request.request._asdict()),
+        "audience": request.audience,
+        "server": request.server,
+        "token": ShownToken(jti=request.token_jti, sha256=request.token_sha256),
+        "agent": request.agent,
+        "principal": request.principal,
+        "unrecorded": unrecorded,
+    }
