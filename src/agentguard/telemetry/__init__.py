@@ -19,13 +19,7 @@ from agentguard.flow.listener import CallListener
 from agentguard.telemetry.failing import fails_open
 from agentguard.telemetry.run import AgentRun
 from agentguard.telemetry.settings import ENDPOINTS, FLUSH_SECONDS, Settings
-from agentguard.telemetry.silence import (
-    Silent,
-    SilentSpan,
-    is_held_up,
-    is_silent,
-    watch_pending,
-)
+from agentguard.telemetry.silence import Silent, SilentSpan, is_silent, watch_pending
 
 if TYPE_CHECKING:
     from agentguard.telemetry.agents import SILENT_SPAN, AgentSpan
@@ -130,8 +124,6 @@ class Telemetry:
 
     @fails_open
     def _agent(self, actor: AgentIdentity, run: AgentRun) -> AgentSpan | None:
-        if is_held_up():
-            return None
         from agentguard.telemetry import agents  # noqa: PLC0415  it imports the API
 
         return agents.begin(actor.name, self._identity(actor, run) or {}, run)
@@ -140,8 +132,6 @@ class Telemetry:
     def _workflow(
         self, name: str, run: AgentRun | None, conversation: str | None, paused: str | None
     ) -> AgentSpan | None:
-        if is_held_up():
-            return None
         from agentguard.telemetry import agents, identity  # noqa: PLC0415  they import the API
 
         who = (self._settings, self._trust_domain)
