@@ -123,9 +123,10 @@ def test_parent_child_and_grandchild_each_go_on_in_a_shard_and_as_an_instance_of
     )
 
 
-def test_a_signal_handler_makes_a_call_while_the_childs_instance_is_made(place, run):
-    (line,) = run(
+def test_a_call_that_interrupts_the_making_of_the_childs_instance_is_denied(place, run):
+    code, line = run(
         """
+        from agentguard import Denied
         from agentguard.guard import instance
 
         class Interrupted(instance.Ed25519Signer):
@@ -135,9 +136,15 @@ def test_a_signal_handler_makes_a_call_while_the_childs_instance_is_made(place, 
                 signal.raise_signal(signal.SIGUSR1)
                 return cls.__base__.from_seed(seed)
 
+        def handler(*_):
+            try:
+                agent.call(note, text="handler")
+            except Denied as error:
+                say(error.code)
+
         def work():
             instance.Ed25519Signer = Interrupted
-            signal.signal(signal.SIGUSR1, lambda *_: agent.call(note, text="handler"))
+            signal.signal(signal.SIGUSR1, handler)
             agent.call(note, text="child")
             say(agent.id)
             guard.close()
@@ -147,7 +154,8 @@ def test_a_signal_handler_makes_a_call_while_the_childs_instance_is_made(place, 
         """
     )
     verified(place)
-    assert calls(place) == [(1, line, "handler"), (1, line, "child")]
+    assert code == "storage.busy"
+    assert calls(place) == [(1, line, "child")]
 
 
 def test_the_parents_key_is_gone_from_the_childs_agent(place, run):

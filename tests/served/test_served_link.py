@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import gc
-import inspect
 import os
 import signal
 import socket
-import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -15,10 +13,9 @@ from contextlib import contextmanager
 
 import pytest
 
-from agentguard import ConfigError, Denied, Guard, ServerError
+from agentguard import ConfigError, Denied, Guard, ServerError, StorageError
 from agentguard.client.dial import AtPath
 from agentguard.client.link import MOST
-from agentguard.client.slots import Slots
 from agentguard.wire.stream import Stream
 
 
@@ -268,57 +265,25 @@ def test_a_signal_handler_waits_for_no_thread_that_its_signal_has_interrupted(pl
     assert [one.status for one in place.outcomes()] == ["ok"]
 
 
-def test_a_signal_handler_within_the_first_greeting_begins_no_other_session(place, monkeypatch):
+def test_a_call_that_interrupts_the_first_greeting_is_refused(place, monkeypatch):
     guard = place.connect()
     link = guard._parts._link
     guard._parts.forked()  # which forgets the session
-    read, agents = Stream.read, []
-    handler = iter([lambda: agents.append(guard.new_agent("clerk"))])
+    read, codes = Stream.read, []
 
     def interrupted(self, **options):
-        for handle in handler:  # once
-            handle()
+        if not codes:
+            with pytest.raises(StorageError) as caught:
+                guard.new_agent("clerk")
+            codes.append(caught.value.code)
         return read(self, **options)
 
     with monkeypatch.context() as patched:
         patched.setattr(Stream, "read", interrupted)
         guard.require_agent("clerk")
-    tool = guard.tool(name="note")(lambda: "ok")
-    together(agents[0], meeting(guard, 4), 4)
-    assert agents[0].call(tool) == "ok"
+    assert codes == ["storage.busy"]
     assert len(link._sessions) == 1
-    guard.flush()
-    assert [one.status for one in place.outcomes()] == ["ok"] * 5
-
-
-def test_an_interrupt_loses_no_place_for_a_connection():
-    slots = Slots(2)
-    source, first = inspect.getsourcelines(Slots.one)
-    # Python looks for signals after a call, and not between a generator's end and its `finally`
-    no_signal = first + source.index("            self._free.extend(mine)\n")
-
-    def trace(frame, event, _arg):
-        if frame.f_code.co_name not in {"one", "_take"}:
-            return None
-        if event == "line" and frame.f_lineno != no_signal:
-            lines.append(frame.f_lineno)
-            if len(lines) == stop:
-                raise KeyboardInterrupt
-        return trace
-
-    was, interrupted = sys.gettrace(), 0
-    for stop in range(1, 20):
-        lines: list[int] = []
-        sys.settrace(trace)
-        try:
-            with slots.one():
-                pass
-        except KeyboardInterrupt:
-            interrupted += 1
-        finally:
-            sys.settrace(was)
-        assert sorted(slots._free) == [0, 1], stop
-    assert interrupted > 6
+    assert guard.new_agent("clerk").call(guard.tool(name="note")(lambda: "ok")) == "ok"
 
 
 def test_a_signal_handler_makes_a_call_at_any_step_of_this_thread(place):
@@ -329,7 +294,7 @@ def test_a_signal_handler_makes_a_call_at_any_step_of_this_thread(place):
 
     def interrupted():
         # as within a step that takes a connection or gives the connection back
-        with link._slots._changed, link._lock:
+        with link._slot(), link._lock:
             done.append(agent.call(tool))
 
     thread = threading.Thread(target=interrupted, daemon=True)

@@ -18,10 +18,11 @@ import pytest
 from embedded_parts import runtime_of
 from opa_calls import AUTHZ, ask, code_of, engine_of
 
-from agentguard import Denied, Guard, PolicyError
+from agentguard import Denied, Guard, PolicyError, StorageError
 from agentguard.policy.document import UNDEFINED, decide
 from agentguard.policy.engine import Explains
 from agentguard.policy.opa import OpaEngine
+from agentguard.policy.opa_http import Client
 from agentguard.policy.opa_server import Server
 from agentguard.policy.rego import RegoEngine
 
@@ -217,7 +218,7 @@ def test_an_input_that_it_does_not_take(opa):
     assert raised.value.code == "engine.failed"
 
 
-# --- threads, forks, signals, event loops
+# --- threads, forks, interrupts, event loops
 
 
 def test_many_threads(opa):
@@ -238,23 +239,21 @@ def test_a_fork_has_connections_of_its_own(opa):
     assert os.waitpid(child, 0)[1] == 0
 
 
-def test_a_signal_handler_may_ask_within_a_call(opa):
+def test_a_question_that_interrupts_another_is_refused(opa, monkeypatch):
     engine = engine_of(opa(AUTHZ))
-    within = []
+    send, codes = Client._send, []
 
-    def handler(_number, _frame) -> None:
-        within.append(decide(ask(engine)).allowed)
+    def interrupted(*arguments):
+        with pytest.raises(StorageError) as caught:
+            ask(engine)
+        codes.append(caught.value.code)
+        return send(*arguments)
 
-    before = signal.signal(signal.SIGALRM, handler)
-    try:
-        for _ in range(100):
-            signal.setitimer(signal.ITIMER_REAL, 0.0005)  # one signal: a slow machine nests none
-            assert decide(ask(engine)).allowed
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-    assert within
-    assert all(within)
+    monkeypatch.setattr(Client, "_send", interrupted)
+    assert decide(ask(engine)).allowed
+    assert codes == ["storage.busy"]
+    monkeypatch.undo()
+    assert decide(ask(engine)).allowed  # the twin
 
 
 async def test_a_stopped_server_does_not_stop_the_event_loop(opa):

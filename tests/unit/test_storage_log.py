@@ -20,7 +20,7 @@ from agentguard.audit.merkle import CompactRange
 from agentguard.signing.keys import Ed25519Signer
 from agentguard.storage.log import MAX_BATCH, ShardLog
 from agentguard.storage.memory import MemoryBackend
-from agentguard.storage.reentry import SQLITE_LOCK
+from agentguard.storage.owned_lock import SQLITE_LOCK
 
 ORIGIN = "acme.example/log/1/0"
 
@@ -307,54 +307,14 @@ def test_within_a_commit_a_record_can_be_handed_over(log, backend, in_time):
     assert bodies(backend) == [record(1).body, record(2).body]
 
 
-@pytest.mark.parametrize("outer", ["append", "flush"])
-def test_a_close_within_a_commit_comes_at_its_end(log, backend, in_time, outer):
-    log.enqueue(record(0))
-
-    def close():
-        log.enqueue(record(2))
-        log.close()
-        assert (log.closed, backend.closes) == (True, 0)
-        log.close()
-
-    backend.within = [close]
-    if outer == "append":
-        assert log.append(record(1)).index == 1
-    else:
-        log.flush()
+def test_within_a_commit_nobody_closes(log, backend, in_time):
+    backend.within = [lambda: codes.append(refused(log.close))]
+    codes = []
+    assert log.append(record(1)).index == 0
+    assert codes == ["storage.busy"]
+    assert (log.closed, backend.closes) == (False, 0)
+    log.close()  # the twin
     assert backend.closes == 1
-    assert bodies(backend)[-1] == record(2).body
-    assert refused(lambda: log.append(record(3))) == "storage.closed"
-    log.close()
-    assert backend.closes == 1
-
-
-def test_a_commit_that_fails_is_closed_as_well(log, backend, in_time):
-    def close():
-        log.close()
-        raise StorageError("away")
-
-    log.enqueue(record(0))
-    backend.within = [close]
-    with pytest.raises(StorageError, match="away"):
-        log.append(record(1))
-    assert backend.closes == 1
-    assert bodies(backend) == [record(0).body]
-
-
-def test_what_can_not_be_flushed_at_its_end_is_said(log, backend, in_time, caplog):
-    def close():
-        log.enqueue(record(2))
-        log.close()
-        backend.within = [fail]
-
-    def fail():
-        raise StorageError("away")
-
-    backend.within = [close]
-    assert log.append(record(1)).index == 0  # which is in the log
-    assert backend.closes == 1
-    assert "newest outcomes may be lost" in caplog.text
 
 
 def test_another_thread_waits_as_ever(log, backend, in_time):
@@ -379,29 +339,7 @@ def test_inside_sqlite_nobody_waits_for_who_has_to_go_there(log, backend, in_tim
     with SQLITE_LOCK:
         assert refused(lambda: log.append(record(2))) == "storage.busy"
         assert refused(log.flush) == "storage.busy"
-        log.close()
-        assert backend.closes == 0
-    backend.gate.set()
-    leading.join(60)
-    until(lambda: backend.closes == 1)
-    assert bodies(backend) == [record(1).body]
-
-
-def test_there_nobody_knows_what_becomes_of_a_record_that_somebody_takes_along(
-    log, backend, in_time, monkeypatch
-):
-    leading = threading.Thread(target=log.flush)
-    submit = log._submit
-
-    def submitted(slot):
-        submit(slot)
-        backend.gate.clear()
-        leading.start()
-        assert backend.entered.wait(60)
-
-    monkeypatch.setattr(log, "_submit", submitted)
-    with SQLITE_LOCK:
-        assert refused(lambda: log.append(record(1))) == "storage.unknown"
+        assert refused(log.close) == "storage.busy"
     backend.gate.set()
     leading.join(60)
     assert bodies(backend) == [record(1).body]

@@ -215,7 +215,9 @@ CODES: Final[Mapping[str, Responsibility]] = {
     ),
     "signature.failed": _operator(_STATE),
     "site.unencodable": _developer("give the thread, the turn and the task names that are text"),
-    "storage.busy": _developer("make no guarded call in a signal handler or in __del__"),
+    "storage.busy": _developer(
+        "use no guard in a signal handler, in __del__ or in a trace function"
+    ),
     "storage.closed": _developer(
         "open the guard again, and close the guard only once all calls are done"
     ),

@@ -18,17 +18,18 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
+from queue import SimpleQueue
 from typing import Any, Final, TypeVar
 
 from agentguard.client import outcome_log
 from agentguard.client.connection import Connection, Greeting, close_all, end_session, greet
 from agentguard.client.dial import Dial
 from agentguard.client.renewal import Renewal
-from agentguard.client.slots import Slots
 from agentguard.errors import AgentguardError, DecodeError, EncodeError, ServerError
 from agentguard.signing.keys import Secret
+from agentguard.storage.owned_lock import OwnedLock
 from agentguard.wire import values
 from agentguard.wire.frame import Frame
 from agentguard.wire.stream import Stream
@@ -68,12 +69,15 @@ class Link:
         self._start()
 
     def _start(self) -> None:
-        self._lock = threading.RLock()  # a signal handler may make a call meanwhile
+        self._lock = threading.RLock()
+        self._beginning = OwnedLock("it began its session with the guard server")
         self._streams: set[Stream] = set()
         weakref.finalize(self, close_all, self._streams)  # of a guard that nobody has closed
         self._renewal = Renewal(self)
         self._free: list[Connection] = []
-        self._slots = Slots(MOST)
+        self._slots: SimpleQueue[None] = SimpleQueue()
+        for _ in range(MOST):
+            self._slots.put(None)
         self._connections: set[Connection] = set()
         self._unsent: deque[tuple[Frame, int]] = deque()  # messages, and how often each failed
         self._lost: list[AgentguardError] = []
@@ -85,9 +89,19 @@ class Link:
         """Whether ``close`` was called."""
         return self._is_closed
 
+    @contextmanager
+    def _slot(self) -> Iterator[None]:
+        """Hold one of the places for connections; wait where none is free."""
+        slots = self._slots
+        slots.get()
+        try:
+            yield
+        finally:
+            slots.put(None)
+
     def connect(self) -> Greeting:
         """Open a connection, and begin or join the session; raises ``ServerError``."""
-        with self._slots.one():
+        with self._slot():
             connection, greeting = self._open()
             self._keep(connection)
         return greeting
@@ -179,15 +193,15 @@ class Link:
             with self._lock:  # what a connection gives up is among the unsent ones at once
                 if not connection.has(message) or connection.user == threading.get_ident():
                     return
-            with self._slots.one(), suppress(OSError, DecodeError):
+            with self._slot(), suppress(OSError, DecodeError):
                 if self._take(connection):
                     self._do(connection, Connection.confirm)
                     return
-            self._slots.wait(_PAUSE)
+            time.sleep(_PAUSE)
 
     def _on_connection(self, work: Callable[[Connection], T]) -> T:
         """Do ``work`` on a connection that nobody else uses, and once more on a new connection."""
-        with self._slots.one():
+        with self._slot():
             connection = self._take_free()
             if connection is not None:
                 try:
@@ -287,7 +301,7 @@ class Link:
 
     def renew(self) -> None:
         """Open a connection with a new token in place of the free ones; raises ``ServerError``."""
-        with self._slots.one():
+        with self._slot():
             connection = self._open()[0]
             with self._lock:
                 while self._free:
@@ -318,7 +332,8 @@ class Link:
         which is then forgotten here, too.
         """
         is_begun = self.generation in self._sessions
-        with nullcontext() if is_begun else self._lock:  # only one thread begins a session
+        # only one thread begins a session
+        with nullcontext() if is_begun else self._beginning.held():
             generation = self.generation
             session = self._sessions.get(generation)
             token = self._dial.token()  # before the server waits for the greeting
@@ -331,10 +346,7 @@ class Link:
             except BaseException:
                 self._close(stream)
                 raise
-            if self._sessions.setdefault(generation, greeting.session) != greeting.session:
-                end_session(stream)  # a signal handler has begun the session meanwhile
-                self._close(stream)
-                return self._join()
+            self._sessions[generation] = greeting.session
         self._renewal.schedule(greeting.ends_in)
         connection = Connection(stream)
         self._connections.add(connection)

@@ -46,7 +46,7 @@ class Name(Generic[T]):
     def forked(self) -> None:
         """Renew the lock, in a forked process: a thread that is not here may have held the old one.
 
-        It is an RLock, since a signal handler may make a call meanwhile.
+        It is an RLock: no call that interrupts this thread waits for it.
         """
         self._lock = threading.RLock()
 

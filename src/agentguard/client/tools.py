@@ -21,7 +21,7 @@ class ClientTools:
 
     def __init__(self, link: Link) -> None:
         self._link = link
-        self._lock = threading.RLock()  # a signal handler may make a call meanwhile
+        self._lock = threading.RLock()  # no call that interrupts this thread waits for it
         self._names: dict[str, Name[tuple[ToolSpec, str]]] = {}
 
     def configure(self, spec: ToolSpec, *, listed: bool = False) -> ToolSpec:  # noqa: ARG002

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import threading
 from collections import defaultdict
 from collections.abc import Iterator
 from functools import partial
@@ -11,6 +10,7 @@ from functools import partial
 from agentguard.domain.config.agents import AgentConfig
 from agentguard.guard.denial_log import DenialLogger
 from agentguard.guard.parts import AgentInstance, Parts
+from agentguard.storage.owned_lock import OwnedLock
 from agentguard.telemetry import Telemetry
 
 
@@ -28,7 +28,7 @@ class AgentRuntime:
         self.denials = DenialLogger(self.name, parts.policy_place)
         self._ordinals: defaultdict[str, Iterator[int]] = defaultdict(partial(itertools.count, 1))
         self._instance: AgentInstance | None = None
-        self._beginning = threading.RLock()  # a signal handler may make a call meanwhile
+        self._beginning = OwnedLock("it made an instance of the agent")
         self.instance()
 
     @property
@@ -47,10 +47,9 @@ class AgentRuntime:
         return instance if instance is not None else self._begun()
 
     def _begun(self) -> AgentInstance:
-        with self._beginning:
-            instance = self._instance or self.parts.instance(self.config)
-            if self._instance is None:  # else a signal handler has made one meanwhile
-                self._instance = instance
+        with self._beginning.held():
+            if self._instance is None:
+                self._instance = self.parts.instance(self.config)
             return self._instance
 
     def forked(self) -> None:
@@ -58,7 +57,7 @@ class AgentRuntime:
         if self._instance is not None:
             self._instance.abandon()
         self._instance = None
-        self._beginning = threading.RLock()
+        self._beginning = OwnedLock("it made an instance of the agent")
 
     def next_call_id(self, tool: str) -> str:
         """Name the next call of ``tool`` by this agent in this process."""

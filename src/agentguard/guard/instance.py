@@ -75,7 +75,7 @@ class Instance:
         self.config = config
         self._domain = domain
         self._roles_of = roles_of
-        # RLocks: a signal handler may make a call while this thread holds one
+        # RLocks: no call that interrupts this thread waits for it
         self._credential_lock = threading.RLock()
         self._isolation = access_token.SAME_PROCESS if client is None else client.isolation
         self._renew_at = 0

@@ -115,7 +115,7 @@ class Runtime:
             ThreadPoolExecutor(MAX_AT_ONCE, thread_name_prefix="agentguard-engine"),
             log_waits=not self.domain.is_in_memory,
         )
-        # RLocks: a signal handler may close, or make a call, while this thread holds one
+        # RLocks: no call that interrupts this thread waits for it
         self._ports_lock = threading.RLock()
         self._domain_lock = threading.RLock()
         self._saved_size = 0
@@ -353,7 +353,13 @@ class Runtime:
         return self._closed
 
     def close(self) -> None:
-        """Make all entries durable and release the shard; no call begins afterwards."""
+        """Make all entries durable and release the shard; no call begins afterwards.
+
+        Raises ``StorageError`` (``storage.busy``), and closes nothing, where the call interrupts
+        this thread amid a commit.
+        """
+        if self._log is not None:
+            self._log.require_uninterrupted()
         with self._ports_lock:  # afterwards no thread leases a shard
             self._closed = True
             log = self._log

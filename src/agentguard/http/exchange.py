@@ -19,6 +19,7 @@ import httpcore
 
 from agentguard.errors import ConfigError
 from agentguard.storage import files
+from agentguard.storage.owned_lock import busy
 
 _BEGINNING: Final = b"HTTP/1."
 _SLICE: Final = 16 * 1024
@@ -60,19 +61,20 @@ class _Current(threading.local):
 _current: Final = _Current()
 
 
-def is_exchanging() -> bool:
-    """Whether this thread is in an exchange, which a signal handler or finalizer interrupts."""
-    return _current.exchange is not None
-
-
 @contextmanager
 def exchanging(timeout: float) -> Iterator[Exchange]:
-    """Put an exchange of at most ``timeout`` seconds in force for the streams of this thread."""
-    outer, _current.exchange = _current.exchange, Exchange(timeout)
+    """Put an exchange of at most ``timeout`` seconds in force for the streams of this thread.
+
+    Raises ``StorageError`` (``storage.busy``) where this thread is in an exchange, whose locks it
+    may hold: then a signal handler or a finalizer has interrupted the exchange.
+    """
+    if _current.exchange is not None:
+        raise busy("it asked a server")
     try:
-        yield _current.exchange
+        _current.exchange = exchange = Exchange(timeout)
+        yield exchange
     finally:
-        _current.exchange = outer
+        _current.exchange = None
 
 
 def _remaining(limit: float | None) -> float | None:

@@ -67,7 +67,7 @@ class TokenEndpoint:
         self._clock = clock
         self._endpoint = endpoint_of(credentials.token_url, "token_url", credentials.ca)
         self._process = os.getpid()
-        self._lock = threading.RLock()  # a signal handler may make a call meanwhile
+        self._lock = threading.RLock()  # no call that interrupts this thread waits for it
         self._kept: _Kept | None = None
         self._is_reused = False
 

@@ -109,7 +109,7 @@ class FetchedKeys:
         self._fetch = fetch
         self._clock = clock
         self._process = os.getpid()
-        self._lock = threading.RLock()  # a signal handler may need keys while this thread fetches
+        self._lock = threading.RLock()  # no call that interrupts this thread waits for it
         self._kept: _Kept | None = None
         self._next = float("-inf")  # no fetch before this time
         self._problem: AgentguardError | None = None

@@ -17,7 +17,7 @@ import httpcore
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from agentguard.errors import ConfigError, PolicyError
-from agentguard.http.exchange import Exchange, Network, exchanging, is_exchanging, is_of_tls
+from agentguard.http.exchange import Exchange, Network, exchanging, is_of_tls
 from agentguard.policy.document import MAX_AT_ONCE
 from agentguard.policy.opa_server import Server
 from agentguard.storage import files
@@ -102,20 +102,13 @@ class Client:
         _TRACE_CONTEXT.inject(context)
         if "traceparent" in context:
             headers.append((b"traceparent", context["traceparent"].encode()))
-        # A signal handler or a finalizer may run this within the thread's own exchange, which may
-        # hold the pool's lock.
-        is_inner = is_exchanging()
         with exchanging(self._server.timeout) as exchange:
-            pool = self._new_pool()[1] if is_inner else self._own_pool()
             try:
-                return self._send(pool, exchange, headers, body)
+                return self._send(self._own_pool(), exchange, headers, body)
             except PolicyError:
                 raise
             except Exception as error:
                 raise _fault(error, exchange) from error
-            finally:
-                if is_inner:
-                    pool.close()
 
     def _own_pool(self) -> httpcore.ConnectionPool:
         process, pool = self._pool

@@ -34,18 +34,16 @@ class QueuedRecord:
 class CommitTurn:
     """The turn of one thread: its batch, and how the commit failed, if the commit did.
 
-    ``own`` is the record of the thread's own ``append``. ``closes_log`` asks the thread to close
-    the log at the end of its turn, for somebody who could not wait for that end.
+    ``own`` is the record of the thread's own ``append``.
     """
 
-    __slots__ = ("batch", "closes_log", "failure", "own", "thread")
+    __slots__ = ("batch", "failure", "own", "thread")
 
     def __init__(self, own: QueuedRecord | None) -> None:
         self.own = own
         self.thread = threading.get_ident()
         self.batch: list[QueuedRecord] = []
         self.failure: StorageError | None = None
-        self.closes_log = False
 
     def settle(self) -> list[QueuedRecord]:
         """Settle the records of the batch; return those that are to be committed again.

@@ -13,7 +13,7 @@ from typing import Final
 
 from agentguard.errors import StorageError
 from agentguard.storage import sqlite
-from agentguard.storage.reentry import SQLITE_LOCK
+from agentguard.storage.owned_lock import SQLITE_LOCK
 
 _EMPTY: Final = (
     "UPDATE attachments SET commitment = '', salt = x'', data = x''"  # noqa: S608  of a constant

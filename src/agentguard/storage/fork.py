@@ -5,7 +5,7 @@ hook has a stage instead; the module that owns a hook says what the hook does. T
 hooks from the first stage to the last, and the parent, before the fork, from the last to the first:
 
 - before: ``lock.py`` first waits until nobody is opening or closing a lock's file, then
-  ``reentry.py`` until nobody is inside SQLite. The other way round could wait for ever: whoever
+  ``owned_lock.py`` until nobody is inside SQLite. The other way round could wait for ever: whoever
   opens a file may have to go into SQLite meanwhile, when the interpreter tidies a reader away.
   Nobody does the reverse: a lock is taken and released outside SQLite.
 - in the child: the connections of ``shard_file.py`` and ``reader.py`` are set aside, never to be

@@ -25,8 +25,8 @@ from agentguard.identity.trust import TrustDocument
 from agentguard.signing.keys import Signer
 from agentguard.storage import anchor, registry_file, shard_file, sqlite, state_location
 from agentguard.storage.incremental import DivergedError, IncrementalReader, Progress
+from agentguard.storage.owned_lock import OwnedLock
 from agentguard.storage.reader import StateReader
-from agentguard.storage.reentry import ReentryGuard
 from agentguard.storage.restrictions_copies import RestrictionsCopies, Status
 
 _LOGGER = logging.getLogger("agentguard")
@@ -79,9 +79,9 @@ class Ledger:
         self._copies = RestrictionsCopies(state, anchors, self._log)
         restrictions = parent.restrictions if parent is not None else Restrictions()
         self._knowledge = _Knowledge((), restrictions)
-        self._learning = threading.RLock()  # a signal handler may make a call meanwhile
-        self._reading = threading.Lock()
-        self._reentry = ReentryGuard()
+        self._learning = threading.RLock()  # no call that interrupts this thread waits for it
+        self._reading = OwnedLock("it read the log")
+        self._keeping = OwnedLock("it kept what the log says")
         self._has_read = parent is not None
         # Journalled calls. ``_calls``: of this process since the last reading. ``_calls_before``:
         # between the last two readings. ``_calls_of_parent``: of the process that was forked, whose
@@ -159,11 +159,7 @@ class Ledger:
         ``own`` is the caller's shard, which may be there unregistered. Sets ``heads`` to the note
         of each shard's newest checkpoint.
         """
-        with self._reentry.enter("reading the log"):
-            return self._read_on(own)
-
-    def _read_on(self, own: int | None = None) -> Restrictions:
-        with self._reading:
+        with self._reading.held():
             trust = self._trust()
             start, is_sure = self._start(trust)
             try:
@@ -286,12 +282,9 @@ class Ledger:
         A key that was declared compromised saves nothing. Where the result has to be saved
         ``at_once``, that is an error (``storage.unvouched``).
         """
-        with (
-            self._reentry.enter("keeping what the log says"),
-            registry_file.locked(self._state),
-        ):
+        with self._keeping.held(), registry_file.locked(self._state):
             trust = self._trust()
-            read = self._read_on()
+            read = self.read_on()
             signer = self._signer
             if signer is None or not _may_keep(trust, signer):
                 if at_once:

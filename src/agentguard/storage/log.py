@@ -5,8 +5,7 @@ one checkpoint, and has the backend (``backend.py``: memory or SQLite) write the
 append meanwhile wait for the leader, or lead the next batch (``commit_turn.py``).
 
 A signal handler or an object's finalizer may interrupt the leader and call the log again. Such a
-call would wait for its own thread. So an append is refused there, and a close is done when the
-leader's turn ends.
+call would wait for its own thread, and is refused (``require_uninterrupted``).
 
 After ``os.fork`` the child's copy of the log refuses every call: two writers on one shard would
 split the log into two histories. A commit that a crash cuts short is settled in ``shard_file.py``,
@@ -32,7 +31,7 @@ from agentguard.signing.keys import Signer
 from agentguard.storage import flusher
 from agentguard.storage.backend import Backend, Head
 from agentguard.storage.commit_turn import CommitTurn, QueuedRecord, UncertainCommit, WriteAttempt
-from agentguard.storage.reentry import holds_sqlite_lock, interrupted
+from agentguard.storage.owned_lock import busy, holds_sqlite_lock
 from agentguard.storage.unsigned import UnsignedOutcomes, sign_alone
 
 MAX_BATCH: Final = 256
@@ -106,8 +105,7 @@ class ShardLog:
 
         Raises ``StorageError``: ``storage.busy`` where this thread was interrupted in a commit.
         """
-        if self._turn is not None and self._would_deadlock():
-            raise interrupted()
+        self.require_uninterrupted()
         queued = QueuedRecord(record, has_waiter=True)
         self._submit(queued)
         try:
@@ -173,6 +171,7 @@ class ShardLog:
 
         A trial has the backend write first, whether anything is enqueued or not.
         """
+        self.require_uninterrupted()
         with self._lock:  # after an ``enqueue`` that is under way, which has set ``_wake`` already
             waiting = self._unsigned.waiting()
         self._sign_alone(waiting)
@@ -180,8 +179,6 @@ class ShardLog:
         while True:
             with self._lock:
                 while self._turn:
-                    if self._would_deadlock():
-                        raise interrupted()
                     self._changed.wait()
                 # what came later is left to others: the flusher would lead as long as they append
                 left = set(self._pending) if left is None else left.intersection(self._pending)
@@ -197,38 +194,33 @@ class ShardLog:
     def close(self) -> None:
         """Flush, and close the backend; raises ``StorageError`` if the flush failed.
 
-        Where this thread was interrupted in a commit, the log is closed when that commit ends.
+        Where this thread was interrupted in a commit, the log stays open (``storage.busy``).
         """
+        self.require_uninterrupted()
         with self._lock:
             if self._closed:
                 return
             self._closed = "the log is closed: open the guard again"
-            if self._hand_over_close():
-                return
-        self._close()
-
-    def _close(self) -> None:
         try:
             self.flush()
-        except StorageError as error:
-            if error.code != "storage.busy":  # then the close is handed over below
-                raise
         finally:
             with self._lock:
-                handed_over = self._hand_over_close()
-            if not handed_over:
-                self._wake.set()
-                self._backend.close()
-                flusher.unregister(self)
+                while self._turn is not None:
+                    self._changed.wait()
+            self._wake.set()
+            self._backend.close()
+            flusher.unregister(self)
 
-    def _hand_over_close(self) -> bool:
-        """Wait until no thread leads; True where waiting would deadlock: then the leader closes."""
-        while self._turn is not None:
-            if self._would_deadlock():
-                self._turn.closes_log = True
-                return True
-            self._changed.wait()
-        return False
+    def require_uninterrupted(self) -> None:
+        """Raise ``StorageError`` (``storage.busy``) where this thread could wait for itself.
+
+        Either this thread leads, and a signal handler or an object's finalizer has interrupted the
+        commit; or this thread was interrupted while it held SQLite's lock, which a leader needs.
+        """
+        turn = self._turn
+        leads = turn is not None and turn.thread == threading.get_ident()
+        if leads or holds_sqlite_lock():
+            raise busy("the log was written or read")
 
     def abandon(self) -> None:
         """Refuse every later call: this process is a fork of the log's writer."""
@@ -266,19 +258,8 @@ class ShardLog:
         """Wait until ``queued`` is settled (True) or this thread has to lead (False)."""
         with self._lock:
             while not queued.is_settled and self._turn:
-                if self._would_deadlock():
-                    raise interrupted(is_committing=queued not in self._pending)
                 self._changed.wait()
             return queued.is_settled
-
-    def _would_deadlock(self) -> bool:
-        """Whether the leader could never end its turn if this thread waited for the leader.
-
-        Either this thread leads, and a signal handler or an object's finalizer has interrupted the
-        commit; or this thread was interrupted while it held SQLite's lock, which the leader needs.
-        """
-        turn = self._turn
-        return turn is not None and (turn.thread == threading.get_ident() or holds_sqlite_lock())
 
     def _lead(self, own: QueuedRecord | None, *, is_trial: bool = False) -> None:
         """Commit one batch, unless another thread leads by now; a trial may have none."""
@@ -306,22 +287,13 @@ class ShardLog:
             if own is None:
                 raise
         finally:
-            self._conclude(turn)
+            self._settle(turn)
 
     def _recover(self) -> None:
         """End this thread's turn where an interrupt has cut the turn short."""
         turn = self._turn
         if turn is not None and turn.thread == threading.get_ident():
-            self._conclude(turn)
-
-    def _conclude(self, turn: CommitTurn) -> None:
-        self._settle(turn)
-        if turn.closes_log:
-            turn.closes_log = False
-            try:
-                self._close()
-            except StorageError:  # whoever asked for the close is not there to be told
-                flusher.LOGGER.exception(flusher.NOT_CLOSED)
+            self._settle(turn)
 
     def _commit(self, batch: Sequence[QueuedRecord]) -> None:
         before = self._head

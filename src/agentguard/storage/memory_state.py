@@ -21,7 +21,7 @@ from agentguard.errors import ApprovalError, StorageError
 from agentguard.identity.login import LogOut
 from agentguard.signing.dsse import Envelope
 from agentguard.storage.approval_files import warn_if_unused
-from agentguard.storage.reentry import ReentryGuard
+from agentguard.storage.owned_lock import OwnedLock
 from agentguard.storage.revocations import COUNTING
 
 
@@ -182,7 +182,7 @@ class MemoryRuns:
 
     def __init__(self) -> None:
         self._values: dict[str, bytes] = {}
-        self._lock = threading.Lock()
+        self._adding = OwnedLock("it kept another value")
 
     def read(self, name: str) -> bytes | None:
         """Return the value of ``name``; None where there is none."""
@@ -194,7 +194,7 @@ class MemoryRuns:
 
     def add(self, name: str, data: bytes) -> bool:
         """Write the value of ``name``; return False where there is one already."""
-        with self._lock:
+        with self._adding.held():
             if name in self._values:
                 return False
             self._values[name] = data
@@ -210,15 +210,14 @@ class MemoryRevocations:
 
     def __init__(self) -> None:
         self._calls: Counter[str] = Counter()
-        self._lock = threading.Lock()
-        self._reentry = ReentryGuard()
+        self._counting = OwnedLock(COUNTING)
 
     def refusal(self, names: AbstractSet[str]) -> None:
         """Return None: nobody is revoked."""
 
     def consume(self, limits: Sequence[tuple[str, int]]) -> bool:
         """Count a call under each limit, or under none."""
-        with self._reentry.enter(COUNTING), self._lock:
+        with self._counting.held():
             if any(self._calls[jti] >= most for jti, most in limits):
                 return False
             self._calls.update(jti for jti, _most in limits)

@@ -16,7 +16,7 @@ from agentguard.audit.checkpoint import End
 from agentguard.audit.entry import Attachment, StoredEntry
 from agentguard.audit.summary import Search, Summary
 from agentguard.storage import files, fork, registry_file, sqlite
-from agentguard.storage.reentry import SQLITE_LOCK
+from agentguard.storage.owned_lock import SQLITE_LOCK
 
 
 class StateReader:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from agentguard.errors import StorageError
 from agentguard.storage import files, lock
-from agentguard.storage.reentry import ReentryGuard
+from agentguard.storage.owned_lock import OwnedLock
 
 if TYPE_CHECKING:
     from agentguard.identity.login import LogOut
@@ -31,7 +31,7 @@ MOST_SURRENDERED: Final = 65_536
 """The most hops at a time that were given up and have not ended: each call reads them all."""
 
 _JTI: Final = re.compile(r"[A-Za-z0-9_-]{8,128}\Z")
-COUNTING: Final = "counting another call"
+COUNTING: Final = "it counted another call"
 
 
 class FileRevocations:
@@ -40,7 +40,7 @@ class FileRevocations:
     def __init__(self, state: Path, ledger: Ledger) -> None:
         self._folder = state / CALLS
         self._ledger = ledger
-        self._reentry = ReentryGuard()
+        self._counting = OwnedLock(COUNTING)
 
     def refusal(self, names: AbstractSet[str]) -> tuple[str, str] | None:
         """Return the code and the reason with which any of these names is refused; else None."""
@@ -49,7 +49,7 @@ class FileRevocations:
     def consume(self, limits: Sequence[tuple[str, int]]) -> bool:
         """Count a call under each limit, or under none."""
         try:
-            with self._reentry.enter(COUNTING), ExitStack() as locks:
+            with self._counting.held(), ExitStack() as locks:
                 files.make_folder(self._folder)
                 counters: dict[str, int] = {}
                 for jti, _most in sorted(limits):  # in one order, so that nobody waits in a circle

@@ -21,7 +21,7 @@ from agentguard.identity.trust import TrustDocument
 from agentguard.storage import files, lock, reserve, sqlite
 from agentguard.storage.anchor import ROLLED_BACK, Anchor
 from agentguard.storage.backend import Head
-from agentguard.storage.reentry import SQLITE_LOCK
+from agentguard.storage.owned_lock import SQLITE_LOCK
 
 
 class ShardFile:
