@@ -181,20 +181,6 @@ def test_a_handler_that_makes_a_call_while_one_is_counted_is_denied(
     assert ran == ["before", "interrupted", "afterwards"]
 
 
-def test_between_two_calls_it_is_counted(place, ran, handled):
-    """The twin."""
-    with place.open() as guard:
-        agent = guard.new_agent("reader")
-        tool = guard.tool(ran.append, name="note")
-        handled(lambda: agent.call(tool, "from the handler"))
-        with guard.delegate("user:alice", scope=[], max_calls=1):
-            signal.raise_signal(signal.SIGUSR1)
-            with pytest.raises(Denied) as caught:
-                agent.call(tool, "one more")
-    assert caught.value.code == "calls.exceeded"
-    assert ran == ["from the handler"]
-
-
 def test_a_handler_closes_no_guard_within_a_commit(place, ran, handled):
     codes: list[str] = []
 

@@ -471,31 +471,6 @@ def test_a_state_in_which_a_link_leads_elsewhere_is_not_opened(scene, tmp_path, 
     assert scene.opens() == "ok"
 
 
-def test_a_signal_handler_that_keeps_while_this_thread_keeps_is_refused(scene, monkeypatch):
-    """It would wait for its own thread for ever."""
-    monkeypatch.setattr(
-        "agentguard.storage.ledger.MOST_UNSAVED", -1
-    )  # so that there is work each time
-    became: list[str] = []
-    keep = restrictions_file.save
-    with scene.open() as guard:
-        known = guard._parts.runtime._ledger
-
-        def meanwhile(*arguments: Any, **more: Any) -> None:
-            if not became:
-                became.append("begun")
-                try:
-                    known.keep()
-                except StorageError as error:
-                    became.append(error.code)
-            keep(*arguments, **more)
-
-        monkeypatch.setattr(restrictions_file, "save", meanwhile)
-        known.keep()
-        assert became == ["begun", "storage.busy"]
-        known.keep()  # the twin
-
-
 # --- time -----------------------------------------------------------------------------------------
 
 

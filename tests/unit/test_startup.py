@@ -167,7 +167,7 @@ def test_what_is_used_is_loaded(program, package):
     assert of([package], loaded(program)) == {package}
 
 
-# --- a call: it loads nothing at all, so that it can be made after a fork and by a signal's handler
+# --- a call: it loads nothing at all, so that it can be made after a fork
 
 
 WATCHED = """
@@ -184,11 +184,10 @@ with guard.delegate("user:alice", scope=["pr:write"]):
 """
 AFTER = "print({*sys.modules} - before)\n"
 FORKED = """
-import os, signal
-signal.signal(signal.SIGUSR1, lambda *_: agent.call(read, 2))
+import os
 before = {*sys.modules}
 if os.fork() == 0:
-    os.kill(os.getpid(), signal.SIGUSR1)
+    agent.call(read, 2)
     print({*sys.modules} - before, flush=True)
     os._exit(0)
 os.wait()
@@ -235,7 +234,7 @@ def test_a_guarded_call_loads_nothing():
     assert run(IN_MEMORY + WATCHED + CALLS + AFTER) == "set()"
 
 
-def test_a_guarded_call_on_a_log_on_disk_loads_nothing_not_even_in_a_forks_signal_handler(tmp_path):
+def test_a_guarded_call_on_a_log_on_disk_loads_nothing_not_even_in_a_fork(tmp_path):
     (tmp_path / "agentguard.toml").write_text(TOML)
     (tmp_path / "policy.py").write_text(POLICY)
     script = ON_DISK + WATCHED + "agent.call(read, 1)\n" + FORKED
