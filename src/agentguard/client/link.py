@@ -69,13 +69,14 @@ class Link:
         self._start()
 
     def _start(self) -> None:
+        # no call that interrupts this thread waits for it, or for the methods of a SimpleQueue
         self._lock = threading.RLock()
         self._beginning = OwnedLock("it began its session with the guard server")
         self._streams: set[Stream] = set()
         weakref.finalize(self, close_all, self._streams)  # of a guard that nobody has closed
         self._renewal = Renewal(self)
         self._free: list[Connection] = []
-        self._slots: SimpleQueue[None] = SimpleQueue()
+        self._slots: SimpleQueue[None] = SimpleQueue()  # of places for connections
         for _ in range(MOST):
             self._slots.put(None)
         self._connections: set[Connection] = set()
