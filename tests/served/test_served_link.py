@@ -269,7 +269,7 @@ def test_a_call_that_interrupts_the_first_greeting_is_refused(place, monkeypatch
     guard = place.connect()
     link = guard._parts._link
     guard._parts.forked()  # which forgets the session
-    read, codes = Stream.read, []
+    read, codes = Stream.read, list[str]()
 
     def interrupted(self, **options):
         if not codes:

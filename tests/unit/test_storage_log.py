@@ -308,8 +308,8 @@ def test_within_a_commit_a_record_can_be_handed_over(log, backend, in_time):
 
 
 def test_within_a_commit_nobody_closes(log, backend, in_time):
+    codes: list[str] = []
     backend.within = [lambda: codes.append(refused(log.close))]
-    codes = []
     assert log.append(record(1)).index == 0
     assert codes == ["storage.busy"]
     assert (log.closed, backend.closes) == (False, 0)
