@@ -154,23 +154,6 @@ def verify_any(
     )
 
 
-def verify_note(note: bytes, name: str, key: PublicKey) -> str:
-    """Return the text of any note that ``key`` has signed under ``name`` (signed-note).
-
-    Raises ``DecodeError`` (``note.malformed``, ``base64.malformed``) and ``VerificationError``
-    (``signature.missing``, ``signature.invalid``).
-    """
-    text, signatures = _parse_note(note)
-    line = _signature_by(key, name, signatures)
-    if line is None:
-        raise VerificationError(
-            f"the note has no signature by {name} with the key {key.thumbprint}",
-            code="signature.missing",
-        )
-    key.verify(line.signature, text.encode())
-    return text
-
-
 def key_id(name: str, key: PublicKey) -> bytes:
     """Return the 4 bytes by which a note names an Ed25519 key (signed-note, "Signatures")."""
     return hashlib.sha256(name.encode() + b"\n" + _ED25519 + key.raw).digest()[:_KEY_ID_SIZE]
