@@ -200,7 +200,6 @@ def test_a_statement_round_trips() -> None:
     statement = dsse.parse_statement(payload(), "invocation")
 
     assert statement.subject_sha256 == SUBJECT
-    assert statement.subject_name == "call"
     assert statement.predicate == PREDICATE
 
 

@@ -133,7 +133,6 @@ class Statement(NamedTuple):
     """An in-toto Statement of agentguard; ``subject_sha256`` is in hex."""
 
     subject_sha256: str
-    subject_name: str
     predicate: Mapping[str, JSON]
 
 
@@ -209,7 +208,7 @@ def parse_statement(payload: bytes, kind: str) -> Statement:
         isinstance(predicate, dict) and canonical.is_sha256(sha256) and isinstance(name, str)
     ) or value != _members(kind, sha256, name, predicate):
         raise _other_statement(kind)
-    return Statement(sha256, name, predicate)
+    return Statement(sha256, predicate)
 
 
 def _members(
