@@ -286,7 +286,10 @@ def test_the_original_of_a_copy_that_was_opened_is_adopted(original, copied):
     sound(original)
     ((shard, _index, said),) = report(original).adoptions
     assert (shard, said.adoption.note) == (0, "disk lost")
-    assert [(one.shard, one.entries is None) for one in said.adoption.lost] == [(0, False), (1, True)]
+    assert [(one.shard, one.entries is None) for one in said.adoption.lost] == [
+        (0, False),
+        (1, True),
+    ]
 
 
 def test_a_state_behind_its_anchor_is_adopted_on_record_for_ever(behind):
