@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from agentguard.audit.kinds.evaluation import EvaluationEntry
 from agentguard.delegation import verification
 from agentguard.identity.trust import TrustDocument
 from agentguard.signing import canonical
@@ -77,7 +78,7 @@ def test_an_evaluation_is_proved_for_nobody_by_a_chain_of_another_client(mallory
     for client, agent in ((mallory, "mole"), (victim, "clerk")):
         asked = client.agent(agent), client.tool("note")
         client.call(*asked, NOTE, delegation=named, op="evaluation")
-    logged = [one for one in place.entries() if one.kind == "evaluation"]
-    said = [(one.principal, one.is_proved) for one in logged]
+    logged = [one for one in place.entries() if isinstance(one, EvaluationEntry)]
+    said = [(one.evaluated.principal, one.is_proved) for one in logged]
     assert said == [("user:alice", False), ("user:alice", True)]
     assert place.verify().ok
