@@ -21,7 +21,7 @@ from ports import free_port
 from served_place import founded_place
 
 from agentguard import AgentguardError, Guard, verify_evidence
-from agentguard.audit.kinds.calls import ClientName
+from agentguard.call.client import Client as CallClient
 from agentguard.delegation.context import running_call
 from agentguard.domain import config, domain
 from agentguard.signing import jws
@@ -188,7 +188,7 @@ def test_a_program_on_another_machine_shows_a_token_of_the_provider(realm, progr
                 guard.new_agent("helper")
             assert caught.value.code == "agent.refused"
         (call,) = place.calls()
-        assert call.client == ClientName(name="worker", isolation="remote")
+        assert call.client == CallClient(name="worker", isolation="remote")
         (tmp_path / "secret").write_text("another", encoding="ascii")
         with pytest.raises(AgentguardError) as caught:
             Guard.open(tmp_path / "agentguard.toml")

@@ -13,7 +13,7 @@ from certificates import LONG, Authority
 from served_remote import BATCH, WEB, Remote
 
 from agentguard import ApprovalPending, ConfigError, Denied, ServerError
-from agentguard.audit.kinds.calls import ClientName
+from agentguard.call.client import Client as CallClient
 from agentguard.client.dial import AtHost
 from agentguard.client.link import Link
 from agentguard.domain.config.server import Host
@@ -44,7 +44,7 @@ def test_a_remote_client_makes_calls_as_its_agents(remote):
     assert caught.value.code == "agent.refused"
     guard.close()
     (call,) = remote.place.calls()
-    assert call.client == ClientName(name="web", isolation="remote")
+    assert call.client == CallClient(name="web", isolation="remote")
     assert remote.place.verify().ok
 
 

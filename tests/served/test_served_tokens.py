@@ -12,7 +12,7 @@ from served_tokens import WEB, Tokens, handle_of
 from token_issuer import fresh
 
 from agentguard import AgentguardError, ConfigError, Denied, ServerError
-from agentguard.audit.kinds.calls import ClientName
+from agentguard.call.client import Client as CallClient
 from agentguard.signing.canonical import b64_encode
 
 
@@ -55,7 +55,7 @@ def test_a_service_account_of_kubernetes_makes_calls(shared):
     assert caught.value.code == "agent.refused"
     guard.close()
     (call,) = shared.place.calls()
-    assert call.client == ClientName(name="billing", isolation="remote")
+    assert call.client == CallClient(name="billing", isolation="remote")
     assert shared.place.verify().ok
 
 
@@ -77,7 +77,7 @@ async def test_a_workload_of_spire_makes_calls(shared):
     shared.publish()
     guard.close()
     (call,) = shared.place.calls()
-    assert call.client == ClientName(name="svid", isolation="remote")
+    assert call.client == CallClient(name="svid", isolation="remote")
 
 
 def test_a_client_of_an_oauth_provider_makes_calls(shared):

@@ -78,16 +78,8 @@ class StoredEntry:
     attachments: Sequence[Attachment] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class LogPlace:
+class LogPlace(Declared, kw_only=False):
     """The place of a durable entry: the number of the shard, and the index in it, from 0."""
-
-    shard: int
-    index: int
-
-
-class Place(Declared):
-    """The place of a call's entry, as another entry names it."""
 
     shard: int
     index: int
@@ -141,9 +133,9 @@ class Entry(Declared, dict=True):
             raise TypeError(f"two declarations of the kind {kind}")
 
     @property
-    def members(self) -> dict[str, Any]:
-        """The members of the kind."""
-        members = self.as_json()
+    def members(self) -> dict[str, JSON]:
+        """The members of the kind in the order of the log, which is that of their names."""
+        members = canonical.loads_object(canonical.dumps(self.as_json()))
         del members["at"]
         return members
 

@@ -7,9 +7,15 @@ The module has the protocols between a call and whoever has the secrets and the 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import Annotated, NamedTuple, Protocol
 
+from msgspec import Meta
+
+from agentguard.signing.declared import Declared, Sha256
 from agentguard.signing.keys import Secret
+
+Method = Annotated[str, Meta(pattern=r"\A[ -~]{1,128}\Z")]
+"""The method of a request."""
 
 
 class RequestProof(NamedTuple):
@@ -28,7 +34,7 @@ class RequestProof(NamedTuple):
     chain_sha256: str
 
 
-class RequestRecord(NamedTuple):
+class RequestRecord(Declared, kw_only=False):
     """What a log says of a request: the method, the URL, and digests (SHA-256, hex).
 
     ``url`` has no query, in which a secret may stand: ``query_sha256`` is the digest of the query
@@ -37,10 +43,10 @@ class RequestRecord(NamedTuple):
     parameters (``proof/call_proof.py``).
     """
 
-    method: str
+    method: Method
     url: str
-    query_sha256: str | None
-    body_sha256: str
+    query_sha256: Sha256 | None
+    body_sha256: Sha256
 
 
 class ProofRecord(NamedTuple):

@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from agentguard.audit import checkpoint
-from agentguard.audit.entry import CallPlace, Content, Here, Place, Record, Signed, parse_time
+from agentguard.audit.entry import CallPlace, Content, Here, LogPlace, Record, Signed, parse_time
 from agentguard.audit.summary import Summary
 from agentguard.errors import DecodeError, VerificationError
 from agentguard.identity.trust import TrustDocument, Use
@@ -47,7 +47,7 @@ class Revocation(Declared):
 
 
 class RevocationEntry(ByAdministrator):
-    """The administrator revokes a name (see ``Authority.names``)."""
+    """The administrator revokes a name: every call that relies on the name is denied."""
 
     kind: ClassVar[str] = "revocation"
     subject_name: ClassVar[str] = "name"
@@ -138,7 +138,7 @@ class Administered(Declared):
     """What a resolution or an erasure states of a call."""
 
     invocation_id: str
-    authorization: Place
+    authorization: LogPlace
     note: str
 
 

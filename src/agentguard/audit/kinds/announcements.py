@@ -32,11 +32,10 @@ class Opening(Declared):
 
 
 class ShardEntry(Signed):
-    """A writer opens a shard, or opens the shard again.
+    """The issuer states a shard's origin, its number, its checkpoint key and its ``heads``.
 
-    The issuer states the shard's origin and the key that signs the shard's checkpoints. The entry
-    embeds the newest checkpoints of the other shards, as signed notes: from then on the verifier
-    detects a truncation of these shards.
+    A writer opens a shard, or opens the shard again. ``heads`` are the newest checkpoints of the
+    other shards, as signed notes: from then on the verifier detects a truncation of these shards.
     """
 
     kind: ClassVar[str] = "shard"

@@ -19,7 +19,6 @@ from agentguard.audit.entry import (
     Here,
     LogPlace,
     Mode,
-    Place,
     Record,
     Status,
     mismatch,
@@ -70,13 +69,6 @@ class EvaluationReport(Declared):
     revisions: dict[str, str | None]
 
 
-class ClientName(Declared):
-    """Who made the call through a guard server (``call.client.Client``)."""
-
-    name: str
-    isolation: Literal["same-user", "separate-user", "remote"]
-
-
 class CalledTool(Declared, forbid_unknown_fields=False):
     """The tool of an invocation; ``origin`` says where it comes from, if anybody said so."""
 
@@ -125,7 +117,7 @@ class LoggedRuling(NamedTuple):
 
 
 class CallEntry(Entry):
-    """The decision on one signed invocation, which precedes the tool's run.
+    """The decision about one call, which precedes the run of the tool.
 
     ``input`` is the commitment to the policy's input, None where no policy ran. ``engine`` is None
     then, too. ``roster_sha256`` and ``approvals`` are the answers of people on which the decision
@@ -151,7 +143,7 @@ class CallEntry(Entry):
     roster_sha256: str | None
     approvals: list[Any]
     copies: Copies
-    client: ClientName | Absent = ABSENT
+    client: Client | Absent = ABSENT
     evaluation: EvaluationReport | Absent = ABSENT
     journal: str | Absent = ABSENT
     replay_of: str | Absent = ABSENT
@@ -190,7 +182,7 @@ class CallEntry(Entry):
             roster_sha256=ruling.roster_sha256,
             approvals=[answer.as_json() for answer in ruling.approvals],
             copies=copies_of(attachments, predicate["arguments"], ruling.input_commitment),
-            client=ABSENT if client is None else ClientName(**client._asdict()),
+            client=ABSENT if client is None else client,
             evaluation=ABSENT if evaluation is None else cast("Any", {**evaluation}),
             journal=journal if journal is not None and is_journalled else ABSENT,
             replay_of=ABSENT if replay_of is None else replay_of,
@@ -485,7 +477,7 @@ class Ended(Declared, forbid_unknown_fields=False):
     """
 
     status: Status
-    authorization: Place | None = None
+    authorization: LogPlace | None = None
     invocation_id: Id | None = None
     replay_of: Id | None = None
     suspended: bool = False
@@ -554,7 +546,7 @@ class OutcomeEntry(Entry):
             raise mismatch("a call that repeats an earlier one, and was not counted, has run")
         if self.ended.invocation_id not in (None, invocation_id):
             raise mismatch("an outcome names another call than the one that it is of")
-        if self.ended.authorization not in (None, Place(shard=shard, index=index)):
+        if self.ended.authorization not in (None, LogPlace(shard, index)):
             raise mismatch("an outcome names another place for its authorization")
 
     def check(self, log: ContentsVerifier, here: Here) -> Content:
@@ -672,7 +664,7 @@ def outcome_statement(  # noqa: PLR0913  the members of one statement
     if suspended:
         predicate["suspended"] = True
     if isinstance(authorization, LogPlace):
-        predicate["authorization"] = {"shard": authorization.shard, "index": authorization.index}
+        predicate["authorization"] = authorization.as_json()
     else:
         predicate["invocation_id"] = authorization
     return dsse.statement("outcome", invocation_sha256, "invocation", predicate)

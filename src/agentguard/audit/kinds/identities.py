@@ -24,7 +24,10 @@ if TYPE_CHECKING:
     from agentguard.audit.later_calls import LaterCalls
 
 WINDOW: Final = 60
-"""How many seconds a proof may be older than the service's time (RFC 9449, 4.3)."""
+"""How many seconds a proof may be older than the entry.
+
+The token service takes a proof for half as long (``proof.dpop``), and then writes the entry.
+"""
 
 _PROOF_TYPE: Final = "dpop+jwt"
 _PARTS: Final = 3
@@ -83,12 +86,20 @@ class DelegationEntry(Entry):
         return entry.record(about=_of_hop(cls.kind, chain.leaf, at))
 
     @cached_property
-    def leaf(self) -> Grant:
-        """The last hop, unverified; raises ``DecodeError`` or ``VerificationError``."""
+    def hops(self) -> tuple[Grant, ...]:
+        """The hops of the chain, at least one, unverified.
+
+        Raises ``DecodeError`` or ``VerificationError``.
+        """
         hops, _credentials = tokens_of_chain(self.chain)
         if not hops:
             raise DecodeError("a delegation entry keeps a chain", code="entry.malformed")
-        return grant.read(hops[-1])
+        return tuple(map(grant.read, hops))
+
+    @property
+    def leaf(self) -> Grant:
+        """The last hop, unverified; raises as ``hops`` does."""
+        return self.hops[-1]
 
     @property
     def sha256(self) -> str:
@@ -106,8 +117,8 @@ class DelegationEntry(Entry):
         return f"it may do {' '.join(self.leaf.scope) or 'nothing'} for {self.leaf.principal}"
 
     def read(self) -> None:
-        """Read the last hop."""
-        _ = self.leaf
+        """Read the hops."""
+        _ = self.hops
 
     def verified(self, trust: TrustDocument, at: int) -> Chain:
         """Return the chain, verified as of ``at`` (seconds since the epoch).
@@ -124,15 +135,15 @@ class DelegationEntry(Entry):
 
     def apply(self, later: LaterCalls) -> None:
         """Calls under a hop with a limit of calls are counted."""
-        hops, _credentials = tokens_of_chain(self.chain)
-        later.limit(self.sha256, map(grant.read, hops))
+        later.limit(self.sha256, self.hops)
 
 
 class SurrenderEntry(Entry):
-    """An agent instance gives a delegation up, and nobody acts under it again.
+    """An agent instance gives up a delegation: its last ``hop``, and a DPoP ``proof``.
 
-    No administrator signs: the evidence is the delegation's last hop, which the issuer has signed,
-    and the instance's own DPoP proof of the request, which the key in that hop has signed. So
+    Nobody acts under the delegation again. No administrator signs: the evidence is the last hop,
+    which the issuer has signed, and the instance's own proof of the request (RFC 9449), which the
+    key in that hop has signed. So
     nobody but the instance gives up what it holds. The proof names the access token by a hash
     alone: who has stolen the log's key can put a proof of the instance beside another hop of the
     same instance, unless that hop is younger than the proof. RFC 7009; RFC 9449.

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple
-
-from msgspec import Meta
+from typing import Any, ClassVar, Literal, NamedTuple
 
 from agentguard.audit.entry import Entry, Record
 from agentguard.audit.summary import Summary
@@ -14,18 +12,6 @@ from agentguard.signing.declared import Count, Declared, Sha256
 
 Assurance = Literal["request", "dpop", "call"]
 """What is proved of a request: all of it, its method and path, or all of an MCP request."""
-
-Method = Annotated[str, Meta(pattern=r"\A[ -~]{1,128}\Z")]
-"""The method of a request."""
-
-
-class Requested(Declared):
-    """What a log says of a request (``call.releases.RequestRecord``)."""
-
-    method: Method
-    url: str
-    query_sha256: Sha256 | None
-    body_sha256: Sha256
 
 
 class ShownToken(Declared):
@@ -82,7 +68,7 @@ class AtReceiver(Entry):
     before.
     """
 
-    request: Requested
+    request: RequestRecord
     audience: str
     server: str
     token: ShownToken
@@ -97,7 +83,7 @@ class AtReceiver(Entry):
 
 
 class ReceivedEntry(AtReceiver):
-    """The server has accepted a request, with its verified caller.
+    """A tool's server has accepted a request, with its verified caller.
 
     ``assurance`` is ``request``, ``dpop`` or ``call``; with ``dpop`` nobody knows the call, and
     ``invocation_sha256`` is None.
@@ -133,7 +119,7 @@ class ReceivedEntry(AtReceiver):
 
 
 class RefusedEntry(AtReceiver):
-    """The server has refused a request, though its token and credential hold.
+    """A tool's server has refused a request, though its token and credential hold.
 
     ``code`` is the reason code. ``proof_sha256`` is the digest of a proof that may be forged.
     """
@@ -156,7 +142,7 @@ class RefusedEntry(AtReceiver):
 
 def _of(request: ReceivedRequest | RefusedRequest, unrecorded: int) -> dict[str, Any]:
     return {
-        "request": Requested(**request.request._asdict()),
+        "request": request.request,
         "audience": request.audience,
         "server": request.server,
         "token": ShownToken(jti=request.token_jti, sha256=request.token_sha256),

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from agentguard.audit.entry import Content, Entry, Here, Place, Record, mismatch
-from agentguard.audit.kinds.receiver import Requested
+from agentguard.audit.entry import Content, Entry, Here, LogPlace, Record, mismatch
 from agentguard.audit.summary import Summary
-from agentguard.call.releases import ProofRecord, ReleaseSubject
+from agentguard.call.releases import ProofRecord, ReleaseSubject, RequestRecord
 from agentguard.errors import DecodeError
 from agentguard.signing import jws
 from agentguard.signing.canonical import is_integer
@@ -30,7 +29,7 @@ class OfRunningCall(Entry):
 
     invocation_id: str
     invocation_sha256: Sha256
-    authorization: Place
+    authorization: LogPlace
     agent: str
     tool: str
 
@@ -40,7 +39,7 @@ class OfRunningCall(Entry):
         return {
             "invocation_id": subject.invocation_id,
             "invocation_sha256": subject.invocation_sha256,
-            "authorization": Place(shard=subject.shard, index=subject.place),
+            "authorization": LogPlace(subject.shard, subject.place),
             "agent": subject.agent,
             "tool": subject.tool,
         }
@@ -55,7 +54,7 @@ class OfRunningCall(Entry):
         found = log.open_calls.get(self.invocation_sha256)
         if found is None:
             raise mismatch(f"{self.thing}: no call that was running then may have it")
-        place = Place(shard=log.shard, index=found.place)
+        place = LogPlace(log.shard, found.place)
         named = (self.invocation_id, self.authorization, self.agent, self.tool)
         if named != (found.invocation_id, place, found.issued.uri, found.tool):
             raise mismatch(
@@ -65,7 +64,7 @@ class OfRunningCall(Entry):
 
 
 class SecretEntry(OfRunningCall):
-    """A secret is released to the call: its name, and neither the value nor a digest of the value.
+    """A secret is released to a running call: its name, and neither value nor digest of it.
 
     The entry precedes the release. The configuration under which the call was decided names the
     secret and the tool.
@@ -106,14 +105,14 @@ class ProofName(Declared):
 
 
 class ProofEntry(OfRunningCall):
-    """A request of the call is proved; the entry precedes the request.
+    """A request of a running call is proved; the entry precedes the request.
 
     ``audience`` is the name in the delegation to which the URL belongs.
     """
 
     kind: ClassVar[str] = "proof"
     thing: ClassVar[str] = "the proof of a request"
-    request: Requested
+    request: RequestRecord
     assurance: Literal["request", "call"]
     audience: str
     proof: ProofName
@@ -123,7 +122,7 @@ class ProofEntry(OfRunningCall):
         """Return the entry."""
         return cls(
             at=at,
-            request=Requested(**proved.request._asdict()),
+            request=proved.request,
             assurance="call" if proved.assurance == "call" else "request",
             audience=proved.audience,
             proof=ProofName(jti=proved.jti, sha256=proved.sha256),
@@ -146,7 +145,7 @@ class ProofEntry(OfRunningCall):
 
 
 class ReceiptEntry(OfRunningCall):
-    """What a tool's server has signed about its answer to a request of the call.
+    """What a tool's server has signed about its answer to a request of a call.
 
     ``receipt`` is a compact JWS (``proof/receipt.py``), whose signature the client has verified
     with the key that has the thumbprint ``key_id``. ``proof_sha256`` is the digest of the request's

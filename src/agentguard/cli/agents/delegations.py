@@ -12,13 +12,12 @@ from dataclasses import dataclass
 
 from agentguard.audit.entry import parse_time
 from agentguard.audit.find import search_entries
-from agentguard.audit.kinds.identities import DelegationEntry, IdentityEntry, tokens_of_chain
+from agentguard.audit.kinds.identities import DelegationEntry, IdentityEntry
 from agentguard.audit.log import LogReader
 from agentguard.audit.summary import Search
 from agentguard.cli.audit import phrases
 from agentguard.cli.terminal import times
 from agentguard.cli.terminal.location import Location
-from agentguard.delegation import grant
 from agentguard.delegation.chain import Chain
 from agentguard.delegation.grant import Grant
 from agentguard.errors import AgentguardError
@@ -109,10 +108,8 @@ def is_known(reader: LogReader, name: str) -> bool:
         if name in (uri, uri.rpartition("/")[2], f"agent:{credential.agent_name(uri)}"):
             return True
     for delegation in search_entries(reader, DelegationEntry, Search()):
-        with suppress(AgentguardError):
-            hops, _credentials = tokens_of_chain(delegation.entry.chain)
-            if any(name in names(grant.read(hop)) for hop in hops):
-                return True
+        if any(name in names(hop) for hop in delegation.entry.hops):
+            return True
     return False
 
 

@@ -8,7 +8,7 @@ whole. ``lookup.py`` finds the call that a name means, and ``show.py`` prints th
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
@@ -37,7 +37,6 @@ from agentguard.audit.kinds.running import OfRunningCall, ProofEntry, ReceiptEnt
 from agentguard.audit.log import LogReader
 from agentguard.audit.statements import Credentials
 from agentguard.cli.audit import lookup, phrases
-from agentguard.cli.audit.entry_rows import members_of
 from agentguard.delegation.chain import Chain
 from agentguard.errors import AgentguardError, DecodeError, VerificationError
 from agentguard.identity import credential
@@ -138,7 +137,7 @@ class CallReport:
         listed: list[JSON] = []
         for one in self.releases:
             if isinstance(one.entry, kind):
-                members = members_of(one.entry)
+                members = one.entry.members
                 shown = {name: members[name] for name in names}
                 listed.append({**shown, "at": one.entry.at, "index": one.index})
         return listed
@@ -186,8 +185,7 @@ class _ReportBuilder:
                 report.answers = self._answers(issued)
         if report.call.inside is not None:
             report.around = find_call(self.reader, report.call.inside)
-        with suppress(DecodeError):  # answers that can't be read are a problem already
-            report.request = find_request(self.reader, report.call)
+        report.request = find_request(self.reader, report.call)
         if report.call.allowed:
             self._outcome()
             self._releases()

@@ -12,19 +12,12 @@ from agentguard.approvals.roster import Roster
 from agentguard.audit.entry import Entry, present
 from agentguard.audit.kinds.announcements import RosterEntry
 from agentguard.audit.kinds.evaluation import EvaluationEntry
-from agentguard.audit.kinds.identities import DelegationEntry, tokens_of_chain
+from agentguard.audit.kinds.identities import DelegationEntry
 from agentguard.audit.kinds.requests import RequestEndEntry, RequestEntry
 from agentguard.cli.audit import phrases
-from agentguard.delegation import grant
 from agentguard.errors import AgentguardError
 from agentguard.identity.credential import agent_alias
-from agentguard.signing import canonical
 from agentguard.signing.canonical import JSON
-
-
-def members_of(entry: Entry) -> dict[str, JSON]:
-    """Return the members of an entry in the order of the log, which is that of their names."""
-    return canonical.loads_object(canonical.dumps(entry.members))
 
 
 def rows_of(entry: Entry) -> dict[str, JSON]:
@@ -46,13 +39,12 @@ def rows_of(entry: Entry) -> dict[str, JSON]:
 
 
 def _hop_rows(entry: DelegationEntry) -> dict[str, JSON]:
-    """Return a row for each hop of a delegation; raises as ``grant.read`` does."""
-    hops = map(grant.read, tokens_of_chain(entry.chain)[0])
+    """Return a row for each hop of a delegation; raises as ``entry.hops`` does."""
     rows: dict[str, JSON] = {
         f"hop {hop.depth}": "; ".join(
             (phrases.hop_text(hop, parent), f"until {phrases.time(hop)}", hop.jti)
         )
-        for parent, hop in pairwise([None, *hops])
+        for parent, hop in pairwise([None, *entry.hops])
         if hop is not None
     }
     return {**rows, "checked": "no signature: use audit show CALL, or audit verify"}

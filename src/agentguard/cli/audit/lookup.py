@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Final
 
-from agentguard.audit.entry import CallPlace, Entry, Place
+from agentguard.audit.entry import CallPlace, Entry, LogPlace
 from agentguard.audit.find import (
     LocatedEntry,
     read_entry,
@@ -167,11 +167,11 @@ def _at(reader: LogReader, shard: int, index: int) -> LocatedEntry[Entry] | None
 
 def _call_of(reader: LogReader, located: LocatedEntry[Entry]) -> LocatedEntry[Entry]:
     """Return the authorization of the call that an entry names, or the entry itself."""
-    place: Place | CallPlace | None = None
+    place: LogPlace | CallPlace | None = None
     match located.entry:
         case OutcomeEntry() as outcome:
             index = History(reader).call_of(located.shard, located.index, outcome)
-            place = Place(shard=located.shard, index=index) if index is not None else None
+            place = LogPlace(shard=located.shard, index=index) if index is not None else None
         case OfRunningCall() as entry:
             place = entry.authorization
         case AdministeredEntry() as entry:

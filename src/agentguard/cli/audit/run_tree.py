@@ -18,7 +18,6 @@ from agentguard.approvals.answer import Approval
 from agentguard.audit.entry import Entry, present
 from agentguard.audit.find import LocatedEntry, find_chain
 from agentguard.audit.kinds.calls import CallEntry, OutcomeEntry
-from agentguard.audit.kinds.identities import tokens_of_chain
 from agentguard.audit.kinds.requests import RequestEntry
 from agentguard.audit.kinds.running import SecretEntry
 from agentguard.audit.log import LogReader
@@ -27,7 +26,6 @@ from agentguard.cli.audit import lookup, phrases
 from agentguard.cli.audit.filters import EVERYTHING, Filter
 from agentguard.cli.audit.history import History
 from agentguard.cli.audit.log_row import Row
-from agentguard.delegation import grant
 from agentguard.delegation.grant import Grant
 from agentguard.errors import AgentguardError, CallError
 from agentguard.signing.canonical import JSON
@@ -225,8 +223,7 @@ class _RunReader:
             with suppress(AgentguardError):
                 entry = find_chain(self._reader, digest, str(row.agent))
                 if entry is not None:
-                    tokens = tokens_of_chain(entry.chain)[0]
-                    self._chains[digest] = tuple(map(grant.read, tokens))
+                    self._chains[digest] = entry.hops
         return self._chains[digest]
 
 

@@ -20,7 +20,7 @@ from agentguard.audit.kinds.calls import CallEntry, Copies, OutcomeEntry
 from agentguard.audit.log import LogReader
 from agentguard.cli.audit import call_report, log_row, lookup, phrases
 from agentguard.cli.audit.call_report import CallReport
-from agentguard.cli.audit.entry_rows import members_of, rows_of
+from agentguard.cli.audit.entry_rows import rows_of
 from agentguard.cli.terminal import location, screen
 from agentguard.cli.terminal.location import Trust
 from agentguard.cli.terminal.options import (
@@ -128,7 +128,7 @@ def _show_entry(located: LocatedEntry[Entry], *, json: bool) -> None:
     about = {"kind": entry.kind, "at": entry.at}
     if json:
         place = {"shard": located.shard, "index": located.index}
-        screen.json_line({**place, **about, **members_of(entry)})
+        screen.json_line({**place, **about, **entry.members})
         return
     display: dict[str, object] = {**about, **(rows_of(entry) or _members(entry))}
     screen.sheet((name, _as_text(value)) for name, value in display.items())
@@ -136,7 +136,7 @@ def _show_entry(located: LocatedEntry[Entry], *, json: bool) -> None:
 
 def _members(entry: Entry) -> dict[str, object]:
     """Return the members of an entry, with the statement in the place of its envelope."""
-    members: dict[str, object] = {**members_of(entry)}
+    members: dict[str, object] = {**entry.members}
     if isinstance(entry, Signed | OutcomeEntry):
         members["statement"] = dict(entry.stated.predicate)
         members["signed by"] = list(entry.envelope.key_ids)
