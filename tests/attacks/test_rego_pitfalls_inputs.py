@@ -303,6 +303,21 @@ def test_a_negation_of_what_nothing_binds_is_refused(rule, name):
 @pytest.mark.parametrize(
     "rule",
     [
+        "allow := input.action if { not true }",
+        "allow if { not (true) }",
+        "allow if count([input.action | not true]) == 1",
+    ],
+)
+def test_a_negation_of_true_is_refused(rule):
+    """An OPA server gives the first rule its value."""
+    refused(rule, r":2:\d+: `not true` never holds, and an OPA server may give the rule its value")
+    policy(rule.replace("true", "false"))
+    policy(rule.replace("true", "closed") + "\nclosed if input.args.x")
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
         "allow if { some step in input.args.steps; not step.bad }",
         "allow if { input.args.steps[j].ok; not input.args.steps[j].bad }",
         "allow if { every x in input.args.xs { not x.bad } }",

@@ -9,6 +9,8 @@ same body needs the value.
 
 Where ``x`` or ``y`` is undefined, ``x in y`` is false in the embedded engine and undefined on OPA.
 The two agree about a condition ``x in y``, and differ about a value such as ``(x in y) == false``.
+
+They also differ about a rule whose one condition is ``not true``, and whose value is computed.
 """
 
 from __future__ import annotations
@@ -34,6 +36,13 @@ def mistakes(readers: list[Reader], presence: Presence) -> Iterator[str]:
             if not any(tree.parts("NotExpr", "Membership")):
                 continue
             for kind, expression, defined in _negations_and_memberships(reader, tree.rule, ALWAYS):
+                match kind, expression:
+                    case "NotExpr", {"Bool": {"value": True, "span": span}}:
+                        yield (
+                            f"{reader.at(span)}: `not true` never holds, and an OPA server may "
+                            "give the rule its value all the same; remove the rule"
+                        )
+                        continue
                 undefined_name = next(
                     presence.missing(reader, _operands(expression), defined), None
                 )
