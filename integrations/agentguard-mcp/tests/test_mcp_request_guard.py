@@ -43,7 +43,7 @@ class Server:
         )
 
     async def answer(self, params: Any, method: str = "tools/call", result: Any = None) -> Any:
-        async def describe(_name: str) -> ToolDescription:
+        async def describe(_name: str, _listed: object) -> ToolDescription:
             return ToolDescription("Pays.", {"type": "object", "properties": {"cents": {}}})
 
         async def run() -> Any:
@@ -162,12 +162,12 @@ async def test_a_list_has_the_tools_of_the_callers_scope(tmp_path):
     scene = CallScene(tmp_path)
     tables = {"refund": {"requires": ["refunds:write"]}, "stolen": {"origin": "mcp:other"}}
     server = Server(scene, tools=tables)
-    listed = {
-        "tools": [*({"name": name, "inputSchema": {}} for name in ("pay", *tables)), 7],
-        "cacheScope": "public",
-    }
+    tools = [{"name": name, "inputSchema": {}} for name in ("pay", *tables)]
+    listed = {"tools": tools, "cacheScope": "public"}
     with scene.guard, server.log.guard:
         assert await server.answer({}, "tools/list", listed) == listed
+        malformed = await server.answer({}, "tools/list", {"tools": [*tools, 7]})
+        assert malformed == {"tools": tools}
         proved = scene.prove({}, method="tools/list")
         seen = await server.answer(proved, "tools/list", listed)
         assert [tool["name"] for tool in seen["tools"]] == ["pay"]

@@ -44,8 +44,12 @@ class ToolDescription(NamedTuple):
     schema: Mapping[str, Any]
 
 
-Describe = Callable[[str], Awaitable[ToolDescription | None]]
-"""Returns what the server says of the tool with a name, None for a tool that it does not list."""
+Describe = Callable[[str, Mapping[str, Any] | None], Awaitable[ToolDescription | None]]
+"""Returns what a call of the tool with a name has to fit, None for a tool that does not exist.
+
+The second value is the tool as the server's list has it, None for a call. A middleware may have
+changed the list, so the list alone does not say what a call has to fit.
+"""
 
 _LOGGER: Final = logging.getLogger("agentguard")
 _CALLER: ContextVar[RequestCaller | None] = ContextVar("agentguard_mcp_caller", default=None)
@@ -105,7 +109,7 @@ class RequestGuard:
         messages.require_no_task(method, params)
         messages.require_known(method, params)
         if method in messages.LISTS:
-            return await self._list(method, params, run)
+            return await self._list(method, params, describe, run)
         if messages.is_open(method):
             return await run()
         caller = await self._verified(method, params)
@@ -128,27 +132,24 @@ class RequestGuard:
             message = "Denied: the server could not verify the caller [proof.unavailable]."
             raise RefusedRequestError(message, code="proof.unavailable") from error
 
-    async def _list(self, method: str, params: Any, run: Run) -> Any:
-        """Return a list: of tools, for a caller with a proof, those that the caller may see."""
-        if not messages.is_proved(params) and self._lists_for_all:
-            return _with_checkable(method, await run())
-        caller = await self._verified(method, params)
-        result = _with_checkable(method, await run())
+    async def _list(self, method: str, params: Any, describe: Describe, run: Run) -> Any:
+        """Return a list: of tools, those that can be called, and with a proof the caller's."""
+        is_for_all = not messages.is_proved(params) and self._lists_for_all
+        caller = None if is_for_all else await self._verified(method, params)
+        result = await run()
         if method != LIST or not isinstance(result, Mapping):
             return result
-        tools = [(tool, self._listed_spec(tool)) for tool in listing.tools_of(result)]
-        kept = [(tool, spec) for tool, spec in tools if spec and _is_for(caller, spec)]
+        tools = listing.tools_of(result)
+        listed = [(tool, await _listed(tool, describe)) for tool in tools]
+        if caller is None:
+            kept = [tool for tool, found in listed if found is not None]
+            return result if len(kept) == len(tools) else listing.with_tools(result, kept)
+        specs = [(tool, self._spec(*found)) for tool, found in listed if found is not None]
+        shown = [(tool, spec) for tool, spec in specs if _is_for(caller, spec)]
         if self._filter_list:
-            permitted = await self._permitted(caller, [spec.name for _tool, spec in kept])
-            kept = [(tool, spec) for tool, spec in kept if spec.name in permitted]
-        return listing.with_tools(result, [tool for tool, _spec in kept])
-
-    def _listed_spec(self, tool: Any) -> ToolSpec | None:
-        name = tool.get("name") if isinstance(tool, Mapping) else None
-        if not isinstance(name, str):
-            return None
-        described = ToolDescription(str(tool.get("description") or ""), tool.get("inputSchema", {}))
-        return self._spec(name, described)
+            permitted = await self._permitted(caller, [spec.name for _tool, spec in shown])
+            shown = [(tool, spec) for tool, spec in shown if spec.name in permitted]
+        return listing.with_tools(result, [tool for tool, _spec in shown])
 
     async def _permitted(self, caller: RequestCaller, names: list[str]) -> frozenset[str]:
         """Return the tools that the policy lets the caller list; none where nothing decides."""
@@ -174,7 +175,7 @@ class RequestGuard:
         describe: Describe,
         run: Run,
     ) -> Any:
-        described = await describe(request.name) if request.is_tool else _NOTHING
+        described = await describe(request.name, None) if request.is_tool else _NOTHING
         if described is None:
             message = f"Denied: the server has no tool {request.name!r}."
             raise RefusedRequestError(message, code="tool.invalid")
@@ -231,28 +232,21 @@ class RequestGuard:
             raise RefusedRequestError(message, code=error.code) from error
 
 
-def _with_checkable(method: str, result: Any) -> Any:
-    """Return a list of tools without those whose arguments can't be checked: no call of them runs.
-
-    Another result is returned as it is.
-    """
-    if method != LIST or not isinstance(result, Mapping):
-        return result
-    tools = listing.tools_of(result)
-    kept = [tool for tool in tools if not _is_uncheckable(tool)]
-    return result if len(kept) == len(tools) else listing.with_tools(result, kept)
-
-
-def _is_uncheckable(tool: Any) -> bool:
-    if not isinstance(tool, Mapping):
-        return False
+async def _listed(tool: Any, describe: Describe) -> tuple[str, ToolDescription] | None:
+    """Return the name and the description of a listed tool, None where no call of it can run."""
+    name = tool.get("name") if isinstance(tool, Mapping) else None
+    if not isinstance(name, str):
+        return None
     try:
-        require_checkable(tool.get("inputSchema", {}))
-    except ArgumentsError as error:
-        name = _shown(str(tool.get("name")))
-        _LOGGER.warning("the tool %s is left out of a list: %s [%s]", name, error, error.code)
-        return True
-    return False
+        described = await describe(name, tool)
+        if described is not None:
+            require_checkable(described.schema)
+            return name, described
+    except (ArgumentsError, RefusedRequestError) as error:
+        _LOGGER.warning(
+            "the tool %s is left out of a list: %s [%s]", _shown(name), error, error.code
+        )
+    return None
 
 
 def _shown(text: str) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any, Final
@@ -114,7 +114,7 @@ class GuardMiddleware:
     def __init__(
         self,
         requests: RequestGuard,
-        describe: Callable[[Any, str], Awaitable[ToolDescription | None]],
+        describe: Callable[[Any, str, Mapping[str, Any] | None], Awaitable[ToolDescription | None]],
     ) -> None:
         self._requests = requests
         self._describe = describe
@@ -160,24 +160,33 @@ def _plain(ctx: Any) -> Any:
     return replace(ctx, params=params, meta=meta)
 
 
-async def _of_sdk(low: Any, ctx: Any, name: str) -> ToolDescription | None:
+async def _of_sdk(
+    low: Any, ctx: Any, name: str, listed: Mapping[str, Any] | None
+) -> ToolDescription | None:
     """Return what a server of the SDK says of a tool, by its own list of now."""
+    if listed is not None:
+        return ToolDescription(str(listed.get("description") or ""), listed.get("inputSchema", {}))
     entry = low.get_request_handler("tools/list")
     cursor: str | None = None
     while entry is not None:
         params = entry.params_type.model_validate({"cursor": cursor} if cursor else {})
-        listed = await entry.handler(ctx, params)
-        for tool in listed.tools:
+        page = await entry.handler(ctx, params)
+        for tool in page.tools:
             if tool.name == name:
                 return ToolDescription(tool.description or "", tool.input_schema)
-        cursor = listed.next_cursor
+        cursor = page.next_cursor
         if not cursor:
             break
     return None
 
 
-async def _of_fastmcp(server: Any, ctx: Any, name: str) -> ToolDescription | None:
-    """Return what fastmcp says of a tool, of the version that the request asks for."""
+async def _of_fastmcp(
+    server: Any, ctx: Any, name: str, _listed: Mapping[str, Any] | None
+) -> ToolDescription | None:
+    """Return what fastmcp says of a tool, of the version that the request asks for.
+
+    fastmcp puts the definitions of a schema in the place of each ``$ref``, in its list alone.
+    """
     modules: tuple[Any, ...] = tuple(map(importlib.import_module, _FASTMCP))
     dependencies, versions = modules
     with dependencies.bind_request_context(ctx) as bound:

@@ -5,17 +5,25 @@ from __future__ import annotations
 from typing import Annotated
 
 import pytest
+from fastmcp import FastMCP
 from fastmcp.utilities.tasks import TaskConfig
 from mcp import Client, MCPError
 from mcp.client._memory import InMemoryTransport
 from mcp.server import Server
 from mcp_scene import AUDIENCE, SCOPE, code_of, exchange, low
 from mcp_types import CallToolResult, ListToolsResult, TextContent, Tool
-from pydantic import WithJsonSchema
+from pydantic import BaseModel, WithJsonSchema
 
 from agentguard import ConfigError, Decision, Denied, UnguardedCallError
+from agentguard.adapters import ToolSpec
 from agentguard.proof import CallReceiver
 from agentguard_mcp import guard_server, guard_transport
+
+
+class Order(BaseModel):
+    """A type of an argument, to which the schema of a tool refers."""
+
+    cents: int
 
 
 @pytest.mark.parametrize("mode", ["auto", "legacy"])
@@ -186,6 +194,36 @@ async def test_a_tool_whose_schema_can_not_be_checked_is_in_no_list_and_does_not
         assert code_of(await scene.call(client, "bolt", {"force": True})) is None
     assert scene.runs == [("bolt", True)]
     assert [call.code for call in scene.log.calls()] == ["tool.uncheckable", ""]
+
+
+async def test_a_list_of_fastmcp_leaves_out_a_tool_whose_reference_leads_elsewhere(make):
+    scene = make("fastmcp")
+
+    @scene.server.tool()
+    def lock(force: Annotated[bool, WithJsonSchema({"$ref": "https://schemas.example/flag"})]):
+        scene.runs.append(force)
+
+    async with scene.connect("legacy") as client:
+        for listed in (await client.list_tools(), await scene.within(client.list_tools)):
+            assert {tool.name for tool in listed.tools} == {"pay", "look", "fail"}
+        assert code_of(await scene.call(client, "lock", {"force": True})) == "tool.uncheckable"
+    assert scene.runs == []
+
+
+@pytest.mark.parametrize("code", [None, "tool.changed"])
+async def test_one_pin_of_a_schema_with_a_reference_fits_the_list_and_the_call(make, code):
+    async def order(first: Order, second: Order) -> int:
+        return first.cents + second.cents
+
+    schema = {} if code else FastMCP("files").add_tool(order).parameters
+    pinned = ToolSpec("order", "", schema, "mcp:files").schema_sha256
+    scene = make("fastmcp", tools={"order": {"schema": pinned}})
+    scene.server.add_tool(order)
+    async with scene.connect("legacy") as client:
+        listed = await scene.within(client.list_tools)
+        assert ("order" in {tool.name for tool in listed.tools}) is (code is None)
+        cents = {"first": {"cents": 1}, "second": {"cents": 2}}
+        assert code_of(await scene.call(client, "order", cents)) == code
 
 
 @pytest.mark.parametrize("kind", ["sdk", "fastmcp"])

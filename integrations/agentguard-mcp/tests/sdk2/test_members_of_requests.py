@@ -219,7 +219,7 @@ class Guarded:
         async def prove() -> Any:
             return prove_call(self.scene.audience, method, {**given, "_meta": meta})
 
-        async def describe(_name: str) -> ToolDescription:
+        async def describe(_name: str, _listed: object) -> ToolDescription:
             return ToolDescription("Says.", {"type": "object"})
 
         async def run() -> Any:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,12 +48,13 @@ class Scene:
         kind: str = "sdk",
         policy: Callable[[Any], Decision] = below_ten,
         audience: str = AUDIENCE,
+        tools: Mapping[str, Any] | None = None,
         **more: Any,
     ) -> None:
         agents = {name: {"max_scope": SCOPE} for name in ("clerk", "other")}
         self.agents = RecordedGuard.make(agents=agents)
         self.domain = self.agents.guard
-        self.log = RecordedGuard.make(tools={"pay": {"requires": ["files:write"]}})
+        self.log = RecordedGuard.make(tools={"pay": {"requires": ["files:write"]}, **(tools or {})})
         self.log.decide = policy
         self.guard = self.log.guard
         self.folder = folder
