@@ -186,7 +186,7 @@ def test_a_token_without_a_subject_is_no_users_whatever_names_the_programs(provi
         lent = guard.delegate(subject_token=provider.token(without="azp"), scope=["read"])
         login = lent.chain.root.subject_token
         assert login is not None
-        assert login.subject == "f3b1c2d4-0000-4000-8000-000000000001"
+        assert login.sub == "f3b1c2d4-0000-4000-8000-000000000001"
 
 
 def test_an_address_that_the_provider_has_not_verified_names_nobody(provider):

@@ -103,8 +103,8 @@ def test_an_agent_acts_for_a_user_who_has_logged_in(guard, tokens, realm):
     claims: dict[str, Any] = jws.parse(tokens["access_token"]).claims()
     assert (root.principal, root.scope, root.assurance) == ("user:alice", ("read",), "oidc")
     login = root.subject_token
-    assert (login.issuer, login.subject) == (realm.issuer, claims["sub"])
-    assert (login.token_id, login.session) == (claims["jti"], claims["sid"])
+    assert (login.iss, login.sub) == (realm.issuer, claims["sub"])
+    assert (login.jti, login.sid) == (claims["jti"], claims["sid"])
     assert login.auth_time == pytest.approx(time.time(), abs=600)
     assert login.roles == ("reader",)
     assert lent.expires_at.timestamp() <= claims["exp"] + 30
@@ -120,7 +120,7 @@ def test_evidence_of_the_call_names_the_token(guard, tokens, realm):
     guard.flush()
     file = guard.prove(calls[0].invocation_id)
     chain: Any = verify_evidence(file, guard.trust).chain
-    assert chain.root.subject_token.issuer == realm.issuer
+    assert chain.root.subject_token.iss == realm.issuer
     INDEPENDENT(file, guard.trust.dumps())
     changed = file.replace(b'"decision\\":\\"allow', b'"decision\\":\\"deny')
     assert changed != file

@@ -155,8 +155,8 @@ def test_the_log_and_the_evidence_name_the_user_who_has_logged_in(scene, forge):
     root = chain.root
     assert (root.principal, root.scope, root.assurance) == ("user:alice", (READ, WRITE), "oidc")
     login = root.subject_token
-    assert (login.issuer, login.subject) == (scene.realm.issuer, forge.claims["sub"])
-    assert (login.token_id, login.session) == (forge.claims["jti"], forge.claims["sid"])
+    assert (login.iss, login.sub) == (scene.realm.issuer, forge.claims["sub"])
+    assert (login.jti, login.sid) == (forge.claims["jti"], forge.claims["sid"])
 
 
 def test_a_token_for_another_audience_opens_nothing(scene, forge):

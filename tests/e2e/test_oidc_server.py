@@ -58,8 +58,8 @@ def test_an_agent_acts_for_a_user_who_has_logged_in(oidc, tokens, kind):
             assert agent.call(tool) == "text"
     root: Any = lent.chain.root
     assert (root.principal, root.assurance) == ("user:id1", "oidc")
-    assert (root.subject_token.issuer, root.subject_token.subject) == (oidc.issuer, "id1")
-    assert root.subject_token.token_id == claims(token).get("jti")
+    assert (root.subject_token.iss, root.subject_token.sub) == (oidc.issuer, "id1")
+    assert root.subject_token.jti == claims(token).get("jti")
     assert root.subject_token.auth_time == claims(token).get("auth_time")
 
 

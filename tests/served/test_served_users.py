@@ -76,7 +76,7 @@ def test_a_service_with_a_token_stands_in_the_chain(guard, provider, founded):
     with guard.delegate(via_token=token, **given) as lent:
         assert agent.call(tool) == "noted"
         assert asyncio.run(agent.acall(tool)) == "noted"
-    assert (lent.via, lent.chain.root.via_token.subject) == ("service:ci", "ci-1")
+    assert (lent.via, lent.chain.root.via_token.sub) == ("service:ci", "ci-1")
     assert code_of(guard.delegate, via_token=provider.token(), **given) == "jwt.subject"
     other = {"via": "service:shop", "via_token": token}
     assert code_of(guard.delegate, **other, **given) == "principal.assurance"

@@ -56,12 +56,12 @@ def test_the_first_hop_says_that_the_token_was_an_id_jag(service, key, credentia
     root = chain.root
     assert (root.principal, root.assurance, root.scope) == ("user:alice", "oidc", ("read",))
     assert root.subject_token is not None
-    assert (root.subject_token.kind, root.subject_token.issuer) == ("id-jag", ISSUER)
+    assert (root.subject_token.is_id_jag, root.subject_token.iss) == (True, ISSUER)
     assert root.subject_token.auth_time == LOGGED_IN
     assert phrases.voucher(root).startswith(f"{ISSUER} (ID-JAG ")
     exchanged = verified(service, service.exchange(key, credential).json())
     assert exchanged.root.subject_token is not None
-    assert exchanged.root.subject_token.kind is None
+    assert not exchanged.root.subject_token.is_id_jag
     assert "kind" not in exchanged.root.subject_token.as_json()
 
 

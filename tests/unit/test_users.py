@@ -114,7 +114,7 @@ def test_a_tools_server_sees_who_vouches_for_the_user(guard, provider, tmp_path)
         agent.call(tool)
     assert {caller.principal for caller in seen} == {"user:alice"}
     by_token, by_word = (caller.chain.root for caller in seen)
-    assert (by_token.assurance, by_token.subject_token.issuer) == ("oidc", ISSUER)
+    assert (by_token.assurance, by_token.subject_token.iss) == ("oidc", ISSUER)
     assert by_token.subject_token.auth_time == LOGGED_IN
     assert (by_word.assurance, by_word.subject_token) == ("application", None)
 

@@ -10,8 +10,9 @@ from token_issuer import SUBJECT, fresh
 from workloads import SPIFFE_ID, Workloads, opened, refused, table
 
 from agentguard import ConfigError, Decision, Denied
-from agentguard.delegation import via_token
-from agentguard.signing import jws
+from agentguard.delegation.verified_tokens import ViaToken
+from agentguard.errors import DecodeError
+from agentguard.signing import declared, jws
 from agentguard.signing.canonical import loads_object
 
 
@@ -48,7 +49,7 @@ def test_each_kind_of_workload_token_names_its_service(guard, workloads):
     assert (said["iss"], said["sub"], said["jti"]) == (workloads.sso.issuer, "reports", "token-1")
     web = guard.delegate("user:alice", scope=["read"], via_token=tokens["service:web"])
     known = web.chain.root.via_token
-    assert (known.issuer, known.subject) == ("spiffe://acme.example", SPIFFE_ID)
+    assert (known.iss, known.sub) == ("spiffe://acme.example", SPIFFE_ID)
 
 
 def test_calls_under_the_delegation_show_the_service_to_the_policy(workloads, cluster):
@@ -132,7 +133,7 @@ def test_a_mistake_in_services_is_named(tmp_path, cluster, services):
 )
 def test_a_claim_of_another_form_is_no_via_token(change):
     good = {"iss": "https://a.example", "sub": "b", "sha256": "0" * 64, "jti": None}
-    assert via_token.parse({**good, **change}) is None
-    read = via_token.parse(good)  # the twin
-    assert read is not None
+    with pytest.raises(DecodeError):
+        declared.read(ViaToken, {**good, **change}, "a token", code="hop.malformed")
+    read = declared.read(ViaToken, good, "a token", code="hop.malformed")  # the twin
     assert read.as_json() == good

@@ -6,14 +6,14 @@ stands in docs/explanation/records.md, "Approval".
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Final, Literal, NamedTuple, get_args
+from collections.abc import Iterable
+from typing import Final, Literal
 
-from agentguard.approvals.request import ApprovalRequest, canonical_id
+from agentguard.approvals.request import ApprovalRequest
 from agentguard.errors import ApprovalError, DecodeError, EncodeError, VerificationError
 from agentguard.identity.principal import is_principal, require_principal
-from agentguard.signing import dsse
-from agentguard.signing.canonical import JSON, is_integer
+from agentguard.signing import declared, dsse
+from agentguard.signing.declared import Declared, Id
 from agentguard.signing.dsse import Envelope
 from agentguard.signing.keys import Signer
 
@@ -23,27 +23,26 @@ MAX_SKEW: Final = 60
 MAX_NOTE: Final = 1024
 """The longest note beside a verdict, in characters."""
 
+_ANSWER: Final = "a well-formed answer to a request for an approval"
+
 Verdict = Literal["approve", "reject"]
 """How an approver answers a request."""
 
 Method = Literal["ed25519", "application"]
 
-_VERDICTS: Final[Mapping[str, Verdict]] = {verdict: verdict for verdict in get_args(Verdict)}
-_METHODS: Final[Mapping[str, Method]] = {method: method for method in get_args(Method)}
 
-
-class Approval(NamedTuple):
+class Approval(Declared, frozen=True):
     """The content of one answer to a request (docs/explanation/records.md, "Approval").
 
     ``approver`` is a principal, such as ``user:bob``. With the ``method`` ``ed25519`` the approver
     has signed the answer; with ``application`` the embedding program vouches for the answer.
     ``roles`` are the approver's roles by the application's word, sorted; a signed answer has none,
     because the roster has the roles of a signer. Times are seconds since the epoch.
-    ``subject_sha256`` is the digest of the call (hex).
+    ``subject_sha256`` is the digest of the call (hex), the subject of the statement.
     """
 
-    approval_id: str
-    request_id: str
+    approval_id: Id
+    request_id: Id
     subject_sha256: str
     requirement_sha256: str
     displayed_sha256: str
@@ -54,6 +53,14 @@ class Approval(NamedTuple):
     not_before: int
     expires_at: int
     note: str
+
+    def __post_init__(self) -> None:
+        if self.roles != tuple(sorted(set(self.roles))):
+            raise ValueError("its roles are not sorted, each once")
+        if self.roles and self.method != "application":
+            raise ValueError("a signed answer has roles of its own")
+        if not is_principal(self.approver):
+            raise ValueError("its approver is no principal")
 
     def check_request(self, request: ApprovalRequest) -> None:
         """Raise ``VerificationError`` (``approval.mismatch``) unless it answers ``request``."""
@@ -96,7 +103,8 @@ def seal_answer(
     """Return the answer of the principal ``approver`` to a request, in an envelope.
 
     ``approval_id`` is 32 random hex digits. Without a ``signer`` the envelope is unsigned, and the
-    application vouches for the approver (``method: application``) and for the approver's ``roles``.
+    application vouches for the approver (``method: application``) and for the approver's ``roles``;
+    with one, leave ``roles`` out.
     The answer counts from ``at`` (seconds since the epoch) until the request expires. Raises
     ``ApprovalError`` (``principal.malformed``) for an approver that is no principal, and
     ``EncodeError`` (``approval.malformed``) for a note that is too long.
@@ -105,75 +113,29 @@ def seal_answer(
     if len(note) > MAX_NOTE:
         message = f"a note has {MAX_NOTE} characters at most"
         raise EncodeError(message, code="approval.malformed")
-    predicate: dict[str, object] = {
-        "approval_id": approval_id,
-        "request_id": request.request_id,
-        "requirement_sha256": request.requirement_sha256,
-        "displayed_sha256": request.displayed_sha256,
-        "verdict": verdict,
-        "approver": approver,
-        "method": "ed25519" if signer is not None else "application",
-        "roles": sorted(set(roles)),
-        "not_before": at,
-        "expires_at": request.expires_at,
-        "note": note,
-    }
-    payload = dsse.statement("approval", request.call_digest, "call", predicate)
+    predicate = Approval(
+        approval_id=approval_id,
+        request_id=request.request_id,
+        subject_sha256=request.call_digest,
+        requirement_sha256=request.requirement_sha256,
+        displayed_sha256=request.displayed_sha256,
+        verdict=verdict,
+        approver=approver,
+        method="ed25519" if signer is not None else "application",
+        roles=tuple(sorted(set(roles))),
+        not_before=at,
+        expires_at=request.expires_at,
+        note=note,
+    ).as_json()
+    subject = predicate.pop("subject_sha256")
+    payload = dsse.statement("approval", subject, "call", predicate)
     return dsse.seal(payload, signer) if signer is not None else dsse.unsigned(payload)
 
 
 def read_answer(envelope: Envelope) -> Approval:
     """Read an answer without verifying the signature; raises ``DecodeError``."""
     statement = dsse.parse_statement(envelope.payload, "approval")
-    match statement.predicate:
-        case {
-            "approval_id": str(approval_id),
-            "request_id": str(request_id),
-            "requirement_sha256": str(requirement_sha256),
-            "displayed_sha256": str(displayed_sha256),
-            "verdict": str(verdict),
-            "approver": str(approver),
-            "method": str(method),
-            "roles": [*roles],
-            "not_before": not_before,
-            "expires_at": expires_at,
-            "note": str(note),
-            **others,
-        } if (
-            not others
-            and verdict in _VERDICTS
-            and method in _METHODS
-            and _is_canonical(roles, method)
-            and is_principal(approver)
-            and is_integer(not_before)
-            and is_integer(expires_at)
-        ):
-            try:
-                ids = canonical_id(approval_id), canonical_id(request_id)
-            except ValueError as error:
-                raise _malformed() from error
-            return Approval(
-                *ids,
-                statement.subject_sha256,
-                requirement_sha256,
-                displayed_sha256,
-                _VERDICTS[verdict],
-                approver,
-                _METHODS[method],
-                tuple(map(str, roles)),
-                not_before,
-                expires_at,
-                note,
-            )
-    raise _malformed()
-
-
-def _is_canonical(roles: Sequence[JSON], method: str) -> bool:
-    """Return whether these are sorted texts, each one once, and none of them in a signed answer."""
-    texts = [role for role in roles if isinstance(role, str)]
-    return sorted(set(texts)) == roles and (not roles or method == "application")
-
-
-def _malformed() -> DecodeError:
-    message = "not a well-formed answer to a request for an approval"
-    return DecodeError(message, code="approval.malformed")
+    members = {**statement.predicate, "subject_sha256": statement.subject_sha256}
+    if len(members) == len(statement.predicate):
+        raise DecodeError("an answer names its subject twice", code="approval.malformed")
+    return declared.read(Approval, members, _ANSWER, code="approval.malformed")

@@ -14,8 +14,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from agentguard.call.decision import Requirement
 from agentguard.call.invocation import call_digest, commitment
-from agentguard.errors import AgentguardError, DecodeError, EncodeError, VerificationError
-from agentguard.signing import canonical
+from agentguard.errors import (
+    AgentguardError,
+    DecodeError,
+    EncodeError,
+    PolicyError,
+    VerificationError,
+)
+from agentguard.signing import canonical, declared
 from agentguard.signing.canonical import JSON, Fragment, b64_decode, b64_encode, is_integer
 
 _ID: Final = re.compile(r"[0-9a-f]{32}")
@@ -241,23 +247,15 @@ def _read_request(document: Mapping[str, Any]) -> ApprovalRequest:
 
 def read_requirement(value: JSON) -> Requirement:
     """Read the JSON form of a requirement (``Requirement.as_json``); raises ``DecodeError``."""
-    match value:
-        case {
-            "reason": str(reason),
-            "quorum": quorum,
-            "ttl": ttl,
-            "allow_self": bool(allow_self),
-            **others,
-        } if is_integer(quorum) and is_integer(ttl) and quorum > 0 and ttl > 0:
-            approvers, roles = (_people(others.get(name)) for name in ("approvers", "roles"))
-            requirement = Requirement(reason, approvers, roles, quorum, ttl, allow_self)
-            if requirement.as_json() == value:
-                return requirement
-    raise _malformed("requirement")
-
-
-def _people(value: object) -> tuple[str, ...] | None:
-    return tuple(map(str, value)) if isinstance(value, list) and value else None
+    what, code = "a well-formed requirement", "approval.malformed"
+    try:
+        requirement = declared.read(Requirement, value, what, code=code)
+    except PolicyError as error:
+        raise DecodeError(f"not {what}: {error}", code=code) from error
+    # a dataclass may have defaults, and takes members that it does not know
+    if requirement.as_json() != value or min(requirement.quorum, requirement.ttl) < 1:
+        raise DecodeError(f"not {what}", code=code)
+    return requirement
 
 
 def requirements_digest(requirements: Sequence[Requirement]) -> str:

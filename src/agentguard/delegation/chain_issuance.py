@@ -18,8 +18,7 @@ from agentguard.call.invocation import MAX_TASK_ID
 from agentguard.delegation import attenuation, grant
 from agentguard.delegation.chain import Chain
 from agentguard.delegation.grant import Grant, Hop
-from agentguard.delegation.subject_token import SubjectToken
-from agentguard.delegation.via_token import ViaToken
+from agentguard.delegation.verified_tokens import SubjectToken, ViaToken
 from agentguard.errors import AgentguardError, DelegationError, VerificationError
 from agentguard.identity.credential import Credential
 from agentguard.identity.principal import require_principal

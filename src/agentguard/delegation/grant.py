@@ -14,15 +14,14 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, Literal
 
-from agentguard.delegation import subject_token, via_token
-from agentguard.delegation.subject_token import SubjectToken
-from agentguard.delegation.via_token import ViaToken
+from agentguard.delegation.verified_tokens import SubjectToken, ViaToken
 from agentguard.errors import DecodeError, DelegationError, VerificationError
 from agentguard.identity.credential import agent_name
 from agentguard.identity.principal import is_agent_name, is_principal
 from agentguard.identity.trust import LATEST
-from agentguard.signing import canonical, jws
+from agentguard.signing import canonical, declared, jws
 from agentguard.signing.canonical import JSON, is_integer, is_sha256
+from agentguard.signing.declared import ABSENT, Absent, Declared
 from agentguard.signing.keys import PublicKey, Signer
 
 TYPE: Final = "ag-hop+jwt"
@@ -42,35 +41,39 @@ _SCOPE: Final = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]{1,256}\Z")
 # the name of a trust domain, an agent instance or an audience; a principal's name is stricter
 _NAME: Final = re.compile(r"[\x21-\x7e]{1,1024}\Z")
 _THUMBPRINT: Final = re.compile(r"[A-Za-z0-9_-]{43}\Z")
-_CLAIMS: Final = frozenset(
-    {
-        "iss",
-        "sub",
-        "client_id",
-        "cnf",
-        "scope",
-        "aud",
-        "iat",
-        "exp",
-        "jti",
-        "txn",
-        "depth",
-        "max_depth",
-        "max_calls",
-        "par",
-        "assurance",
-        "asserted_by",
-    }
-)
-
-_WITH_TOKEN: Final = _CLAIMS | {"subject_token"}
-
 Assurance = Literal["application", "oidc"]
 """Who authenticated the principal.
 
 ``application`` is the program that agentguard is part of. ``oidc`` is an outside issuer, of which
 agentguard has verified a token.
 """
+
+
+class _Confirmation(Declared, frozen=True):
+    jkt: str
+
+
+class Claims(Declared, frozen=True):
+    """The claims of a hop's JWT (records.md, Delegation)."""
+
+    iss: str
+    sub: str
+    client_id: str
+    cnf: _Confirmation
+    scope: str
+    aud: tuple[str, ...]
+    iat: int
+    exp: int
+    jti: str
+    txn: str | None
+    depth: int
+    max_depth: int
+    max_calls: int | None
+    par: str | None
+    assurance: Assurance | None
+    asserted_by: Literal["issuer"] | None
+    subject_token: SubjectToken | Absent = ABSENT
+    via_token: ViaToken | Absent = ABSENT
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,27 +110,26 @@ class Grant:
 
     def claims(self) -> dict[str, JSON]:
         """Return the claims of the hop's JWT (records.md, Delegation)."""
-        login, via = self.subject_token, self.via_token
-        return {
-            "iss": self.delegator,
-            "sub": self.principal,
-            "client_id": self.delegatee,
-            "cnf": {"jkt": self.key_id},
-            "scope": " ".join(self.scope),
-            "aud": list(self.audience),
-            "iat": self.issued_at,
-            "exp": self.expires_at,
-            "jti": self.jti,
-            "txn": self.task_id,
-            "depth": self.depth,
-            "max_depth": self.max_depth,
-            "max_calls": self.max_calls,
-            "par": self.parent,
-            "assurance": self.assurance,
-            "asserted_by": "issuer" if self.is_asserted else None,
-            **({} if login is None else {"subject_token": login.as_json()}),
-            **({} if via is None else {"via_token": via.as_json()}),
-        }
+        return Claims(
+            iss=self.delegator,
+            sub=self.principal,
+            client_id=self.delegatee,
+            cnf=_Confirmation(jkt=self.key_id),
+            scope=" ".join(self.scope),
+            aud=self.audience,
+            iat=self.issued_at,
+            exp=self.expires_at,
+            jti=self.jti,
+            txn=self.task_id,
+            depth=self.depth,
+            max_depth=self.max_depth,
+            max_calls=self.max_calls,
+            par=self.parent,
+            assurance=self.assurance,
+            asserted_by="issuer" if self.is_asserted else None,
+            subject_token=self.subject_token or ABSENT,
+            via_token=self.via_token or ABSENT,
+        ).as_json()
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,58 +231,29 @@ def _kept_grant(payload: bytes) -> Grant:
 
 
 def _parse(claims: Mapping[str, JSON]) -> Grant:
-    match claims:
-        case {
-            "iss": str(delegator),
-            "sub": str(subject),
-            "client_id": str(delegatee),
-            "cnf": {"jkt": str(thumbprint), **further},
-            "scope": str(scope),
-            "aud": [*audience],
-            "iat": issued_at,
-            "exp": expires_at,
-            "jti": str(jti),
-            "txn": str() | None as task_id,
-            "depth": depth,
-            "max_depth": max_depth,
-            "max_calls": max_calls,
-            "par": str() | None as parent,
-            "assurance": None | "application" | "oidc" as assurance,
-            "asserted_by": None | "issuer" as asserted_by,
-        } if (
-            claims.keys() - {"via_token"} == (_WITH_TOKEN if assurance == "oidc" else _CLAIMS)
-            and not further
-            and is_integer(issued_at)
-            and is_integer(expires_at)
-            and is_integer(depth)
-            and is_integer(max_depth)
-            and (max_calls is None or is_integer(max_calls))
-        ):
-            grant = Grant(
-                delegator=delegator,
-                principal=subject,
-                delegatee=delegatee,
-                key_id=thumbprint,
-                scope=_parse_scope(scope),
-                audience=_parse_audience(audience),
-                issued_at=issued_at,
-                expires_at=expires_at,
-                jti=jti,
-                task_id=task_id,
-                depth=depth,
-                max_depth=max_depth,
-                max_calls=max_calls,
-                parent=parent,
-                assurance=assurance,
-                is_asserted=asserted_by is not None,
-                subject_token=subject_token.parse(claims.get("subject_token")),
-                via_token=via_token.parse(claims.get("via_token")),
-            )
-            _check(grant)
-            if "via_token" in claims and not _is_via_token_sound(grant):
-                raise _malformed("its via_token says no token of a service that came first")
-            return grant
-    raise _malformed("its claims are not those of a hop grant, or not of their types")
+    said = declared.read(Claims, claims, "a hop grant", code="hop.malformed")
+    grant = Grant(
+        delegator=said.iss,
+        principal=said.sub,
+        delegatee=said.client_id,
+        key_id=said.cnf.jkt,
+        scope=_parse_scope(said.scope),
+        audience=_parse_audience(said.aud),
+        issued_at=said.iat,
+        expires_at=said.exp,
+        jti=said.jti,
+        task_id=said.txn,
+        depth=said.depth,
+        max_depth=said.max_depth,
+        max_calls=said.max_calls,
+        parent=said.par,
+        assurance=said.assurance,
+        is_asserted=said.asserted_by is not None,
+        subject_token=said.subject_token or None,
+        via_token=said.via_token or None,
+    )
+    _check(grant)
+    return grant
 
 
 def _check(grant: Grant) -> None:
@@ -289,6 +262,10 @@ def _check(grant: Grant) -> None:
         raise _malformed("its sub is no name of a principal, as in user:alice")
     if not _is_party(grant.delegator) or not _is_party(grant.delegatee):
         raise _malformed("its iss or client_id is no principal, agent or trust domain")
+    if grant.via_token is not None and not (
+        grant.assurance is not None and grant.is_asserted and is_principal(grant.delegatee)
+    ):
+        raise _malformed("its via_token says no token of a service that came first")
     if (grant.assurance == "oidc") is (grant.subject_token is None):
         raise _malformed("its subject_token does not say which token of the principal was verified")
     if not jws.is_jti(grant.jti) or not _THUMBPRINT.match(grant.key_id):
@@ -303,12 +280,6 @@ def _check(grant: Grant) -> None:
         )
     if grant.max_calls is not None and not is_call_count(grant.max_calls):
         raise _malformed("its max_calls is no number of calls")
-
-
-def _is_via_token_sound(grant: Grant) -> bool:
-    """Whether a hop may have its ``via_token``: a first hop, whose delegatee is a service."""
-    is_first = grant.assurance is not None and grant.is_asserted
-    return grant.via_token is not None and is_first and is_principal(grant.delegatee)
 
 
 def _is_party(name: str) -> bool:
@@ -326,9 +297,8 @@ def _parse_scope(text: str) -> tuple[str, ...]:
     return tokens
 
 
-def _parse_audience(items: list[JSON]) -> tuple[str, ...]:
-    names = tuple(item for item in items if isinstance(item, str) and is_audience(item))
-    if len(names) != len(items) or not names or names != tuple(sorted(set(names))):
+def _parse_audience(names: tuple[str, ...]) -> tuple[str, ...]:
+    if not names or not all(map(is_audience, names)) or names != tuple(sorted(set(names))):
         raise _malformed("its aud is not a sorted list of names")
     return names
 

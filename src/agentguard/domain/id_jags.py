@@ -12,7 +12,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
-from agentguard.delegation.subject_token import ID_JAG
+from msgspec import structs
+
+from agentguard.delegation.verified_tokens import ID_JAG
 from agentguard.domain.config import Config
 from agentguard.domain.key_sources import KeySources
 from agentguard.domain.users import User, UserTokens
@@ -108,12 +110,12 @@ class IdJags:
         return IdJag(
             replace(
                 user,
-                token=user.token._replace(kind=ID_JAG),
+                token=structs.replace(user.token, kind=ID_JAG),
                 limit=_scope(claims["scope"]) if "scope" in claims else None,
             ),
             _required(verified, "client_id"),
             _resource(claims["resource"]) if "resource" in claims else None,
-            user.token.issuer,
+            user.token.iss,
             _required(verified, "jti"),
             math.ceil(verified.expires_at),
         )

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from hashlib import sha256
 
-from agentguard.delegation.subject_token import SubjectToken, is_sound
+from agentguard.delegation import verified_tokens
+from agentguard.delegation.verified_tokens import SubjectToken
 from agentguard.domain.config import Config
 from agentguard.domain.config.agents import PrincipalConfig
 from agentguard.domain.config.issuers import IssuerConfig, UsersConfig
@@ -22,6 +23,7 @@ from agentguard.identity.login import LogIn
 from agentguard.identity.principal import is_principal, shown
 from agentguard.issuers.keys import KeySource
 from agentguard.issuers.trusted import Issuers, TrustedIssuer
+from agentguard.signing import declared
 from agentguard.signing.canonical import JSON
 
 _OF_ID_TOKENS = ("nonce", "at_hash", "c_hash")
@@ -114,7 +116,7 @@ class UserTokens:
         if users.longest is None:
             ends_at = min(ends_at, longest)
         at = issued_at if known.auth_time is None else min(known.auth_time, issued_at)
-        log_in = LogIn(known.issuer, known.subject, known.session, at, "provider")
+        log_in = LogIn(known.iss, known.sub, known.sid, at, "provider")
         return User(principal, known, ends_at, rights, log_in)
 
     def _require_own(self, principal: str, users: UsersConfig) -> None:
@@ -234,20 +236,17 @@ def _known(token: str, verified: VerifiedJwt, rights: PrincipalConfig | None) ->
     """Return what the first hop says of the token; raises ``DecodeError`` (``jwt.malformed``)."""
     claims = verified.claims
     has_time = "auth_time" in claims
-    known = SubjectToken(
-        issuer=str(claims.get("iss")),
-        subject=str(claims.get("sub")),
-        sha256=sha256(token.encode("ascii")).hexdigest(),
-        token_id=jwt.read_string(claims, "jti"),
-        session=jwt.read_string(claims, "sid"),
-        auth_time=int(jwt.read_time(claims, "auth_time")) if has_time else None,
-        acr=jwt.read_string(claims, "acr"),
-        roles=() if rights is None else rights.roles,
-    )
-    if not is_sound(known):
-        message = "iss, sub, jti, sid and acr of a token are printable ASCII, 1,024 characters each"
-        raise DecodeError(message, code="jwt.malformed")
-    return known
+    members = {
+        "iss": claims.get("iss"),
+        "sub": claims.get("sub"),
+        "sha256": sha256(token.encode("ascii")).hexdigest(),
+        "jti": jwt.read_string(claims, "jti"),
+        "sid": jwt.read_string(claims, "sid"),
+        "auth_time": int(jwt.read_time(claims, "auth_time")) if has_time else None,
+        "acr": jwt.read_string(claims, "acr"),
+        "roles": [] if rights is None else rights.roles,
+    }
+    return declared.read(SubjectToken, members, verified_tokens.SHOWN, code="jwt.malformed")
 
 
 def _issued_at(claims: Mapping[str, JSON]) -> int:

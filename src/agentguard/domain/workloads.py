@@ -10,13 +10,15 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Final
 
-from agentguard.delegation.via_token import ViaToken, is_sound
+from agentguard.delegation import verified_tokens
+from agentguard.delegation.verified_tokens import ViaToken
 from agentguard.domain.config import Config
 from agentguard.domain.key_sources import KeySources
-from agentguard.errors import DecodeError, VerificationError
+from agentguard.errors import VerificationError
 from agentguard.identity import jwt
 from agentguard.identity.jwt import VerifiedJwt
 from agentguard.issuers.trusted import Issuers, TrustedIssuer
+from agentguard.signing import declared
 
 _OF_A_LOGIN: Final = ("amr", "at_hash", "auth_time", "c_hash", "nonce", "session_state", "sid")
 """Claims that tell of a person's log-in (OpenID Connect Core, 2; Front-Channel Logout, 3)."""
@@ -84,13 +86,10 @@ def _known(token: str, verified: VerifiedJwt) -> ViaToken:
     """Return what the first hop says of the token."""
     claims, subject = verified.claims, verified.subject
     issuer = jwt.read_string(claims, "iss")
-    known = ViaToken(
-        issuer="/".join(subject.split("/")[:3]) if issuer is None else issuer,
-        subject=subject,
-        sha256=sha256(token.encode("ascii")).hexdigest(),
-        token_id=jwt.read_string(claims, "jti"),
-    )
-    if not is_sound(known):
-        message = "iss, subject and jti of a token are printable ASCII, 1,024 characters each"
-        raise DecodeError(message, code="jwt.malformed")
-    return known
+    members = {
+        "iss": "/".join(subject.split("/")[:3]) if issuer is None else issuer,
+        "sub": subject,
+        "sha256": sha256(token.encode("ascii")).hexdigest(),
+        "jti": jwt.read_string(claims, "jti"),
+    }
+    return declared.read(ViaToken, members, verified_tokens.SHOWN, code="jwt.malformed")

@@ -153,7 +153,7 @@ class Delegations:
         """
         self._settings.require_assurance(chain.principal, chain.root.assurance)
         login = chain.root.subject_token
-        if login is not None and (login.roles or self._gives_roles(login.issuer)):
+        if login is not None and (login.roles or self._gives_roles(login.iss)):
             return login.roles
         return self._runtime.directory.roles(chain.principal)
 

@@ -42,12 +42,12 @@ def delegation_description(chain: Chain, roles: Sequence[str]) -> Fragment:
     login = chain.root.subject_token
     if login is not None:
         members["subject_token"] = {
-            "iss": login.issuer,
-            "sub": login.subject,
+            "iss": login.iss,
+            "sub": login.sub,
             "auth_time": login.auth_time,
             "acr": login.acr,
         }
     service = chain.root.via_token
     if service is not None:
-        members["via_token"] = {"iss": service.issuer, "sub": service.subject}
+        members["via_token"] = {"iss": service.iss, "sub": service.sub}
     return Fragment(canonical.dumps(members))

@@ -35,7 +35,7 @@ def shows_tokens_of(first: Grant, shown: Mapping[str, object]) -> bool:
     they may have ended since, and the delegation ends by itself (ADR 0057).
     """
     known = first.subject_token
-    if known is None or known.kind is not None:  # an ID-JAG is for the agent that it names
+    if known is None or known.is_id_jag:  # an ID-JAG is for the agent that it names
         return False
     via = first.via_token
     return _is_hash_of(shown.get("subject_token"), known.sha256) and (

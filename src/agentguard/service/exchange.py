@@ -234,7 +234,7 @@ def _require_type(parts: ServiceParts, chain: Chain, subject_type: str) -> None:
         for issuer in parts.settings.issuers.values()
         if issuer.users is not None
     }
-    if token is None or (expected is not None and kinds.get(token.issuer) != expected):
+    if token is None or (expected is not None and kinds.get(token.iss) != expected):
         raise invalid_request("the subject_token is of another type than subject_token_type says")
 
 

@@ -68,7 +68,7 @@ class Recorder:
 
     def answered(self, request: ApprovalRequest, answers: Sequence[Approval]) -> None:
         """Record the answers."""
-        self._report("answered", self._text(request), [one._asdict() for one in answers])
+        self._report("answered", self._text(request), [one.as_json() for one in answers])
 
     def _text(self, request: ApprovalRequest) -> str | None:
         """Return a request for a report, None for that of the report before."""

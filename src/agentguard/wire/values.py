@@ -26,6 +26,7 @@ from agentguard.call.tool import FactsFunction, ToolSpec
 from agentguard.domain.config.agents import AgentConfig
 from agentguard.errors import AgentguardError, DecodeError
 from agentguard.identity.credential import AgentProfile
+from agentguard.signing import declared
 from agentguard.signing.canonical import b64_decode, b64_encode
 
 T = TypeVar("T")
@@ -235,7 +236,7 @@ def read_head(value: Any) -> Checkpoint:
 
 def status(value: RequestStatus) -> dict[str, Any]:
     """Return the status of a request as JSON."""
-    return {**asdict(value), "answers": [one._asdict() for one in value.answers]}
+    return {**asdict(value), "answers": [one.as_json() for one in value.answers]}
 
 
 def read_status(value: Any) -> RequestStatus:
@@ -261,8 +262,8 @@ def read_past_request(value: Any) -> PastRequest:
 
 
 def read_approval(value: Any) -> Approval:
-    """Read an answer of a person, as ``Approval._asdict`` has it."""
-    return reads("answer", lambda: Approval(**{**value, "roles": tuple(value["roles"])}))
+    """Read an answer of a person."""
+    return declared.read(Approval, value, "an answer", code="frame.malformed")
 
 
 def proof(value: RequestProof) -> dict[str, Any]:

@@ -113,8 +113,8 @@ def voucher(first: Grant) -> str:
     if login is None:
         return "the application"
     time_of_login = "" if login.auth_time is None else f", log-in at {moment(login.auth_time)}"
-    kind = "token" if login.kind is None else "ID-JAG"
-    return f"{login.issuer} ({kind} {login.token_id or login.sha256[:16]}{time_of_login})"
+    kind = "ID-JAG" if login.is_id_jag else "token"
+    return f"{login.iss} ({kind} {login.jti or login.sha256[:16]}{time_of_login})"
 
 
 def service(first: Grant) -> str:
@@ -122,8 +122,8 @@ def service(first: Grant) -> str:
     token = first.via_token
     if token is None:
         return f"{first.delegatee}, vouched for by the application"
-    which = token.token_id or token.sha256[:16]
-    return f"{first.delegatee}, vouched for by {token.issuer} (token {which} of {token.subject})"
+    which = token.jti or token.sha256[:16]
+    return f"{first.delegatee}, vouched for by {token.iss} (token {which} of {token.sub})"
 
 
 def hop_text(grant: Grant, parent: Grant | None) -> str:
