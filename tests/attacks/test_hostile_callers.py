@@ -2,7 +2,7 @@
 
 Each is refused with a code, soon, and the good token of the same verifier counts before and after.
 The verifiers are those of proofs (HTTP, MCP, DPoP), of users, log-outs and programs, and
-``verify_request`` with each header that it reads. Chains, hops and credentials that are signed are
+``Receiver.verify`` with each header that it reads. Chains, hops and credentials that are signed are
 in ``test_hostile_tokens.py``.
 """
 
@@ -82,7 +82,7 @@ def request_door(world) -> Door:
     )
     of_header, claims = decoded(good)
     return Door(
-        lambda token: bound_request.verify(token, request, at=world.now, **given),
+        lambda token: request.verify(token, at=world.now, **given),
         lambda header, payload: signed_by(member.signer, header, payload),
         of_header,
         claims,
@@ -98,7 +98,7 @@ def call_door(world) -> Door:
     made = {"invocation_sha256": "0" * 64, "now": world.now, "jti": "j" * 22}
     parsed = jws.parse(call_proof.mint(call, member.signer, **given, **made))
     return Door(
-        lambda token: call_proof.verify(token, call, at=world.now, **given),
+        lambda token: call.verify(token, at=world.now, **given),
         lambda header, payload: signed_by(member.signer, header, payload),
         {**parsed.header},
         {**parsed.claims()},

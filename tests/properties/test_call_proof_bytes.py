@@ -37,7 +37,7 @@ def proved(tmp_path_factory):
         scene.clock = lambda: at
         receiver = scene.new_receiver()
         forgetful: Any = Forgetful()
-        receiver._store = forgetful
+        receiver._known = receiver._known._replace(used=forgetful, chains=forgetful)
         check(receiver, params)
         yield receiver, params
 

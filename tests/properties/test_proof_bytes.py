@@ -27,7 +27,7 @@ def proved(tmp_path_factory):
     scene.clock = lambda: at
     receiver = scene.new_receiver()
     forgetful: Any = Forgetful()
-    receiver._store = forgetful
+    receiver._known = receiver._known._replace(used=forgetful, chains=forgetful)
     with scene.guard:
         assert check(receiver, sent).principal == "user:alice"
         yield receiver, sent

@@ -17,7 +17,7 @@ from agentguard.adapters import run_store
 from agentguard.audit.kinds import parse_entry
 from agentguard.audit.kinds.calls import CallEntry
 from agentguard.audit.kinds.identities import LogOutEntry
-from agentguard.audit.kinds.receiver import ReceivedRequest, RefusedRequest
+from agentguard.audit.kinds.receiver import KnownRequest, ReceivedRequest
 from agentguard.call.invocation import timestamp
 from agentguard.call.releases import RequestRecord
 from agentguard.domain import administration, adoption, domain, handover, rotation
@@ -157,12 +157,9 @@ def _receive(guard: Guard) -> None:
     """Put requests on record as a tool's server does that has the state as its own."""
     log, request = ReceiverLog(guard), RequestRecord("POST", SERVER, None, "0" * 64)
     caller = "spiffe://acme.example/agent/worker/x", "user:erin"
-    server, token, digest = (SERVER, SERVER), ("token", "1" * 64), "2" * 64
-    accepted = ReceivedRequest(
-        request, *server, "proof", digest, "key", "request", "3" * 64, *token, *caller
-    )
-    log.received(accepted)
-    log.refused(RefusedRequest("proof.used", request, *server, digest, *token, *caller))
+    known = KnownRequest(request, SERVER, SERVER, "2" * 64, "token", "1" * 64, *caller)
+    log.received(ReceivedRequest(known, "proof", "key", "request", "3" * 64))
+    log.refused("proof.used", known)
 
 
 def _die(call: Call, scene: Scene) -> None:

@@ -39,10 +39,10 @@ from agentguard.audit.kinds.identities import (
     SurrenderEntry,
 )
 from agentguard.audit.kinds.receiver import (
+    KnownRequest,
     ReceivedEntry,
     ReceivedRequest,
     RefusedEntry,
-    RefusedRequest,
 )
 from agentguard.audit.kinds.requests import RequestEndEntry, RequestEntry
 from agentguard.audit.kinds.running import ProofEntry, ReceiptEntry, SecretEntry
@@ -83,7 +83,7 @@ SUBJECT = ReleaseSubject("1" * 32, "0" * 64, 1, 7, AGENT, "note", None, frozense
 REQUEST = RequestRecord("POST", "https://a.example/pay", "1" * 64, "2" * 64)
 SERVER = ("https://a.example", "https://a.example")
 TOKEN = ("the-token", "4" * 64)
-CALLER = (AGENT, "user:alice")
+KNOWN = KnownRequest(REQUEST, *SERVER, "3" * 64, *TOKEN, AGENT, "user:alice")
 
 
 @pytest.fixture
@@ -168,14 +168,13 @@ def built(signer):
         ),
         "receipt": ReceiptEntry.new("3" * 64, receipt, "key", SUBJECT, at=AT),
         "received": ReceivedEntry.new(
-            ReceivedRequest(
-                REQUEST, *SERVER, "the-proof", "3" * 64, "key", "request", "0" * 64, *TOKEN, *CALLER
-            ),
+            ReceivedRequest(KNOWN, "the-proof", "key", "request", "0" * 64),
             unrecorded=0,
             at=AT,
         ),
         "refused": RefusedEntry.new(
-            RefusedRequest("proof.used", REQUEST, *SERVER, "3" * 64, *TOKEN, *CALLER),
+            "proof.used",
+            KNOWN,
             unrecorded=2,
             at=AT,
         ),

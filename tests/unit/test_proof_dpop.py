@@ -23,12 +23,13 @@ P256, ED25519 = ec.generate_private_key(ec.SECP256R1()), ed25519.Ed25519PrivateK
 
 
 def jwk_of(key: Any) -> dict[str, Any]:
+    """Return the key as a JWK. No access token is bound to a key on P-256."""
     algorithm = jwt.algorithms.ECAlgorithm if key is P256 else jwt.algorithms.OKPAlgorithm
     jwk: dict[str, Any] = json.loads(algorithm.to_jwk(key.public_key()))
     return jwk
 
 
-def proof(key: Any = P256, *, header: dict[str, Any] | None = None, **claims: Any) -> str:
+def proof(key: Any = ED25519, *, header: dict[str, Any] | None = None, **claims: Any) -> str:
     """Return a proof with these members of the header and claims; None takes one away."""
     made = {
         "jti": os.urandom(16).hex(),
@@ -53,20 +54,15 @@ def refused(token: str) -> str:
     return caught.value.code
 
 
-@pytest.mark.parametrize("key", [P256, ED25519])
-def test_a_proof_is_verified_under_its_own_key(key):
-    found = verified(proof(key, extra="ignored"))
+def test_a_proof_is_verified_under_its_own_key():
+    found = verified(proof(extra="ignored"))
     assert found.expires_at == NOW + dpop.WINDOW
-    if key is ED25519:
-        assert found.thumbprint == PublicKey(key.public_key().public_bytes_raw()).thumbprint
-    else:
-        assert len(found.thumbprint) == 43
+    assert found.thumbprint == PublicKey(ED25519.public_key().public_bytes_raw()).thumbprint
 
 
-@pytest.mark.parametrize("key", [P256, ED25519])
-def test_a_tampered_proof_is_refused(key):
-    head, body, signature = proof(key).split(".")
-    _head, other, _signature = proof(key).split(".")
+def test_a_tampered_proof_is_refused():
+    head, body, signature = proof().split(".")
+    _head, other, _signature = proof().split(".")
     assert refused(f"{head}.{other}.{signature}") == "signature.invalid"
     assert refused(f"{head}.{body}.{'A' * len(signature)}") == "signature.invalid"
     assert refused(f"{head}.{body}.AAAA") in ("proof.malformed", "signature.invalid")
@@ -82,13 +78,12 @@ def test_a_tampered_proof_is_refused(key):
         {"typ": "at+jwt"},
         {"jwk": None},
         {"jwk": {}},
-        {"jwk": jwk_of(ED25519)},
-        {"jwk": {**jwk_of(P256), "d": "AAAA"}},
-        {"jwk": {**jwk_of(P256), "crv": "P-384"}},
-        {"jwk": {**jwk_of(P256), "x": "AAAA"}},
-        {"jwk": {**jwk_of(P256), "x": jwk_of(P256)["y"]}},
-        {"jwk": {**jwk_of(P256), "x": 5}},
-        {"jwk": {**jwk_of(P256), "alg": "ES384"}},
+        {"jwk": jwk_of(P256)},
+        {"jwk": {**jwk_of(ED25519), "d": "AAAA"}},
+        {"jwk": {**jwk_of(ED25519), "crv": "Ed448"}},
+        {"jwk": {**jwk_of(ED25519), "x": "AAAA"}},
+        {"jwk": {**jwk_of(ED25519), "x": 5}},
+        {"jwk": {**jwk_of(ED25519), "alg": "ES256"}},
         {"crit": ["exp"]},
         {"jku": "https://evil.example"},
         {"kid": "x"},
@@ -101,7 +96,8 @@ def test_a_proof_with_another_header_is_refused(header):
 
 def test_another_algorithm_is_refused():
     claims = {"jti": "j" * 22, "htm": "POST", "htu": TARGET.uri, "iat": NOW, "ath": "x"}
-    headers = {"typ": "dpop+jwt", "jwk": jwk_of(P256)}
+    assert refused(proof(P256)) == "proof.malformed"
+    headers = {"typ": "dpop+jwt", "jwk": jwk_of(ED25519)}
     key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
     assert refused(jwt.encode(claims, key, "RS256", headers)) == "proof.malformed"
     assert refused(jwt.encode(claims, "s" * 32, "HS256", headers)) == "proof.malformed"

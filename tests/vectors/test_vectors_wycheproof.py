@@ -12,7 +12,6 @@ import pytest
 from agentguard.errors import AgentguardError, VerificationError
 from agentguard.identity import jwa
 from agentguard.identity.jwks import KeySet, parse_jwks
-from agentguard.proof import dpop
 from agentguard.signing import jws
 from agentguard.signing.canonical import b64url_decode, loads_object
 from agentguard.signing.keys import Ed25519Signer, PublicKey
@@ -41,34 +40,6 @@ def test_ed25519_151_of_151(vectors: Path) -> None:
 
     assert results.total() == 151
     assert min(results["valid"], results["invalid"]) > 0
-
-
-def test_es256_of_dpop_54_of_54(vectors: Path) -> None:
-    results: Counter[str] = Counter()
-    for name in ("wycheproof_json_web_signature_test", "wycheproof_json_web_crypto_test"):
-        for group in groups(vectors, name):
-            public = group.get("public", {})
-            if public.get("alg") != "ES256":
-                continue
-            jwk = {member: public[member] for member in ("kty", "crv", "x", "y")}
-            for case in group["tests"]:
-                result = verify_es256(case["jws"], jwk)
-                assert result == case["result"], (name, case["tcId"], case["comment"])
-                results[result] += 1
-    assert results.total() == 54
-    assert min(results["valid"], results["invalid"]) > 0
-
-
-def verify_es256(token: Any, jwk: dict[str, Any]) -> str:
-    """Verify a token as a DPoP proof is verified, but for the members of the header."""
-    try:
-        head, payload, signature = token.split(".")
-        algorithm = loads_object(b64url_decode(head)).get("alg")
-        _thumbprint, verify = dpop._key({"alg": algorithm, "jwk": jwk})
-        verify(b64url_decode(signature), f"{head}.{payload}".encode())
-    except (AgentguardError, AttributeError, ValueError):
-        return "invalid"
-    return "valid"
 
 
 @pytest.mark.parametrize(

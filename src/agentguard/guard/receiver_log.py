@@ -14,10 +14,10 @@ from typing import Final
 
 from agentguard.audit.entry import Record
 from agentguard.audit.kinds.receiver import (
+    KnownRequest,
     ReceivedEntry,
     ReceivedRequest,
     RefusedEntry,
-    RefusedRequest,
 )
 from agentguard.call.invocation import timestamp
 from agentguard.errors import AgentguardError, ConfigError, ProofError
@@ -63,16 +63,18 @@ class ReceiverLog:
             lambda at, unrecorded: ReceivedEntry.new(request, unrecorded=unrecorded, at=at)
         )
 
-    def refused(self, request: RefusedRequest | None) -> None:
+    def refused(self, code: str, request: KnownRequest | None) -> None:
         """Put a refused request durably on record where there is room, and count it elsewhere.
 
-        None stands for a request of nobody who is known. Raises ``ProofError``
-        (``proof.unrecorded``).
+        ``code`` is the reason code. None stands for a request of nobody who is known. Raises
+        ``ProofError`` (``proof.unrecorded``).
         """
         if request is None or not self._has_room():
             self._count(1)
             return
-        self._append(lambda at, unrecorded: RefusedEntry.new(request, unrecorded=unrecorded, at=at))
+        self._append(
+            lambda at, unrecorded: RefusedEntry.new(code, request, unrecorded=unrecorded, at=at)
+        )
 
     def _has_room(self) -> bool:
         """Whether another refused request may have an entry now; take the room."""

@@ -3,9 +3,9 @@
 ``verification.py`` verifies a request, ``receiver.py`` has what a server knows beforehand, and
 ``asgi.py`` and ``fastapi.py`` put both into an application. ``presentation.py`` gets a proof from
 the guard inside a running call, and ``httpx.py`` and ``requests.py`` send the proof with requests.
-``dpop.py``, ``target.py``, ``bound_request.py`` and ``headers.py`` have the formats.
-``call_proof.py``, ``call_verification.py`` and ``call_receiver.py`` do the same for requests of the
-Model Context Protocol, which ``agentguard_mcp`` sends and receives.
+``dpop.py``, ``target.py``, ``bound_request.py`` and ``headers.py`` have the formats, and
+``call_proof.py`` that of requests of the Model Context Protocol, which ``agentguard_mcp`` sends and
+receives.
 The names here are imported when they are first used.
 """
 
@@ -18,23 +18,15 @@ from agentguard.errors import ProofError
 
 if TYPE_CHECKING:
     from agentguard.proof.asgi import CallerMiddleware
-    from agentguard.proof.call_receiver import CallReceiver
-    from agentguard.proof.call_verification import verify_call
     from agentguard.proof.presentation import proof_headers, prove_call, prove_request
-    from agentguard.proof.receiver import Receiver
-    from agentguard.proof.verification import (
-        HttpRequest,
-        RequestCaller,
-        UnknownChainError,
-        verify_request,
-    )
+    from agentguard.proof.receiver import CallReceiver, Receiver
+    from agentguard.proof.verification import RequestCaller, UnknownChainError
     from agentguard.storage.proof_store import ProofStore
     from agentguard.storage.published_revocations import PublishedRevocations
 
 __all__ = [
     "CallReceiver",
     "CallerMiddleware",
-    "HttpRequest",
     "ProofError",
     "ProofStore",
     "PublishedRevocations",
@@ -44,14 +36,11 @@ __all__ = [
     "proof_headers",
     "prove_call",
     "prove_request",
-    "verify_call",
-    "verify_request",
 ]
 
 _HOMES = {
-    "CallReceiver": "agentguard.proof.call_receiver",
+    "CallReceiver": "agentguard.proof.receiver",
     "CallerMiddleware": "agentguard.proof.asgi",
-    "HttpRequest": "agentguard.proof.verification",
     "ProofStore": "agentguard.storage.proof_store",
     "PublishedRevocations": "agentguard.storage.published_revocations",
     "Receiver": "agentguard.proof.receiver",
@@ -60,8 +49,6 @@ _HOMES = {
     "proof_headers": "agentguard.proof.presentation",
     "prove_call": "agentguard.proof.presentation",
     "prove_request": "agentguard.proof.presentation",
-    "verify_call": "agentguard.proof.call_verification",
-    "verify_request": "agentguard.proof.verification",
 }
 """In which module each name stands that is imported at its first use."""
 

@@ -25,6 +25,19 @@ _CLAIMS: Final = frozenset({"jti", "htm", "htu", "iat", "ath", CLAIM})
 _METHOD: Final = re.compile(r"[A-Z]{1,32}")
 
 
+class VerifiedProof(NamedTuple):
+    """A verified proof of any form. ``expires_at`` is in seconds since the epoch.
+
+    ``thumbprint`` is that of the key (RFC 7638). ``invocation_sha256`` (hex) is the digest of the
+    authorised call, None with a proof that names no call.
+    """
+
+    jti: str
+    thumbprint: str
+    expires_at: int
+    invocation_sha256: str | None
+
+
 class BoundRequest(NamedTuple):
     """A request: the method (RFC 9110, in capitals), the URL, and the SHA-256 (hex) of the body."""
 
@@ -67,18 +80,36 @@ class BoundRequest(NamedTuple):
             "wth": dpop.token_hash(credential),
         }
 
+    def verify(
+        self, token: str, *, credential: str | None, access_token: str, at: int
+    ) -> VerifiedProof:
+        """Verify a proof of this request as of ``at`` (seconds since the epoch).
 
-class VerifiedProof(NamedTuple):
-    """A verified proof of any form. ``expires_at`` is in seconds since the epoch.
-
-    ``thumbprint`` is that of the key (RFC 7638). ``invocation_sha256`` (hex) is the digest of the
-    authorised call, None with a proof that names no call.
-    """
-
-    jti: str
-    thumbprint: str
-    expires_at: int
-    invocation_sha256: str | None
+        ``credential`` is the verified Workload Identity Token in the request, and the proof is
+        bound to the whole request then. It is None for a request without one: the proof names no
+        call then, and one that does is refused, so that nobody makes less of it. ``access_token``
+        is the token in the request. Raises as ``dpop.verify`` does, and ``ProofError``:
+        ``proof.malformed``, ``proof.token`` for a proof of another credential, ``proof.request``
+        for one of another request.
+        """
+        proof = dpop.verify(token, self.method, self.target, access_token=access_token, at=at)
+        verified = VerifiedProof(proof.jti, proof.thumbprint, proof.expires_at, None)
+        if credential is None:
+            if CLAIM in proof.claims:
+                raise _malformed("it is bound to a credential, which the request does not have")
+            return verified
+        bound = proof.claims.get(CLAIM)
+        if proof.claims.keys() != _CLAIMS or not isinstance(bound, dict):
+            raise _malformed("its claims are not those of a proof that is bound to a request")
+        invocation = bound.get("invocation_sha256")
+        if not is_sha256(invocation):
+            raise _malformed("it names no digest of a call")
+        expected = self.claim(invocation, credential)
+        if bound.get("wth") != expected["wth"]:
+            raise ProofError("the proof is for another credential", code="proof.token")
+        if bound != expected:
+            raise ProofError("the proof is for another query or body", code="proof.request")
+        return verified._replace(invocation_sha256=invocation)
 
 
 def mint(
@@ -110,37 +141,6 @@ def mint(
         message = f"the URL is too long: its proof has more than {dpop.MAX_PROOF} characters"
         raise ProofError(message, code="proof.malformed")
     return token
-
-
-def verify(
-    token: str, request: BoundRequest, *, credential: str | None, access_token: str, at: int
-) -> VerifiedProof:
-    """Verify a proof for ``request`` as of ``at`` (seconds since the epoch).
-
-    ``credential`` is the verified Workload Identity Token in the request, and the proof is bound to
-    the whole request then. It is None for a request without one: the proof names no call then, and
-    one that does is refused, so that nobody makes less of it. ``access_token`` is the token in the
-    request. Raises as ``dpop.verify`` does, and ``ProofError``: ``proof.malformed``,
-    ``proof.token`` for a proof of another credential, ``proof.request`` for one of another request.
-    """
-    proof = dpop.verify(token, request.method, request.target, access_token=access_token, at=at)
-    verified = VerifiedProof(proof.jti, proof.thumbprint, proof.expires_at, None)
-    if credential is None:
-        if CLAIM in proof.claims:
-            raise _malformed("it is bound to a credential, which the request does not have")
-        return verified
-    bound = proof.claims.get(CLAIM)
-    if proof.claims.keys() != _CLAIMS or not isinstance(bound, dict):
-        raise _malformed("its claims are not those of a proof that is bound to a request")
-    invocation = bound.get("invocation_sha256")
-    if not is_sha256(invocation):
-        raise _malformed("it names no digest of a call")
-    expected = request.claim(invocation, credential)
-    if bound.get("wth") != expected["wth"]:
-        raise ProofError("the proof is for another credential", code="proof.token")
-    if bound != expected:
-        raise ProofError("the proof is for another query or body", code="proof.request")
-    return verified._replace(invocation_sha256=invocation)
 
 
 def _malformed(problem: str) -> ProofError:

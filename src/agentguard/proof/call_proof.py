@@ -90,6 +90,42 @@ class BoundCall(NamedTuple):
         """What a log says of the request: the name of the server is in the place of a URL."""
         return RequestRecord(self.method, self.audience, None, self.params_sha256)
 
+    def verify(
+        self, token: str, *, credential: str | None, access_token: str, at: int
+    ) -> VerifiedProof:
+        """Verify a proof of this request as of ``at`` (seconds since the epoch).
+
+        ``credential`` is a verified Workload Identity Token, and ``access_token`` the token in the
+        request. Raises as ``jws.verify`` does, and ``ProofError``: ``proof.malformed``,
+        ``proof.audience`` for another server, ``proof.expired`` for a time outside of
+        ``dpop.WINDOW``, ``proof.token`` for a proof of another token, ``proof.request`` for one of
+        another method or of other parameters.
+        """
+        assert credential is not None  # noqa: S101  ``read`` refuses a request without one
+        confirmed: Any = jws.parse(credential).claims().get("cnf")
+        jwk: Any = confirmed.get("jwk") if isinstance(confirmed, dict) else None
+        if not isinstance(jwk, dict):
+            raise _malformed("the credential names no key")
+        key = PublicKey.from_jwk(jwk)
+        verified = jws.verify(token, key, typ=TYPE)
+        if verified.header.keys() != _HEADER or verified.header["alg"] != jwk.get("alg"):
+            raise _malformed("the header is not alg and typ, with the alg of the credential's key")
+        claims = verified.claims()
+        jti, invocation = claims.get("jti"), claims.get("inv")
+        if claims.keys() != _CLAIMS or not jws.is_jti(jti) or not is_sha256(invocation):
+            raise _malformed("the claims are not those of a call proof")
+        expires_at = dpop.proof_end(claims["iat"], at)
+        if claims["aud"] != self.audience:
+            raise ProofError("the proof is for another server", code="proof.audience")
+        hashes = claims["wth"], claims["ath"]
+        if hashes != (dpop.token_hash(credential), dpop.token_hash(access_token)):
+            message = "the proof is for another credential, or for another access token"
+            raise ProofError(message, code="proof.token")
+        if (claims["mth"], claims["mdg"]) != (self.method, self.params_sha256):
+            message = "the proof is for another method or for other parameters"
+            raise ProofError(message, code="proof.request")
+        return VerifiedProof(jti, key.thumbprint, expires_at, invocation)
+
 
 def params_digest(params: object) -> str:
     """Return the SHA-256 (hex) of the parameters of a request in canonical form (RFC 8785).
@@ -194,42 +230,6 @@ def mint(
         "inv": invocation_sha256,
     }
     return jws.sign(claims, signer, typ=TYPE)
-
-
-def verify(
-    token: str, call: BoundCall, *, credential: str, access_token: str, at: int
-) -> VerifiedProof:
-    """Verify a proof for ``call`` as of ``at`` (seconds since the epoch).
-
-    ``credential`` is a verified Workload Identity Token, and ``access_token`` the token in the
-    request. Raises as ``jws.verify`` does, and ``ProofError``: ``proof.malformed``,
-    ``proof.audience`` for another server, ``proof.expired`` for a time outside of ``dpop.WINDOW``,
-    ``proof.token`` for a proof of another token, ``proof.request`` for one of another method or of
-    other parameters.
-    """
-    confirmed: Any = jws.parse(credential).claims().get("cnf")
-    jwk: Any = confirmed.get("jwk") if isinstance(confirmed, dict) else None
-    if not isinstance(jwk, dict):
-        raise _malformed("the credential names no key")
-    key = PublicKey.from_jwk(jwk)
-    verified = jws.verify(token, key, typ=TYPE)
-    if verified.header.keys() != _HEADER or verified.header["alg"] != jwk.get("alg"):
-        raise _malformed("the header is not alg and typ, with the alg of the credential's key")
-    claims = verified.claims()
-    jti, invocation = claims.get("jti"), claims.get("inv")
-    if claims.keys() != _CLAIMS or not jws.is_jti(jti) or not is_sha256(invocation):
-        raise _malformed("the claims are not those of a call proof")
-    expires_at = dpop.proof_end(claims["iat"], at)
-    if claims["aud"] != call.audience:
-        raise ProofError("the proof is for another server", code="proof.audience")
-    hashes = claims["wth"], claims["ath"]
-    if hashes != (dpop.token_hash(credential), dpop.token_hash(access_token)):
-        message = "the proof is for another credential, or for another access token"
-        raise ProofError(message, code="proof.token")
-    if (claims["mth"], claims["mdg"]) != (call.method, call.params_sha256):
-        message = "the proof is for another method or for other parameters"
-        raise ProofError(message, code="proof.request")
-    return VerifiedProof(jti, key.thumbprint, expires_at, invocation)
 
 
 def _malformed(problem: str) -> ProofError:

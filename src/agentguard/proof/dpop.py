@@ -7,16 +7,11 @@ A DPoP proof is bound to the method and to the URI, and neither to the query nor
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
-from cryptography.hazmat.primitives.hashes import SHA256
-
-from agentguard.errors import DecodeError, ProofError, VerificationError
+from agentguard.errors import ProofError
 from agentguard.proof.target import Target
 from agentguard.signing import canonical, jws
 from agentguard.signing.canonical import JSON, b64url_decode, b64url_encode, is_integer
@@ -35,17 +30,12 @@ MAX_PROOF: Final = 8 * 1024
 """The longest proof, in characters: room for a path of about 2,500, or for a query of 5,000."""
 
 _PARTS: Final = 3
-_SIZE: Final = 32
 _HEADER: Final = frozenset({"typ", "alg", "jwk"})
 _CLAIMS: Final = frozenset({"jti", "htm", "htu", "iat"})
 _EDDSA: Final = ("EdDSA", "Ed25519")
-_EC_MEMBERS: Final = frozenset({"kty", "crv", "x", "y"})
-_OKP_MEMBERS: Final = frozenset({"kty", "crv", "x"})
+_KEY: Final = frozenset({"kty", "crv", "x"})
 _OPTIONAL: Final = frozenset({"alg", "use", "kid"})
 _NONE: Final[Mapping[str, JSON]] = MappingProxyType({})
-
-_Verify = Callable[[bytes, bytes], None]
-"""Takes a signature and the signed bytes; raises for a signature that does not hold."""
 
 
 class DpopProof(NamedTuple):
@@ -115,8 +105,8 @@ def verify(
     RFC 9449, 4.3.
     """
     header, payload, signing_input, signature = _parts(token)
-    thumbprint, verify_signature = _key(header)
-    verify_signature(signature, signing_input)
+    key = _key(header)
+    key.verify(signature, signing_input)
     claims = canonical.loads_object(payload)
     jti, uri = claims.get("jti"), claims.get("htu")
     required = _CLAIMS if access_token is None else _CLAIMS | {"ath"}
@@ -130,7 +120,7 @@ def verify(
     expected = {} if access_token is None else {"ath": token_hash(access_token)}
     if {name: claims[name] for name in claims.keys() & {"ath"}} != expected:
         raise ProofError("the proof is for another access token", code="proof.token")
-    return DpopProof(jti, thumbprint, expires_at, claims)
+    return DpopProof(jti, key.thumbprint, expires_at, claims)
 
 
 def _parts(token: str) -> tuple[Mapping[str, JSON], bytes, bytes, bytes]:
@@ -145,43 +135,14 @@ def _parts(token: str) -> tuple[Mapping[str, JSON], bytes, bytes, bytes]:
     return header, b64url_decode(parts[1]), signing_input, b64url_decode(parts[2])
 
 
-def _key(header: Mapping[str, JSON]) -> tuple[str, _Verify]:
-    """Return the thumbprint of the header's key, and the function that verifies a signature."""
+def _key(header: Mapping[str, JSON]) -> PublicKey:
+    """Return the header's key: Ed25519, as the key of each access token is."""
     algorithm, jwk = header["alg"], header["jwk"]
     if not isinstance(jwk, dict) or jwk.get("alg", algorithm) != algorithm:
         raise _malformed("its jwk is no key for its alg")
-    members = jwk.keys() - _OPTIONAL
-    if algorithm in _EDDSA and members == _OKP_MEMBERS:
-        key = PublicKey.from_jwk(jwk)
-        return key.thumbprint, key.verify
-    if algorithm == "ES256" and members == _EC_MEMBERS:
-        return _p256(jwk)
-    raise _malformed("its alg is none of EdDSA, Ed25519 and ES256, with a public key to match")
-
-
-def _p256(jwk: Mapping[str, JSON]) -> tuple[str, _Verify]:
-    x, y = b64url_decode(jwk["x"]), b64url_decode(jwk["y"])
-    if (jwk["kty"], jwk["crv"]) != ("EC", "P-256") or len(x) != _SIZE or len(y) != _SIZE:
-        raise _malformed("its jwk is no key on P-256")
-    numbers = ec.EllipticCurvePublicNumbers(int.from_bytes(x), int.from_bytes(y), ec.SECP256R1())
-    try:
-        key = numbers.public_key()
-    except ValueError as error:
-        raise _malformed("its jwk is no point of P-256") from error
-    required = {"crv": "P-256", "kty": "EC", "x": b64url_encode(x), "y": b64url_encode(y)}
-    thumbprint = b64url_encode(hashlib.sha256(canonical.dumps(required)).digest())
-
-    def verify_signature(signature: bytes, data: bytes) -> None:
-        if len(signature) != 2 * _SIZE:
-            raise DecodeError("an ES256 signature is 64 bytes", code="proof.malformed")
-        r, s = int.from_bytes(signature[:_SIZE]), int.from_bytes(signature[_SIZE:])
-        try:
-            key.verify(encode_dss_signature(r, s), data, ec.ECDSA(SHA256()))
-        except InvalidSignature:
-            message = f"the signature does not hold under the key {thumbprint}"
-            raise VerificationError(message, code="signature.invalid") from None
-
-    return thumbprint, verify_signature
+    if algorithm not in _EDDSA or jwk.keys() - _OPTIONAL != _KEY:
+        raise _malformed("its alg is neither EdDSA nor Ed25519, with a public key to match")
+    return PublicKey.from_jwk(jwk)
 
 
 def _malformed(problem: str) -> ProofError:

@@ -1,36 +1,46 @@
-"""``Receiver``: what the server of a tool knows beforehand, and the verification of its requests.
+"""``Receiver`` and ``CallReceiver``: what a tool's server knows beforehand, and how it verifies.
 
-``asgi.py`` uses a receiver in an application; a server of another kind calls ``verify`` itself.
+A ``Receiver`` takes HTTP requests: ``asgi.py`` uses one in an application, and a server of another
+kind calls ``verify`` itself. A ``CallReceiver`` takes requests of the Model Context Protocol. Both
+put the requests on record in the log of the receiver, which ``guard/receiver_log.py`` writes.
 """
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
+from agentguard.audit.kinds.receiver import KnownRequest, ReceivedRequest
 from agentguard.call.plain import discarded, require_plain
 from agentguard.delegation.grant import is_audience
 from agentguard.errors import ConfigError, ProofError
 from agentguard.identity.trust import TrustDocument
-from agentguard.proof import receipt
-from agentguard.proof.evidence import KnownCaller
+from agentguard.proof import call_proof, receipt
+from agentguard.proof.bound_request import BoundRequest
+from agentguard.proof.call_proof import BoundCall
+from agentguard.proof.headers import PresentedCaller
+from agentguard.proof.headers import read as read_headers
 from agentguard.proof.receipt import Answer
-from agentguard.proof.recorder import Recorder, RequestLog
 from agentguard.proof.target import audience_target, parse_audience
 from agentguard.proof.verification import (
     Chains,
-    HttpRequest,
+    Known,
     RequestCaller,
     RevokedNames,
+    UnknownChainError,
     UsedProofs,
     as_proof_error,
+    holder_of,
     no_answer,
+    verified_caller,
     verify_chain,
-    verify_request,
 )
 from agentguard.proof.verified_tokens import VerifiedTokens
 from agentguard.signing.keys import Signer
+
+_LOGGER: Final = logging.getLogger("agentguard")
 
 
 class ReceiverStore(UsedProofs, Chains, Protocol):
@@ -40,7 +50,91 @@ class ReceiverStore(UsedProofs, Chains, Protocol):
         """Keep a verified chain, and return None; raises ``ProofError`` (``proof.unavailable``)."""
 
 
-class Receiver:
+class RequestLog(Protocol):
+    """The receiver's own tamper-evident log (``agentguard.ReceiverLog``)."""
+
+    def received(self, request: ReceivedRequest) -> None:
+        """Put an accepted request durably on record, and return None.
+
+        Raises ``ProofError`` (``proof.unrecorded``); the request is then refused.
+        """
+
+    def refused(self, code: str, request: KnownRequest | None) -> None:
+        """Count a request that is refused with a reason code, and put it on record if it fits.
+
+        None stands for a request of nobody who is known: the request is only counted. Raises
+        ``ProofError`` (``proof.unrecorded``).
+        """
+
+
+class _Verifier:
+    """What the receivers of both kinds of requests share: the verification, and the log."""
+
+    def __init__(  # noqa: PLR0913  what a server knows beforehand
+        self,
+        audience: str,
+        server: str,
+        trust: TrustDocument | Sequence[TrustDocument],
+        store: UsedProofs,
+        *,
+        chains: Chains | None,
+        revocations: RevokedNames | Mapping[str, RevokedNames | None] | None,
+        issuers: Mapping[str, str] | None,
+        log: RequestLog | None,
+        clock: Callable[[], float],
+    ) -> None:
+        require_audience(audience)
+        trusted = (trust,) if isinstance(trust, TrustDocument) else tuple(trust)
+        _require_clear_trust(trusted, revocations)
+        _require_plain_parts(store, revocations, log, clock)
+        named, tokens = {} if issuers is None else {**issuers}, VerifiedTokens().token
+        self._known = Known(audience, server, trusted, named, store, chains, revocations, tokens)
+        self._log = log
+        self._clock = clock
+
+    def _verified(
+        self, read: Callable[[], tuple[PresentedCaller, BoundRequest | BoundCall]]
+    ) -> RequestCaller:
+        """Return the caller of the request that ``read`` reads, once the request is on record."""
+        known: KnownRequest | None = None
+        try:
+            with as_proof_error():
+                at = self._now()
+                presented, bound = read()
+                holder = holder_of(presented, bound.record, self._known, at)
+                known = holder.request
+                caller = verified_caller(presented, bound, holder, self._known, at)
+        except ProofError as error:
+            self._note_refusal(error, known)
+            raise
+        log = self._log
+        if log is not None:
+            _record(lambda: log.received(caller.evidence))
+        return caller
+
+    def _note_refusal(self, error: ProofError, known: KnownRequest | None) -> None:
+        """Put a refusal on record; a log that can't be written changes nothing for the caller."""
+        log = self._log
+        if log is None or isinstance(error, UnknownChainError):
+            return  # the client sends the chain, and then the request
+        try:
+            _record(lambda: log.refused(error.code, known))
+        except ProofError as unwritten:
+            _LOGGER.warning("a refused request is not on record: %s", unwritten)
+
+    def _now(self) -> int:
+        """Return the seconds since the epoch; raises ``ProofError`` (``proof.unavailable``)."""
+        try:
+            now: object = self._clock()
+        except Exception as error:
+            raise ProofError("the clock can't be read", code="proof.unavailable") from error
+        if isinstance(now, int | float) and not isinstance(now, bool):
+            return int(now)
+        message = f"the clock can't be read: it returned a {discarded(now)}"
+        raise ProofError(message, code="proof.unavailable")
+
+
+class Receiver(_Verifier):
     """A tool's server as its callers name it, whom the server trusts, and its store.
 
     ``url`` is the URL under which callers reach the server, as in ``https://payments.example``. The
@@ -77,23 +171,25 @@ class Receiver:
         signer: Signer | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        require_clear_trust(trust, revocations)
-        require_plain_parts(store, revocations, log, clock)
-        self._base = parse_audience(url)
-        self._audience = url if audience is None else audience
-        require_audience(self._audience)
-        self._trust = trust
+        base = parse_audience(url)
+        name = url if audience is None else audience
+        named = audience_target(name)
+        server = base.uri if named is None or not named.is_within(base) else named.uri
+        super().__init__(
+            name,
+            server,
+            trust,
+            store,
+            chains=store,
+            revocations=revocations,
+            issuers=issuers,
+            log=log,
+            clock=clock,
+        )
+        self._prefix = base.uri.rstrip("/")
         self._store = store
-        self._revocations = revocations
-        self._clock = clock
-        self.accepts_plain_dpop = accepts_plain_dpop
-        self._issuers = dict({} if issuers is None else issuers)
-        self._tokens = VerifiedTokens()
         self._signer = signer
-        named = audience_target(self._audience)
-        is_narrower = named is not None and named.is_within(self._base)
-        server = named.uri if named is not None and is_narrower else self._base.uri
-        self._recorder = Recorder(log, self._audience, server)
+        self.accepts_plain_dpop = accepts_plain_dpop
 
     def verify(
         self,
@@ -106,12 +202,25 @@ class Receiver:
         """Verify a request, use its proof up, and put the request on record in the log, if any.
 
         ``path`` and ``query`` are as the request has them, percent-encoded. The origin, and a path
-        before ``path`` that a proxy has removed, come from ``url``. Raises ``ProofError``: for a
-        log that can't be written, ``proof.unrecorded``.
+        before ``path`` that a proxy has removed, come from ``url``. ``headers`` are all
+        headers, with names in any case. ``body`` is what the client has sent, before a decoding of
+        ``Content-Encoding``. Raises ``ProofError`` alone, whose code is ``proof.*``, or that of the
+        token, credential, chain or key that does not count: for a log that can't be written,
+        ``proof.unrecorded``. ``UnknownChainError`` asks for the chain.
         """
-        return self._recorder.verified(
-            lambda on_caller: self._verify(method, path, query, headers, body, on_caller)
-        )
+
+        def read() -> tuple[PresentedCaller, BoundRequest]:
+            if not path.startswith("/") or "?" in path:
+                message = (
+                    "the request has no path that begins with a slash and ends before the query"
+                )
+                raise ProofError(message, code="proof.malformed")
+            bound = BoundRequest.of(
+                method, self._prefix + path + (f"?{query}" if query else ""), body
+            )
+            return read_headers(headers, accepts_plain_dpop=self.accepts_plain_dpop), bound
+
+        return self._verified(read)
 
     @property
     def signs(self) -> bool:
@@ -130,11 +239,10 @@ class Receiver:
         """
         if self._signer is None:
             raise ConfigError("this receiver signs no receipts: give it a signer")
-        evidence = caller.evidence
-        sent = b"" if evidence.request.method == "HEAD" else body
-        answer = Answer.of(evidence.proof_sha256, status, headers, sent)
-        at = read_clock(self._clock)
-        return receipt.mint(answer, self._signer, server=self._recorder.server, at=at)
+        seen = caller.evidence.known
+        sent = b"" if seen.request.method == "HEAD" else body
+        answer = Answer.of(seen.proof_sha256, status, headers, sent)
+        return receipt.mint(answer, self._signer, server=self._known.server, at=self._now())
 
     def refuse(self, caller: RequestCaller | None, error: ProofError) -> None:
         """Put on record that the application refuses a request of a verified caller.
@@ -143,34 +251,7 @@ class Receiver:
         is on record as received already. None stands for a request that is refused before a call of
         ``verify``: the log counts such a request.
         """
-        self._recorder.refuse(caller, error)
-
-    def _verify(
-        self,
-        method: str,
-        path: str,
-        query: str,
-        headers: Iterable[tuple[str, str]],
-        body: bytes,
-        on_caller: Callable[[KnownCaller], None],
-    ) -> RequestCaller:
-        if not path.startswith("/") or "?" in path:
-            message = "the request has no path that begins with a slash and ends before the query"
-            raise ProofError(message, code="proof.malformed")
-        url = self._base.uri.rstrip("/") + path + (f"?{query}" if query else "")
-        return verify_request(
-            HttpRequest(method, url, headers, body),
-            trust=self._trust,
-            audience=self._audience,
-            at=read_clock(self._clock),
-            used=self._store,
-            chains=self._store,
-            revocations=self._revocations,
-            accepts_plain_dpop=self.accepts_plain_dpop,
-            issuers=self._issuers,
-            on_caller=on_caller,
-            tokens=self._tokens,
-        )
+        self._note_refusal(error, None if caller is None else caller.evidence.known)
 
     def keep_chain(self, sha256: str, chain: bytes) -> None:
         """Verify a chain that was sent by itself, and keep it.
@@ -179,9 +260,9 @@ class Receiver:
         (``token.audience``).
         """
         with as_proof_error():
-            at = read_clock(self._clock)
-            verified = verify_chain(chain, sha256, self._trust, at=at)
-            if self._audience not in verified.leaf.audience:
+            at = self._now()
+            verified = verify_chain(chain, sha256, self._known.trust, at=at)
+            if self._known.audience not in verified.leaf.audience:
                 raise ProofError("the chain is for other servers", code="token.audience")
             expires_at = verified.leaf.expires_at
             answer: object = self._store.keep_chain(  # type: ignore[func-returns-value]
@@ -191,19 +272,73 @@ class Receiver:
                 raise no_answer("that the chain is kept", answer)
 
 
-def read_clock(clock: Callable[[], float]) -> int:
-    """Return the seconds since the epoch; raises ``ProofError`` (``proof.unavailable``)."""
+class CallReceiver(_Verifier):
+    """An MCP server as its callers name it, whom the server trusts, and the used proofs.
+
+    ``audience`` is the server's name in delegations, letter for letter: for a server over HTTP its
+    URL (RFC 8707), for a server on a pipe a name such as ``mcp:files``. The name comes from the
+    configuration of both sides, and never over the wire. ``trust``, ``revocations``, ``issuers``,
+    ``log`` and ``clock`` are those of ``Receiver``. ``store`` is a ``ProofStore``, which all
+    workers of the server share. Raises ``ConfigError`` for an audience that no delegation
+    can name, and for trust documents, revocations and coroutine functions as ``Receiver`` does.
+    """
+
+    def __init__(
+        self,
+        audience: str,
+        trust: TrustDocument | Sequence[TrustDocument],
+        store: UsedProofs,
+        *,
+        revocations: RevokedNames | Mapping[str, RevokedNames | None] | None = None,
+        issuers: Mapping[str, str] | None = None,
+        log: RequestLog | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        super().__init__(
+            audience,
+            audience,
+            trust,
+            store,
+            chains=None,
+            revocations=revocations,
+            issuers=issuers,
+            log=log,
+            clock=clock,
+        )
+
+    def verify(self, method: object, params: object) -> RequestCaller:
+        """Verify a JSON-RPC request as it came over the wire, and use its proof up.
+
+        ``params`` are all parameters, with ``_meta``. The request is on record in the log, if any,
+        before this method returns. Raises ``ProofError`` as ``Receiver.verify`` does.
+        """
+
+        def read() -> tuple[PresentedCaller, BoundCall]:
+            presented = call_proof.read(params)
+            return presented, BoundCall.of(self._known.audience, method, params)
+
+        return self._verified(read)
+
+
+def _record(record: Callable[[], object]) -> None:
+    """Put a request on record with ``record``; raises ``ProofError`` (``proof.unrecorded``).
+
+    A log of the application's own may raise anything, and only None says that the request is on
+    record.
+    """
     try:
-        now: object = clock()
-        if isinstance(now, int | float) and not isinstance(now, bool):
-            return int(now)
+        answer = record()
+    except ProofError:
+        raise
     except Exception as error:
-        raise ProofError("the clock can't be read", code="proof.unavailable") from error
-    message = f"the clock can't be read: it returned a {discarded(now)}"
-    raise ProofError(message, code="proof.unavailable")
+        message = f"the receiver's log failed ({type(error).__name__})"
+        raise ProofError(message, code="proof.unrecorded") from error
+    if answer is not None:
+        message = f"the receiver's log does not say that it has the request: {discarded(answer)}"
+        raise ProofError(message, code="proof.unrecorded")
 
 
-def require_plain_parts(
+def _require_plain_parts(
     store: object,
     revocations: RevokedNames | Mapping[str, RevokedNames | None] | None,
     log: RequestLog | None,
@@ -230,12 +365,11 @@ def require_audience(name: object) -> None:
         raise ConfigError(message)
 
 
-def require_clear_trust(
-    trust: TrustDocument | Sequence[TrustDocument],
+def _require_clear_trust(
+    trusted: Sequence[TrustDocument],
     revocations: RevokedNames | Mapping[str, RevokedNames | None] | None,
 ) -> None:
     """Raise ``ConfigError`` where it is in doubt whose keys or whose revocations count."""
-    trusted = [trust] if isinstance(trust, TrustDocument) else trust
     if not trusted:
         raise ConfigError("no trust document is given: no caller would count")
     names = {document.trust_domain for document in trusted}

@@ -1,20 +1,21 @@
 """Verifies who sends a request, for whom, and with which authority.
 
-``verify_request`` is about an HTTP request; ``call_verification.py`` has the twin for a request of
-the Model Context Protocol. The functions do no I/O but through the two stores that their caller
-gives: the used proofs, and the chains that were sent by themselves. ``receiver.py`` binds these to
-a server's configuration.
+The request is one of HTTP or of the Model Context Protocol. First the access token and the
+credential are verified, and then the proof: what is known in between goes into a receiver's log.
+The functions do no I/O but through the stores in ``Known``: the used proofs, and the chains that
+were sent by themselves. ``receiver.py`` binds the functions to a server's configuration.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, Protocol
 
+from agentguard.audit.kinds.receiver import KnownRequest, ReceivedRequest
 from agentguard.call.plain import discarded
 from agentguard.call.releases import RequestRecord
 from agentguard.delegation import access_token, verification
@@ -30,18 +31,21 @@ from agentguard.errors import (
 )
 from agentguard.identity import credential
 from agentguard.identity.trust import TrustDocument
-from agentguard.proof import bound_request, dpop, headers
-from agentguard.proof.bound_request import BoundRequest, VerifiedProof
-from agentguard.proof.evidence import KnownCaller, RequestEvidence, evidence_of
+from agentguard.proof import dpop, headers
+from agentguard.proof.bound_request import BoundRequest
+from agentguard.proof.call_proof import BoundCall
 from agentguard.proof.headers import Assurance, PresentedCaller
 from agentguard.signing import jws
-from agentguard.signing.canonical import is_sha256
+from agentguard.signing.canonical import is_sha256, sha256_hex
 from agentguard.visible import visible_text
 
 _LOGGER: Final = logging.getLogger("agentguard")
 
 Shown = tuple[str | None, ...]
 """All that the verification of an access token reads beside keys and time."""
+
+Tokens = Callable[[Shown, TrustDocument, int, Callable[[], AccessToken]], AccessToken]
+"""``VerifiedTokens.token``."""
 
 LEEWAY: Final = dpop.WINDOW
 """How far the clock that dated a caller's tokens may be ahead of the receiver's, in seconds."""
@@ -72,7 +76,7 @@ class RequestCaller:
     invocation_sha256: str | None
     token_jti: str
     chain: Chain
-    evidence: RequestEvidence
+    evidence: ReceivedRequest
 
     def require(self, *scopes: str) -> None:
         """Raise ``ProofError`` (``proof.scope``) unless the caller's scope has all ``scopes``.
@@ -127,18 +131,6 @@ class RevokedNames(Protocol):
         """
 
 
-class KnownTokens(Protocol):
-    """Has the access tokens that were verified at earlier requests."""
-
-    def token(
-        self, shown: Shown, trust: TrustDocument, at: int, verify: Callable[[], AccessToken]
-    ) -> AccessToken:
-        """Return the token that is shown at ``at``, in seconds since the epoch.
-
-        ``verify`` verifies the token with the keys of ``trust``; the errors of ``verify`` pass.
-        """
-
-
 class UnknownChainError(ProofError):
     """The receiver has not got the chain that an access token names: send the chain, and repeat.
 
@@ -152,89 +144,21 @@ class UnknownChainError(ProofError):
         self.sha256 = sha256
 
 
-class HttpRequest(NamedTuple):
-    """An HTTP request as a server has received it.
-
-    ``url`` is the whole URL: its origin comes from the server's configuration, never from a header.
-    ``headers`` are all headers, with names in any case. ``body`` is what the client has sent,
-    before a decoding of ``Content-Encoding``.
-    """
-
-    method: str
-    url: str
-    headers: Iterable[tuple[str, str]]
-    body: bytes
-
-
-def verify_request(  # noqa: PLR0913  what the receiver knows beforehand
-    request: HttpRequest,
-    *,
-    trust: TrustDocument | Sequence[TrustDocument],
-    audience: str,
-    at: int,
-    used: UsedProofs,
-    chains: Chains | None = None,
-    revocations: RevokedNames | Mapping[str, RevokedNames | None] | None = None,
-    accepts_plain_dpop: bool = False,
-    issuers: Mapping[str, str] | None = None,
-    on_caller: Callable[[KnownCaller], None] | None = None,
-    tokens: KnownTokens | None = None,
-) -> RequestCaller:
-    """Verify the caller of one HTTP request, and use the proof up.
-
-    ``trust`` has the keys of one or more trust domains. ``audience`` names this receiver, as
-    delegations name it. ``at`` is the time in seconds since the epoch. ``chains`` has chains that
-    were sent before. ``revocations`` is asked for the names of the chain and of the token; a
-    mapping has the revocations of each trust domain by its name, and None for a domain whose
-    revocations nobody knows here. ``accepts_plain_dpop`` also takes a DPoP proof
-    without a credential, which proves less (``RequestCaller``). ``issuers`` has the URLs of the
-    token services whose tokens count, each with the name of its trust domain. ``on_caller`` gets
-    the caller once the access token and the credential hold, and before the proof is verified.
-    ``tokens`` keeps what was verified.
-
-    Raises ``ProofError`` alone, whose code is ``proof.*``, or that of the token, credential, chain
-    or key that does not count. ``UnknownChainError`` asks for the chain.
-    """
-    known = Known(
-        trust,
-        audience,
-        at,
-        used,
-        chains,
-        revocations,
-        {} if issuers is None else issuers,
-        on_caller,
-        tokens,
-    )
-    with as_proof_error():
-        bound = BoundRequest.of(request.method, request.url, request.body)
-        presented = headers.read(request.headers, accepts_plain_dpop=accepts_plain_dpop)
-        return verified_caller(
-            presented,
-            bound.record,
-            lambda token: bound_request.verify(
-                presented.proof,
-                bound,
-                credential=presented.credential,
-                access_token=token.token,
-                at=at,
-            ),
-            known,
-        )
-
-
 class Known(NamedTuple):
-    """What the receiver of a request knows beforehand; ``verify_request`` has the parts."""
+    """What a receiver knows beforehand; ``receiver.py`` says what each part is.
 
-    trust: TrustDocument | Sequence[TrustDocument]
+    ``audience`` names the receiver, as delegations name it; ``server`` is the URL within which it
+    takes requests. ``chains`` has chains that were sent before, None where each request has one.
+    """
+
     audience: str
-    at: int
+    server: str
+    trust: Sequence[TrustDocument]
+    issuers: Mapping[str, str]
     used: UsedProofs
     chains: Chains | None
     revocations: RevokedNames | Mapping[str, RevokedNames | None] | None
-    issuers: Mapping[str, str]
-    on_caller: Callable[[KnownCaller], None] | None = None
-    tokens: KnownTokens | None = None
+    tokens: Tokens
 
 
 @contextmanager
@@ -256,33 +180,74 @@ def as_proof_error() -> Iterator[None]:
         raise ProofError(message, code="proof.unavailable") from error
 
 
+class Holder(NamedTuple):
+    """Who shows a valid access token with a valid credential; the proof is not verified yet."""
+
+    token: AccessToken
+    trust_domain: str
+    request: KnownRequest
+
+
+def holder_of(presented: PresentedCaller, request: RequestRecord, known: Known, at: int) -> Holder:
+    """Verify the access token of a request, and the credential if there is one.
+
+    ``request`` is what a log says of the request. ``at`` is in seconds since the epoch.
+    """
+    text = presented.access_token
+    trust, url = _issuer_of(text, known)
+    as_of = _as_of(presented, at)
+
+    def verify() -> AccessToken:
+        chain = _chain_of(presented, known.chains)
+        return access_token.verify(
+            text, chain, trust, at=as_of, audience=known.audience, issuer=url
+        )
+
+    shown = (text, presented.chain, known.audience, url)
+    token = known.tokens(shown, trust, as_of, verify)
+    leaf = token.chain.leaf
+    if presented.credential is not None:
+        instance = credential.verify(presented.credential, trust, at=as_of)
+        if instance.uri != leaf.delegatee or instance.key.thumbprint != leaf.key_id:
+            raise _other_key()
+    seen = KnownRequest(
+        request=request,
+        audience=known.audience,
+        server=known.server,
+        proof_sha256=sha256_hex(presented.proof.encode()),
+        token_jti=token.jti,
+        token_sha256=sha256_hex(text.encode()),
+        agent=leaf.delegatee,
+        principal=token.chain.principal,
+    )
+    return Holder(token, trust.trust_domain, seen)
+
+
 def verified_caller(
     presented: PresentedCaller,
-    request: RequestRecord,
-    verify_proof: Callable[[AccessToken], VerifiedProof],
+    bound: BoundRequest | BoundCall,
+    holder: Holder,
     known: Known,
+    at: int,
 ) -> RequestCaller:
-    """Verify the token, the credential, the proof and the revocations; then use the proof up.
+    """Verify the proof of a request, and the revocations; then use the proof up.
 
-    ``request`` is what a log says of the request.
+    ``at`` is in seconds since the epoch.
     """
-    trust, url = _issuer_of(presented.access_token, known.trust, known.issuers)
-    as_of = _as_of(presented, known.at)
-    token = _verified_token(presented, trust, url, known, as_of)
+    token = holder.token
     leaf = token.chain.leaf
-    _require_holder(presented, token, trust, as_of)
-    evidence = evidence_of(presented, request)
-    if known.on_caller is not None:
-        known.on_caller(KnownCaller(leaf.delegatee, token.chain.principal, token.jti, evidence))
-    proved = verify_proof(token)
+    proved = bound.verify(
+        presented.proof, credential=presented.credential, access_token=token.token, at=at
+    )
     if proved.thumbprint != leaf.key_id:
         raise _other_key()
-    _require_unrevoked(token, _of_domain(known.revocations, trust.trust_domain))
+    _require_unrevoked(token, _of_domain(known.revocations, holder.trust_domain))
     answer: object = known.used.use(  # type: ignore[func-returns-value]
-        leaf.key_id, proved.jti, expires_at=proved.expires_at, at=known.at
+        leaf.key_id, proved.jti, expires_at=proved.expires_at, at=at
     )
     if answer is not None:
         raise no_answer("whether the proof was used", answer)
+    invocation, assurance = proved.invocation_sha256, presented.assurance
     return RequestCaller(
         agent=leaf.delegatee,
         principal=token.chain.principal,
@@ -290,11 +255,11 @@ def verified_caller(
         scope=frozenset(leaf.scope),
         task_id=token.chain.root.task_id,
         isolation=token.isolation,
-        assurance=presented.assurance,
-        invocation_sha256=proved.invocation_sha256,
+        assurance=assurance,
+        invocation_sha256=invocation,
         token_jti=token.jti,
         chain=token.chain,
-        evidence=evidence._replace(proof_jti=proved.jti),
+        evidence=ReceivedRequest(holder.request, proved.jti, leaf.key_id, assurance, invocation),
     )
 
 
@@ -337,36 +302,18 @@ def no_answer(about: str, answer: object) -> ProofError:
     return ProofError(message, code="proof.unavailable")
 
 
-def _issuer_of(
-    token: str, trust: TrustDocument | Sequence[TrustDocument], urls: Mapping[str, str]
-) -> tuple[TrustDocument, str | None]:
+def _issuer_of(token: str, known: Known) -> tuple[TrustDocument, str | None]:
     """Return the trust document of the domain that a token names, and its ``iss`` if a URL.
 
     The signature is not verified.
     """
-    trusted = [trust] if isinstance(trust, TrustDocument) else trust
     issuer = jws.claimed(token).issuer
-    url = issuer if issuer in urls else None
-    named = issuer if url is None else f"spiffe://{urls[url]}"
-    for document in trusted:
+    url = issuer if issuer in known.issuers else None
+    named = issuer if url is None else f"spiffe://{known.issuers[url]}"
+    for document in known.trust:
         if named == f"spiffe://{document.trust_domain}":
             return document, url
     raise ProofError("the access token is of no trusted domain", code="proof.issuer")
-
-
-def _verified_token(
-    presented: PresentedCaller, trust: TrustDocument, url: str | None, known: Known, at: int
-) -> AccessToken:
-    """Return the access token, verified now or at an earlier request."""
-    text, audience = presented.access_token, known.audience
-
-    def verify() -> AccessToken:
-        chain = _chain_of(presented, known.chains)
-        return access_token.verify(text, chain, trust, at=at, audience=audience, issuer=url)
-
-    if known.tokens is None:
-        return verify()
-    return known.tokens.token((text, presented.chain, audience, url), trust, at, verify)
 
 
 def _chain_of(presented: PresentedCaller, chains: Chains | None) -> bytes:
@@ -385,35 +332,21 @@ def _chain_of(presented: PresentedCaller, chains: Chains | None) -> bytes:
     return stored
 
 
-def _require_holder(
-    presented: PresentedCaller, token: AccessToken, trust: TrustDocument, at: int
-) -> None:
-    """Verify the credential of a request: of the instance and the key of the access token."""
-    if presented.credential is None:
-        return
-    instance, leaf = credential.verify(presented.credential, trust, at=at), token.chain.leaf
-    if instance.uri != leaf.delegatee or instance.key.thumbprint != leaf.key_id:
-        raise _other_key()
-
-
 def _other_key() -> ProofError:
     message = "the access token is bound to another key than the one that proves the request"
     return ProofError(message, code="proof.key")
 
 
-def verify_chain(
-    chain: bytes, sha256: str, trust: TrustDocument | Sequence[TrustDocument], *, at: int
-) -> Chain:
+def verify_chain(chain: bytes, sha256: str, trust: Sequence[TrustDocument], *, at: int) -> Chain:
     """Verify a chain that was sent by itself, as of ``at`` (seconds since the epoch).
 
     A chain counts also if it becomes valid within ``LEEWAY`` seconds. Raises ``ProofError``, also
     for a chain with another digest than ``sha256`` (``proof.malformed``).
     """
-    trusted = [trust] if isinstance(trust, TrustDocument) else trust
     refused = ProofError("the chain is of no trusted domain", code="proof.issuer")
     if len(chain) > headers.MAX_CHAIN:
         raise ProofError("the chain is too long", code="proof.too_large")
-    for document in trusted:
+    for document in trust:
         try:
             verified = _loads(chain, document, at)
         except AgentguardError as error:

@@ -30,7 +30,7 @@ class _Verified(NamedTuple):
 
 
 class VerifiedTokens:
-    """``KnownTokens`` in memory, for the threads of one receiver."""
+    """The verified access tokens of one receiver, whose threads share them."""
 
     def __init__(self) -> None:
         self._kept: dict[bytes, _Verified] = {}
@@ -39,7 +39,10 @@ class VerifiedTokens:
     def token(
         self, shown: Shown, trust: TrustDocument, at: int, verify: Callable[[], AccessToken]
     ) -> AccessToken:
-        """Return the token that is shown at ``at``, as ``KnownTokens`` says."""
+        """Return the token that is shown at ``at``, in seconds since the epoch.
+
+        ``verify`` verifies the token with the keys of ``trust``; the errors of ``verify`` pass.
+        """
         digest = sha256(repr(shown).encode()).digest()
         with self._lock:
             kept = self._kept.pop(digest, None)

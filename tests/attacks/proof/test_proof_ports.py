@@ -22,8 +22,7 @@ from agentguard.delegation.access_token import CHAIN_CLAIM
 from agentguard.errors import AgentguardError, ConfigError, ProofError
 from agentguard.proof import CallReceiver, ProofStore, Receiver
 from agentguard.proof.headers import decode_chain
-from agentguard.proof.receiver import ReceiverStore
-from agentguard.proof.recorder import RequestLog
+from agentguard.proof.receiver import ReceiverStore, RequestLog
 from agentguard.proof.verification import RevokedNames
 from agentguard.signing import jws
 
@@ -71,7 +70,7 @@ class Log:
     def received(self, _request: Any) -> None:
         self.said.append("received")
 
-    def refused(self, _request: Any) -> None:
+    def refused(self, _code: str, _request: Any) -> None:
         self.said.append("refused")
 
 

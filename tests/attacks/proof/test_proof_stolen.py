@@ -28,7 +28,7 @@ from agentguard.delegation.context import running_call
 from agentguard.errors import ConfigError, ProofError
 from agentguard.identity import credential
 from agentguard.identity.credential import AgentProfile
-from agentguard.proof import HttpRequest, ProofStore, Receiver, verify_request
+from agentguard.proof import ProofStore, Receiver
 from agentguard.proof.bound_request import CLAIM
 from agentguard.proof.dpop import token_hash
 from agentguard.signing.canonical import JSON
@@ -287,22 +287,6 @@ def test_a_dpop_proof_counts_where_the_receiver_takes_it_and_says_less(scene):
     again = dpop_request(scene)
     check(taking, again)
     assert refused(taking, again) == "proof.used"
-
-
-def test_a_dpop_proof_counts_for_verify_request_only_where_the_call_says_so(scene):
-    def verified(sent, **more):
-        request = HttpRequest(
-            sent.method, f"{URL}{sent.path}?{sent.query}", sent.headers, sent.body
-        )
-        used = ProofStore(scene.folder / "proofs.sqlite")
-        trust, at = scene.guard.trust, int(time.time())
-        return verify_request(request, trust=trust, audience=URL, at=at, used=used, **more)
-
-    with pytest.raises(ProofError) as caught:
-        verified(dpop_request(scene))
-    assert caught.value.code == "proof.missing"
-    assert verified(dpop_request(scene), accepts_plain_dpop=True).assurance == "dpop"
-    assert verified(scene.request()).assurance == "request"
 
 
 @pytest.mark.parametrize(

@@ -154,11 +154,7 @@ def test_a_forged_received_entry_is_only_at_the_receiver(sides):
 def test_a_received_entry_that_says_otherwise_differs(sides, changed, name):
     with sides.open() as opened:
         sent = opened.prove()
-        log = opened.receiver._recorder.log
-        received = log.received
-        opened.receiver._recorder = opened.receiver._recorder._replace(
-            log=_Changing(received, changed)
-        )
+        opened.receiver._log = _Changing(opened.receiver._log.received, changed)
         check(opened.receiver, sent)
     code, listed, summary = match(sides)
     assert [one["differs"] for one in listed] == ([] if name is None else [[name]])
@@ -172,9 +168,12 @@ class _Changing:
         self._received, self._changed = received, changed
 
     def received(self, request: Any) -> None:
-        self._received(request._replace(**self._changed))
+        changed = dict(self._changed)
+        agent = changed.pop("agent", request.known.agent)
+        known = request.known._replace(agent=agent)
+        self._received(request._replace(known=known, **changed))
 
-    def refused(self, request: Any) -> None: ...
+    def refused(self, code: str, request: Any) -> None: ...
 
 
 def test_a_request_that_is_accepted_twice_is_once_too_often_at_the_receiver(sides):

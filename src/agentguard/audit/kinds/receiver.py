@@ -29,35 +29,33 @@ class UsedProof(Declared):
     key_id: str
 
 
-class ReceivedRequest(NamedTuple):
-    """A request that a tool's server has accepted, with its verified caller: ``ReceivedEntry``."""
+class KnownRequest(NamedTuple):
+    """A request at a tool's server whose access token and credential hold, and its caller.
+
+    The proof may not be verified yet: whoever has seen the tokens can send them as well.
+    ``audience`` is the name of the server in delegations, ``server`` the URL within which it takes
+    requests. ``proof_sha256`` and ``token_sha256`` (hex) are the digests of the proof and of the
+    access token, as the request carries them.
+    """
 
     request: RequestRecord
     audience: str
     server: str
-    proof_jti: str
     proof_sha256: str
+    token_jti: str
+    token_sha256: str
+    agent: str
+    principal: str
+
+
+class ReceivedRequest(NamedTuple):
+    """A request that a tool's server has accepted; ``key_id`` is the thumbprint of its key."""
+
+    known: KnownRequest
+    proof_jti: str
     key_id: str
     assurance: Assurance
     invocation_sha256: str | None
-    token_jti: str
-    token_sha256: str
-    agent: str
-    principal: str
-
-
-class RefusedRequest(NamedTuple):
-    """A request that a tool's server has refused, with its caller: ``RefusedEntry``."""
-
-    code: str
-    request: RequestRecord
-    audience: str
-    server: str
-    proof_sha256: str
-    token_jti: str
-    token_sha256: str
-    agent: str
-    principal: str
 
 
 class AtReceiver(Entry):
@@ -97,13 +95,13 @@ class ReceivedEntry(AtReceiver):
     @classmethod
     def new(cls, request: ReceivedRequest, *, unrecorded: int, at: str) -> Record:
         """Return the entry."""
-        proof = UsedProof(jti=request.proof_jti, sha256=request.proof_sha256, key_id=request.key_id)
+        sha256 = request.known.proof_sha256
         return cls(
             at=at,
-            proof=proof,
+            proof=UsedProof(jti=request.proof_jti, sha256=sha256, key_id=request.key_id),
             assurance=request.assurance,
             invocation_sha256=request.invocation_sha256,
-            **_of(request, unrecorded),
+            **_of(request.known, unrecorded),
         ).record()
 
     @property
@@ -129,9 +127,9 @@ class RefusedEntry(AtReceiver):
     proof_sha256: Sha256
 
     @classmethod
-    def new(cls, request: RefusedRequest, *, unrecorded: int, at: str) -> Record:
+    def new(cls, code: str, request: KnownRequest, *, unrecorded: int, at: str) -> Record:
         """Return the entry."""
-        sha256, code = request.proof_sha256, request.code
+        sha256 = request.proof_sha256
         return cls(at=at, code=code, proof_sha256=sha256, **_of(request, unrecorded)).record()
 
     @property
@@ -140,7 +138,7 @@ class RefusedEntry(AtReceiver):
         return f"the request {self.request.method} {self.request.url} was refused: {self.code}"
 
 
-def _of(request: ReceivedRequest | RefusedRequest, unrecorded: int) -> dict[str, Any]:
+def _of(request: KnownRequest, unrecorded: int) -> dict[str, Any]:
     return {
         "request": request.request,
         "audience": request.audience,
