@@ -13,15 +13,16 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Annotated, Any, Final, NamedTuple
+from pathlib import Path
+from typing import Any, Final, NamedTuple
 
+import click
 import httpx
-import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from agentguard.cli.terminal import files, times
-from agentguard.cli.terminal.options import ForceOption, OutputOption, trace_id
+from agentguard.cli.terminal.options import FORCE, OUTPUT, Argument, Option, command, trace_id
 from agentguard.errors import StorageError
 
 _TIMEOUT: Final = 60.0  # seconds, of one question with its whole answer
@@ -191,55 +192,57 @@ def collect(jaeger: httpx.Client, service: str, whole: Period, limit: int) -> li
     return sorted(held.values(), key=begin)
 
 
-ServiceArgument = Annotated[
-    str | None, typer.Argument(metavar="SERVICE", help="The service.name of the traces.")
-]
-TraceOption = Annotated[
-    str | None,
-    typer.Option("--trace", metavar="ID", parser=trace_id, help="One trace, of any time."),
-]
-UrlOption = Annotated[
-    str,
-    typer.Option(
+@command(
+    Argument("service", metavar="SERVICE", required=False, help="The service.name of the traces."),
+    Option("--trace", metavar="ID", type=trace_id, help="One trace, of any time."),
+    Option(
         "--url",
         metavar="URL",
         envvar="AGENTGUARD_JAEGER_QUERY_URL",
+        default="http://127.0.0.1:16686",
+        show_default=True,
         help="Where Jaeger's query API is.",
     ),
-]
-SinceOption = Annotated[
-    str,
-    typer.Option("--since", metavar="TIME", help="Spans from a time on, as audit list takes them."),
-]
-UntilOption = Annotated[
-    str | None, typer.Option("--until", metavar="TIME", help="Up to a time; by default now.")
-]
-LimitOption = Annotated[
-    int, typer.Option("--limit", min=2, metavar="N", help="Traces to ask for at once.")
-]
-
-
+    Option(
+        "--since",
+        metavar="TIME",
+        default="1h",
+        show_default=True,
+        help="Spans from a time on, as audit list takes them.",
+    ),
+    Option("--until", metavar="TIME", help="Up to a time; by default now."),
+    Option(
+        "--limit",
+        metavar="N",
+        type=click.IntRange(min=2),
+        default=200,
+        show_default=True,
+        help="Traces to ask for at once.",
+    ),
+    OUTPUT,
+    FORCE,
+)
 def export(
-    service: ServiceArgument = None,
     *,
-    trace: TraceOption = None,
-    url: UrlOption = "http://127.0.0.1:16686",
-    since: SinceOption = "1h",
-    until: UntilOption = None,
-    limit: LimitOption = 200,
-    output: OutputOption = None,
-    force: ForceOption = False,
+    service: str | None,
+    trace: str | None,
+    url: str,
+    since: str,
+    until: str | None,
+    limit: int,
+    output: Path | None,
+    force: bool,
 ) -> None:
     """Export the traces of a service from Jaeger, as JSON."""
     if (service is None) is (trace is None):
-        raise typer.BadParameter("name a service, or a trace with --trace")
+        raise click.BadParameter("name a service, or a trace with --trace")
     now = datetime.now(UTC)
     whole = Period(
         microseconds(times.moment(since, now)),
         microseconds(times.moment(until, now) if until is not None else now),
     )
     if whole.start >= whole.end:
-        raise typer.BadParameter("--since is not before --until")
+        raise click.BadParameter("--since is not before --until")
     with (
         files.new(output, force=force) as file,
         httpx.Client(base_url=url, timeout=_TIMEOUT, mounts=_DIRECTLY) as jaeger,
@@ -263,10 +266,8 @@ def say(text: str) -> None:
 
 
 if __name__ == "__main__":
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-    app.command()(export)
     try:
-        app(prog_name="scripts/jaeger-export")
+        export(prog_name="scripts/jaeger-export")
     except (ExportError, StorageError) as error:
         say(str(error))
         sys.exit(1)

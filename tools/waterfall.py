@@ -14,13 +14,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Any, Final
 
-import typer
 from rich.cells import cell_len
 
 from agentguard.cli.terminal import files
-from agentguard.cli.terminal.options import ForceOption, OutputOption
+from agentguard.cli.terminal.options import FORCE, OUTPUT, PATH, Argument, Option, command
 from agentguard.errors import StorageError
 from agentguard.identity.credential import agent_alias
 from agentguard.visible import shortened_text, visible_text
@@ -310,18 +309,15 @@ def _time(microseconds: int) -> str:
     return f"{microseconds} µs"
 
 
-def waterfall(
-    traces: Annotated[
-        Path, typer.Argument(metavar="FILE", help="Traces, as Jaeger's query API returns them.")
-    ],
-    *,
-    trace: Annotated[
-        str | None,
-        typer.Option("--trace", metavar="ID", help="Which one, where there are several."),
-    ] = None,
-    output: OutputOption = None,
-    force: ForceOption = False,
-) -> None:
+@command(
+    Argument(
+        "traces", metavar="FILE", type=PATH, help="Traces, as Jaeger's query API returns them."
+    ),
+    Option("--trace", metavar="ID", help="Which one, where there are several."),
+    OUTPUT,
+    FORCE,
+)
+def waterfall(*, traces: Path, trace: str | None, output: Path | None, force: bool) -> None:
     """Draw a trace as an SVG."""
     try:
         answer = json.loads(files.read(traces, _LONGEST))
@@ -333,10 +329,8 @@ def waterfall(
 
 
 if __name__ == "__main__":
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-    app.command()(waterfall)
     try:
-        app(prog_name="scripts/waterfall")
+        waterfall(prog_name="scripts/waterfall")
     except (DrawingError, StorageError) as error:
         print(f"scripts/waterfall: {error}", file=sys.stderr)
         sys.exit(1)

@@ -18,9 +18,9 @@ from typing import Any
 
 import pyte
 import pytest
+from click.testing import CliRunner
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from typer.testing import CliRunner
 
 from agentguard import ApprovalPending, ApprovalRequest, Decision, Guard, Requirement
 from agentguard.cli.commands import app

@@ -12,7 +12,7 @@ import sqlite3
 from contextlib import closing, suppress
 
 import pytest
-from typer.testing import CliRunner
+from click.testing import CliRunner
 
 from agentguard import Decision, Denied, StorageError
 from agentguard.audit.evidence import verify_evidence

@@ -144,7 +144,7 @@ def test_what_the_rotated_key_signed_is_proved_after(changed):
         (["rotate", "log", "--overlap", "1e12"], "Invalid value for '--overlap'"),
         (["rotate", "log", "--compromised-since", "yesterday"], "'yesterday' is not a time"),
         (["rotate", "log", "--compromised-since", "2h"], "'2h' is not a time"),
-        (["rotate", "log", "--compromised-since", ""], "'' is not a time"),
+        (["rotate", "log", "--compromised-since", ""], "names nothing"),
         (["rotate", "log", "--compromised-since", "2026-01-01"], "has no offset"),
         (["rotate", "log", "--compromised-since", "2999-01-01T00:00:00Z"], "in the future"),
     ],

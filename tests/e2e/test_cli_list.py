@@ -8,8 +8,8 @@ import sqlite3
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 
+import click
 import pytest
-import typer
 
 from agentguard import Decision, Denied, Guard
 from agentguard.audit.summary import Search
@@ -164,7 +164,7 @@ def test_an_exact_time(said, meant):
     if meant is not None:
         assert moment(said, NOW, exact=True) == meant
         return
-    with pytest.raises(typer.BadParameter):
+    with pytest.raises(click.BadParameter):
         moment(said, NOW, exact=True)
 
 
@@ -172,7 +172,7 @@ def test_an_exact_time(said, meant):
     "said", ["", "7", "h", "-2h", "2 h", "yesterday", "999999999w", "2026-13-01", "9999999999d"]
 )
 def test_no_time(said):
-    with pytest.raises(typer.BadParameter, match="is not a time"):
+    with pytest.raises(click.BadParameter, match="is not a time"):
         moment(said, NOW)
 
 

@@ -202,7 +202,7 @@ def test_no_file_of_an_agent_takes_the_place_of_the_gateway(domain):
     entry = json.loads(file.read_text())["mcpServers"]["git"]
     folder = domain.folder / "workspace"
     (folder / "agentguard").mkdir(parents=True)
-    for name in ("agentguard/__init__.py", "agentguard/cli.py", "typing.py", "typer.py"):
+    for name in ("agentguard/__init__.py", "agentguard/cli.py", "typing.py", "click.py"):
         (folder / name).write_text("print('the module of the agent ran')\nraise SystemExit\n")
     command = [entry["command"], *entry["args"][: len(client_files.OURS)], "--help"]
     for variables in ({}, {"PYTHONPATH": str(folder)}):

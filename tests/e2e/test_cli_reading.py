@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from typer.main import get_command
 
 from agentguard.cli.commands import app
 
@@ -71,7 +70,7 @@ ARGUMENTS: dict[str, tuple[str, ...]] = {
 
 
 def commands_of_the_tree() -> set[str]:
-    root: Any = get_command(app)
+    root: Any = app
     context = root.make_context("agentguard", ["init"])
     commands: set[str] = set()
     for name in root.commands:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pyte
 import pytest
-from typer.testing import CliRunner
+from click.testing import CliRunner
 
 from agentguard.cli.commands import app
 from agentguard.cli.terminal import screen

@@ -19,7 +19,6 @@ import commands
 import docs_pages
 import pytest
 from denial_lines import without_denials
-from typer.main import get_command
 
 from agentguard import Denied, Guard
 from agentguard.cli.commands import app
@@ -219,7 +218,7 @@ def test_the_set_up_is_sound(project):
 
 def all_commands():
     """The commands of agentguard itself: ``agentguard init``, ``agentguard audit list``, ..."""
-    root: Any = get_command(app)
+    root: Any = app
     context = root.make_context("agentguard", ["init"])
     found = {}
     for name in root.commands:  # the demo, another distribution's, is not looked for

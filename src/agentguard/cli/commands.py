@@ -1,29 +1,31 @@
-"""The command line ``agentguard``: the tree of commands, its entry point and its exit codes.
+"""The command line ``agentguard``: the table of commands, its entry point and its exit codes.
 
-The tree includes the commands of other distributions. An error becomes one line on stderr and an
-exit code: 0 ok, 1 the check failed, 2 usage or configuration. The module of a command imports no
-other command's module, and is imported when the command is called (``lazy.py``). Commands share
-options (``cli/terminal/options.py``), the search for a state (``cli/terminal/location.py``), the
-reading of a log (``cli/audit/history.py``) and the printing (``cli/terminal/screen.py``).
+A command's module is imported when the command is called, so that a help page imports no command;
+it imports no other command's module. An error becomes one line on stderr and an exit code: 0 ok,
+1 the check failed, 2 usage or configuration. Commands share options (``cli/terminal/options.py``),
+the search for a state (``cli/terminal/location.py``), the reading of a log
+(``cli/audit/history.py``) and the printing (``cli/terminal/screen.py``).
 """
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final
+from collections.abc import Callable
+from copy import copy
+from functools import partial
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
 
-import typer
+import click
 
-from agentguard.cli.lazy import PLAIN, Deferred, Group
 from agentguard.errors import AgentguardError, ConfigError
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
 GROUP: Final = "agentguard.commands"
-"""The entry point group of the commands of other distributions, which are plain functions."""
+"""The entry point group of the commands of other distributions, which are Click's commands."""
 
 # The help page lists this command of another distribution even where that one is not installed: the
 # README begins with ``agentguard demo``, and the command's message says how to install it.
@@ -31,26 +33,100 @@ _DEMO: Final = "demo"
 _SUMMARIES: Final = {_DEMO: "Watch a guarded agent at work, offline."}
 _FAILED: Final = 2
 
-_PLACES: Final = {
+_COMMANDS: Final = {
     "init": ("setup.init:init", "Create a trust domain in a folder."),
     "doctor": ("setup.doctor:doctor", "Check the setup of a trust domain."),
-    "policy": ("policy.commands:app", "Check a policy, test it, and replay calls against it."),
-    "agents": ("agents.agents:app", "List the agents and their instances."),
+    "policy": (None, "Check a policy, test it, and replay calls against it."),
+    "policy check": (
+        "policy.commands:check",
+        "Load a policy as a guard does, and report its problems.",
+    ),
+    "policy test": ("policy.test:run_tests", "Run the tests of a policy."),
+    "policy eval": ("policy.commands:evaluate", "Ask a policy about one call."),
+    "policy replay": (
+        "policy.replay:replay",
+        "Decide the calls of the log again by another policy.",
+    ),
+    "agents": (None, "List the agents and their instances."),
+    "agents list": (
+        "agents.agents:list_agents",
+        "List the agents of the configuration and of the log.",
+    ),
+    "agents show": ("agents.agents:show", "Show one agent, its instances and their delegations."),
     "serve": ("server.serve:serve", "Serve the guard to programs in other processes."),
     "run": ("server.run:run", "Start a program as one agent of a running guard server."),
-    "server": ("server.commands:app", "Look after a running guard server."),
-    "mcp": (
-        "mcp.commands:app",
-        "Put a gateway in front of an MCP server, and pin the server's tools.",
+    "server": (None, "Look after a running guard server."),
+    "server status": (
+        "server.commands:status",
+        "Show how many clients a running guard server has, and how many calls.",
     ),
-    "approvals": (
-        "approvals.commands:app",
-        "List the calls that wait for a person, and answer them.",
+    "server reload": (
+        "server.commands:reload",
+        "Have a running guard server load its configuration and its policy anew.",
+    ),
+    "server accept": (
+        "server.commands:accept",
+        "Accept that a tool of an agent has changed: the next call pins the tool anew.",
+    ),
+    "mcp": (None, "Put a gateway in front of an MCP server, and pin the server's tools."),
+    "mcp run": ("mcp.run:run", "Serve an MCP client, and guard each call on the server behind."),
+    "mcp serve": (
+        "mcp.serve:serve",
+        "Serve MCP clients over HTTP, and guard each call on the server behind.",
+    ),
+    "mcp pin": ("mcp.pins:pin", "Pin the tools of an MCP server as they are now."),
+    "mcp diff": ("mcp.pins:diff", "Show how the tools of an MCP server differ from the pins."),
+    "mcp install": (
+        "mcp.install:install",
+        "Put a gateway in front of a server that an MCP client has in its configuration.",
+    ),
+    "approvals": (None, "List the calls that wait for a person, and answer them."),
+    "approvals list": (
+        "approvals.commands:list_requests",
+        "List the requests that wait for an answer, the oldest first.",
+    ),
+    "approvals show": ("approvals.commands:show", "Show a request whole, as it is signed."),
+    "approvals approve": (
+        "approvals.commands:approve",
+        "Approve a request: this exact call may run, once.",
+    ),
+    "approvals reject": ("approvals.commands:reject", "Reject a request: the call is denied."),
+    "approvals export": (
+        "approvals.commands:export",
+        "Write a request to a file, to be answered on another machine.",
+    ),
+    "approvals import": (
+        "approvals.commands:import_answer",
+        "Record a signed answer from another machine, if it counts.",
     ),
     "trace": ("audit.trace:trace", "Show the calls of one run as a tree, from the log alone."),
-    "audit": ("audit.commands:app", "Read the log, and verify it."),
-    "evidence": ("audit.evidence:app", "Make the evidence of one call, and verify it."),
-    "token": ("agents.token:app", "Get, inspect and verify access tokens and delegations."),
+    "audit": (None, "Read the log, and verify it."),
+    "audit list": ("audit.listing:list_entries", "List the calls, the newest last."),
+    "audit show": ("audit.show:show", "Show all that the log says of one call."),
+    "audit tail": ("audit.tail:tail", "Print the newest calls, and wait for new ones."),
+    "audit export": ("audit.export:export", "Write the log's entries as JSON lines."),
+    "audit verify": ("audit.verify:verify", "Verify the whole log."),
+    "audit match": (
+        "audit.match:match",
+        "Compare the requests in the logs of an agent and of a tool's server.",
+    ),
+    "evidence": (None, "Make the evidence of one call, and verify it."),
+    "evidence make": ("audit.evidence:make", "Write the evidence of one call to a file."),
+    "evidence export": (
+        "audit.evidence_export:export",
+        "Write the evidence of many calls into a folder, a file for each.",
+    ),
+    "evidence verify": ("audit.evidence:verify", "Verify evidence files, and say what they prove."),
+    "token": (None, "Get, inspect and verify access tokens and delegations."),
+    "token exchange": (
+        "agents.token_exchange:exchange",
+        "Exchange a user's token for an access token of an agent.",
+    ),
+    "token inspect": ("agents.token:inspect", "Explain a token or a delegation, hop by hop."),
+    "token verify": (
+        "agents.token:verify",
+        "Verify a token or a delegation as its receiver would.",
+    ),
     "revoke": ("agents.revoke:revoke", "Revoke an agent, a delegation, a principal or a key."),
     "freeze": ("agents.freeze:freeze", "Deny every call of every agent."),
     "thaw": ("agents.freeze:thaw", "Allow calls again after a freeze."),
@@ -59,26 +135,84 @@ _PLACES: Final = {
         "audit.resolve:erase",
         "Erase the arguments, the policy input and the result of a call.",
     ),
-    "keys": ("setup.keys:app", "List the keys of the trust domain, and rotate them."),
-    "trust": ("setup.trust:app", "Export the public keys of the trust domain, or pin them."),
+    "keys": (None, "List the keys of the trust domain, and rotate them."),
+    "keys list": ("setup.keys:list_keys", "List the public keys of the trust document."),
+    "keys rotate": ("setup.keys:rotate", "Replace a key of the trust domain with a new key."),
+    "trust": (None, "Export the public keys of the trust domain, or pin them."),
+    "trust export": (
+        "setup.trust:export",
+        "Write the public keys with which others verify the log.",
+    ),
+    "trust pin": ("setup.trust:pin", "Pin the log and its keys in the anchor."),
     "adopt": ("setup.adopt:adopt", "Continue the log in a copied or restored state."),
 }
-"""The commands and groups in the order of the help page: first what a newcomer needs first."""
+"""Where each command is, or None for a group, and its summary, in the order of the help pages."""
+
+
+class Deferred(click.Command):
+    """A command that is not imported yet: a name and a summary for the help page of its group."""
+
+    def __init__(self, name: str, summary: str, resolve: Callable[[], click.Command]) -> None:
+        super().__init__(name, help=summary)
+        self.resolve = resolve
+        """Imports and returns the command."""
+
+
+class _Typer(click.Command):
+    """A command that typer makes, until it is one of Click's."""
+
+    def __init__(self, name: str, summary: str, function: Any) -> None:
+        super().__init__(name, help=summary, callback=function)
+        from agentguard.cli import lazy  # noqa: PLC0415
+
+        self.inner = lazy.Deferred(name, summary, lambda: function).resolve()
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Leave all to typer."""
+        ctx.args = args
+        return args
+
+    def invoke(self, ctx: click.Context) -> None:
+        """Have typer run the command."""
+        self.inner.main(ctx.args, ctx.command_path, terminal_width=ctx.terminal_width)
+
+
+class Group(click.Group):
+    """The commands of the table whose words begin with a name, imported when they are called."""
+
+    def __init__(self, name: str, **settings: Any) -> None:
+        super().__init__(name, **settings)
+        for words, (place, summary) in _COMMANDS.items():
+            group, _, own = words.rpartition(" ")
+            if group == name and place is None:
+                self.add_command(Group(own, help=summary))
+            elif group == name:
+                self.add_command(Deferred(own, summary, partial(_own, str(place), summary)))
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  click passes it
+        """Return the names of the commands, in the order of the table."""
+        return [*self.commands]
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command that was typed, and import the command."""
+        name, command, rest = super().resolve_command(ctx, args)
+        return name, command.resolve() if isinstance(command, Deferred) else command, rest
 
 
 class _Root(Group):
     """The root of all commands: agentguard's own, and those of other distributions."""
 
-    places: ClassVar[Mapping[str, tuple[str, str]]] = _PLACES
-
-    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002  typer passes it
+    def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names of all commands, those of other distributions at the end."""
         self._add_others()
-        first, *rest = _PLACES
-        others = sorted({*self.commands} - {*_PLACES, _DEMO})
-        return [first, _DEMO, *rest, *others]
+        first, *rest = (name for name in super().list_commands(ctx) if name != _DEMO)
+        return [first, _DEMO, *rest]
 
-    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find a command; other distributions are searched for a name of theirs alone."""
         if args[0] not in self.commands:
             self._add_others()
@@ -90,10 +224,48 @@ class _Root(Group):
 
         installed = {entry_point.name: entry_point for entry_point in entry_points(group=GROUP)}
         for name in sorted({_DEMO, *installed} - {*self.commands}):
-            self.add_command(_other(name, installed.get(name)))
+            entry_point = installed.get(name)
+            module = "" if entry_point is None else entry_point.module
+            summary = _SUMMARIES.get(name, f"A command of {module}.")
+            self.add_command(Deferred(name, summary, partial(_of_another, name, entry_point)))
 
 
-app = typer.Typer(name="agentguard", no_args_is_help=True, cls=_Root, **PLAIN)
+def _own(place: str, summary: str) -> click.Command:
+    module, _, name = place.partition(":")
+    command = copy(getattr(import_module(f"{__package__}.{module}"), name))
+    if not isinstance(command, click.Command):
+        return _Typer(name, "", command)
+    command.help = f"{summary}\n\n{command.help or ''}"
+    return command
+
+
+def _of_another(name: str, entry_point: EntryPoint | None) -> click.Command:
+    missing: str | None = "agentguard-demo"
+    if entry_point is not None:
+        try:
+            command = entry_point.load()
+        except ModuleNotFoundError as error:
+            missing = error.name
+        else:
+            if isinstance(command, click.Command):
+                return command
+            message = f"agentguard {name}: expected a command of Click, found {command!r}"
+            raise ConfigError(message, code="command.missing")
+    message = f"agentguard {name} needs {missing}, which is not installed"
+    if name == _DEMO:
+        message += (
+            ": from a clone of the project, run pip install . "
+            "./integrations/agentguard-langchain ./integrations/agentguard-demo"
+        )
+    raise ConfigError(message, code="command.missing")
+
+
+@click.group("", cls=_Root)
+@click.version_option(
+    package_name="agentguard", message="%(prog)s %(version)s", help="Print the version and exit."
+)
+def app() -> None:
+    """Identity, authority and a record for every tool call of an AI agent."""
 
 
 def main() -> None:
@@ -123,45 +295,3 @@ def _report(error: AgentguardError | OSError) -> None:
         screen.error(error.code, phrases.with_query(str(error)))
     else:
         screen.error("system.failed", str(error))
-
-
-def _version(is_requested: bool) -> None:  # noqa: FBT001  typer passes the option's value
-    if is_requested:
-        from importlib.metadata import version  # noqa: PLC0415  the import is slow
-
-        typer.echo(f"agentguard {version('agentguard')}")
-        raise typer.Exit
-
-
-@app.callback()
-def root(
-    *,
-    _show_version: Annotated[
-        bool,
-        typer.Option(
-            "--version", help="Print the version and exit.", callback=_version, is_eager=True
-        ),
-    ] = False,
-) -> None:
-    """Identity, authority and a record for every tool call of an AI agent."""
-
-
-def _other(name: str, entry_point: EntryPoint | None) -> Deferred:
-    summary = _SUMMARIES.get(name, f"A command of {entry_point.module if entry_point else ''}.")
-    return Deferred(name, summary, lambda: _load(name, entry_point))
-
-
-def _load(name: str, entry_point: EntryPoint | None) -> Callable[..., object]:
-    missing: str | None = "agentguard-demo"
-    if entry_point is not None:
-        try:
-            return entry_point.load()  # type: ignore[no-any-return]  # a function, by the contract
-        except ModuleNotFoundError as error:
-            missing = error.name
-    message = f"agentguard {name} needs {missing}, which is not installed"
-    if name == _DEMO:
-        message += (
-            ": from a clone of the project, run pip install . "
-            "./integrations/agentguard-langchain ./integrations/agentguard-demo"
-        )
-    raise ConfigError(message, code="command.missing")

@@ -208,7 +208,7 @@ def test_an_option_that_is_misspelt_is_no_name(other, option):
     result = other.run("revoke", "user:alice", option, "it leaked")
     assert result.returncode == 2
     if option == "--":  # what stands behind it are arguments
-        assert "Got unexpected extra argument(s) (it leaked)" in result.stderr
+        assert "Got unexpected extra argument (it leaked)" in result.stderr
     else:
         assert "No such option" in result.stderr
     assert not [row for row in other.lines("audit", "list") if row["kind"] == "revocation"]

@@ -23,9 +23,9 @@ from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Any, Final
 
-import typer
+import click
 
 # On Python 3.14, langchain-core warns each program that it imports version 1 of pydantic.
 warnings.filterwarnings("ignore", "Core Pydantic V1 functionality isn't compatible", UserWarning)
@@ -77,50 +77,46 @@ class Run:
         return self.report.ok and self.report.anchored and not self.copy_report.ok
 
 
-DirectoryOption = Annotated[
-    Path | None,
-    typer.Option("--dir", help="An empty or new folder, instead of a temporary one."),
-]
-ModelOption = Annotated[
-    str | None,
-    typer.Option(
-        metavar="PROVIDER:NAME",
-        help="A real model, as init_chat_model names it. CI then runs, on this machine and "
-        "without a sandbox, whatever that model commits.",
-    ),
-]
-InteractiveOption = Annotated[
-    bool,
-    typer.Option(
-        "--interactive", help="Ask you, at the terminal, what bob says to the merge into main."
-    ),
-]
-OtlpOption = Annotated[
-    str | None,
-    typer.Option(
-        metavar="URL",
-        help="Send the trace to an OTLP receiver, such as Jaeger's http://localhost:4318, and "
-        "print where to look for it.",
-    ),
-]
-ServerOption = Annotated[
-    bool,
-    typer.Option(
-        "--server", help="Have the guard in a server, a process of its own (agentguard serve)."
-    ),
-]
-JsonOption = Annotated[
-    bool, typer.Option("--json", help="One JSON object instead of the timeline.")
-]
-
-
+@click.command()
+@click.option(
+    "--dir",
+    "directory",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="An empty or new folder, instead of a temporary one.",
+)
+@click.option(
+    "--model",
+    metavar="PROVIDER:NAME",
+    help="A real model, as init_chat_model names it. CI then runs, on this machine and without a "
+    "sandbox, whatever that model commits.",
+)
+@click.option(
+    "--interactive",
+    is_flag=True,
+    help="Ask you, at the terminal, what bob says to the merge into main.",
+)
+@click.option(
+    "--otlp",
+    metavar="URL",
+    help="Send the trace to an OTLP receiver, such as Jaeger's http://localhost:4318, and print "
+    "where to look for it.",
+)
+@click.option(
+    "--server",
+    "in_server",
+    is_flag=True,
+    help="Have the guard in a server, a process of its own (agentguard serve).",
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of the timeline.")
 def command(
-    directory: DirectoryOption = None,
-    model: ModelOption = None,
-    interactive: InteractiveOption = False,  # noqa: FBT002  a flag of the command line
-    otlp: OtlpOption = None,
-    in_server: ServerOption = False,  # noqa: FBT002  a flag of the command line
-    as_json: JsonOption = False,  # noqa: FBT002  a flag of the command line
+    *,
+    directory: Path | None,
+    model: str | None,
+    interactive: bool,
+    otlp: str | None,
+    in_server: bool,
+    as_json: bool,
 ) -> None:
     """Show agents at work for alice on a real git repository, offline: allowed, denied, proved.
 
@@ -130,7 +126,7 @@ def command(
     --otlp also trace_id, and sent: whether the receiver took the trace in time.
     """
     if interactive and as_json:
-        raise typer.BadParameter("--interactive shows what it asks about, and --json shows nothing")
+        raise click.BadParameter("--interactive shows what it asks about, and --json shows nothing")
     console = Console(quiet=as_json, highlight=False)
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = _PIPE_WIDTH
@@ -160,9 +156,9 @@ def command(
                 else {}
             ),
         }
-        typer.echo(json.dumps(output))
+        click.echo(json.dumps(output))
     if not result.ok:
-        raise typer.Exit(1)
+        raise SystemExit(1)
 
 
 @contextmanager

@@ -6,36 +6,30 @@ How agents are gathered from the configuration and the log is in ``inventory.py`
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated
+from pathlib import Path
+from typing import Unpack
 
-import typer
 from rich.text import Text
 
 from agentguard.cli.agents import delegations, inventory
 from agentguard.cli.agents.inventory import AgentRecord, Instance
-from agentguard.cli.lazy import Group
 from agentguard.cli.terminal import location, screen, times
 from agentguard.cli.terminal.options import (
-    AnchorOption,
-    ConfigOption,
-    JsonOption,
-    StateOption,
-    TrustOption,
+    AS_JSON,
+    CONFIG,
+    LOG,
+    STATE,
+    Argument,
+    LogOptions,
+    command,
 )
 from agentguard.errors import ConfigError
 from agentguard.identity import credential
 
-app = typer.Typer(no_args_is_help=True, cls=Group)
 
-
-@app.command("list")
-def list_agents(
-    *, config: ConfigOption = None, state: StateOption = None, json: JsonOption = False
-) -> None:
-    """List the agents of the configuration and of the log.
-
-    With --json, one object a line.
-    """
+@command(CONFIG, STATE, AS_JSON)
+def list_agents(*, config: Path | None, state: Path | None, json: bool) -> None:
+    """With --json, one object a line."""
     agents = inventory.load(location.locate(config, state))
     if json:
         for agent in agents:
@@ -45,29 +39,20 @@ def list_agents(
     screen.columns(names, ((_cells(agent), _note(agent)) for agent in agents))
 
 
-@app.command("show")
-def show(
-    name: Annotated[
-        str,
-        typer.Argument(
-            metavar="NAME|URI",
-            help="An agent's name, or one instance: its URI, or its short name as in "
-            "assistant:Zq3x.",
-        ),
-    ],
-    *,
-    config: ConfigOption = None,
-    state: StateOption = None,
-    anchor: AnchorOption = None,
-    trust: TrustOption = None,
-    json: JsonOption = False,
-) -> None:
-    """Show one agent, its instances and their delegations.
-
-    The newest credential of each instance is verified as of its entry in the log. Only delegations
-    that have not expired are shown.
+@command(
+    Argument(
+        "name",
+        metavar="NAME|URI",
+        help="An agent's name, or one instance: its URI, or its short name as in assistant:Zq3x.",
+    ),
+    *LOG,
+    AS_JSON,
+)
+def show(*, name: str, json: bool, **options: Unpack[LogOptions]) -> None:
+    """The newest credential of each instance is verified as of its entry in the log. Only
+    delegations that have not expired are shown.
     """
-    log = location.trusted_log(config, state, anchor, trust)
+    log = location.trusted_log(**options)
     agent = _require(inventory.load(log.location), name)
     for instance in agent.instances:
         instance.check(log.trust.document)

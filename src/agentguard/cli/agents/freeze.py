@@ -5,27 +5,29 @@ Both need the passphrase of the keys, sign with the admin key, and append to the
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from agentguard.cli.terminal import location, screen, times
-from agentguard.cli.terminal.options import ConfigOption, JsonOption, NoteOption
+from agentguard.cli.terminal.options import AS_JSON, CONFIG, NOTE, command
 from agentguard.domain import administration
 from agentguard.domain.passphrase import passphrase_of
 
 
-def freeze(*, note: NoteOption, config: ConfigOption = None, json: JsonOption = False) -> None:
-    """Deny every call of every agent.
-
-    The freeze counts from the next call on, in every process on the state, and lasts until
+@command(NOTE, CONFIG, AS_JSON)
+def freeze(*, note: str, config: Path | None, json: bool) -> None:
+    """The freeze counts from the next call on, in every process on the state, and lasts until
     agentguard thaw. Tools that run already are not stopped. The freeze and each denial are logged.
     """
     _set_frozen(note=note, config=config, json=json, frozen=True)
 
 
-def thaw(*, note: NoteOption, config: ConfigOption = None, json: JsonOption = False) -> None:
-    """Allow calls again after a freeze."""
+@command(NOTE, CONFIG, AS_JSON)
+def thaw(*, note: str, config: Path | None, json: bool) -> None:
+    """The end of the freeze counts from the next call on, and is logged."""
     _set_frozen(note=note, config=config, json=json, frozen=False)
 
 
-def _set_frozen(*, note: str, config: ConfigOption, json: bool, frozen: bool) -> None:
+def _set_frozen(*, note: str, config: Path | None, json: bool, frozen: bool) -> None:
     settings = location.load_own(config)
     recorded = administration.freeze(
         settings,

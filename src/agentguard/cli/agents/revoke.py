@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from contextlib import closing
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Final
 
-import typer
+import click
 
 from agentguard.call.invocation import timestamp
 from agentguard.cli.agents import delegations, inventory, token_parts
@@ -21,10 +21,12 @@ from agentguard.cli.agents.inventory import AgentRecord
 from agentguard.cli.setup import key_status
 from agentguard.cli.terminal import location, screen, times
 from agentguard.cli.terminal.options import (
-    CompromisedSinceOption,
-    ConfigOption,
-    JsonOption,
-    TakesNames,
+    AS_JSON,
+    COMPROMISED_SINCE,
+    CONFIG,
+    Argument,
+    Option,
+    command,
 )
 from agentguard.domain import administration, keystore, rotation
 from agentguard.domain.config import Config
@@ -40,40 +42,74 @@ _AGENT_NAME: Final = re.compile(credential.NAME)
 # alone, which are too many to search
 _OWN_JTI: Final = re.compile(r"[0-9a-f]{32}")
 
+_DASHED: Final = re.compile(r"-[A-Za-z0-9_-]{7,127}")
+_THUMBPRINT_LENGTH: Final = 43
 
+
+class _TakesNames(click.Command):
+    """A command with an argument that may be an id that begins with ``-``, as one id in 64 does.
+
+    The command has no option of one letter. So a word that begins with one ``-`` and is as long as
+    an id is an id, and a word that begins with two and is as long as a thumbprint is a thumbprint.
+    Any other such word is an option, or a misspelt option.
+    """
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the command line, after such ids have been moved behind a ``--``."""
+        end = args.index("--") if "--" in args else len(args)
+        options = {name: one for one in self.params for name in (*one.opts, *one.secondary_opts)}
+        names: list[str] = []
+        others: list[str] = []
+        takes_value = False
+        for arg in args[:end]:
+            is_value, option = takes_value, options.get(arg)
+            takes_value = not is_value and isinstance(option, click.Option) and not option.is_flag
+            is_name = not is_value and _is_dashed(arg) and f"-{arg}" not in options
+            (names if is_name and option is None else others).append(arg)
+        if not names:
+            return super().parse_args(ctx, args)
+        return super().parse_args(ctx, [*others, "--", *names, *args[end + 1 :]])
+
+
+def _is_dashed(arg: str) -> bool:
+    if arg.startswith("--"):
+        return len(arg) == _THUMBPRINT_LENGTH and _DASHED.fullmatch(arg) is not None
+    return _DASHED.fullmatch(arg) is not None
+
+
+@command(
+    Argument(
+        "what",
+        metavar="NAME|FILE|TOKEN|KEY",
+        help="An agent's name, an instance (its URI or short name), a principal or a service "
+        "as in user:alice, a file with a token or a stored delegation (./FILE or FILE.json; - "
+        "for stdin), the token itself, its id, or a key's thumbprint.",
+    ),
+    Option(
+        "--note",
+        metavar="TEXT",
+        help="The reason, which is logged. Required, but for a key of the trust domain.",
+    ),
+    COMPROMISED_SINCE,
+    Option(
+        "--in-advance",
+        is_flag=True,
+        help="Revoke a name that nobody in the log or the configuration has yet.",
+    ),
+    CONFIG,
+    AS_JSON,
+    cls=_TakesNames,
+)
 def revoke(
-    what: Annotated[
-        str,
-        typer.Argument(
-            metavar="NAME|FILE|TOKEN|KEY",
-            help="An agent's name, an instance (its URI or short name), a principal or a service "
-            "as in user:alice, a file with a token or a stored delegation (./FILE or FILE.json; - "
-            "for stdin), the token itself, its id, or a key's thumbprint.",
-        ),
-    ],
     *,
-    note: Annotated[
-        str | None,
-        typer.Option(
-            "--note",
-            metavar="TEXT",
-            help="The reason, which is logged. Required, but for a key of the trust domain.",
-        ),
-    ] = None,
-    compromised_since: CompromisedSinceOption = None,
-    in_advance: Annotated[
-        bool,
-        typer.Option(
-            "--in-advance",
-            help="Revoke a name that nobody in the log or the configuration has yet.",
-        ),
-    ] = False,
-    config: ConfigOption = None,
-    json: JsonOption = False,
+    what: str,
+    note: str | None,
+    compromised_since: datetime | None,
+    in_advance: bool,
+    config: Path | None,
+    json: bool,
 ) -> None:
-    """Revoke an agent, a delegation, a principal or a key.
-
-    From then on each call that goes through what is revoked is denied, in every process on the
+    """From then on each call that goes through what is revoked is denied, in every process on the
     state. The revocation is logged, and can't be undone.
 
     A key of the trust domain (agentguard keys list) that was rotated before is revoked with
@@ -81,7 +117,7 @@ def revoke(
     """
     if (note is None) == (compromised_since is None):
         message = "give --note TEXT; or, for a key of the trust domain, --compromised-since TIME"
-        raise typer.BadParameter(message)
+        raise click.BadParameter(message)
     settings = location.load_own(config)
     if note is None and compromised_since is not None:
         _revoke_key(settings, what, compromised_since, json=json)
@@ -91,9 +127,6 @@ def revoke(
         settings, passphrase_of(settings), name, note=note or "", now=times.now()
     )
     screen.recorded(f"revoked: {name}", {"revoked": name}, recorded, json=json)
-
-
-revoke.command_class = TakesNames  # type: ignore[attr-defined]  # read by cli/lazy.py
 
 
 def _revoke_key(settings: Config, thumbprint: str, since: datetime, *, json: bool) -> None:

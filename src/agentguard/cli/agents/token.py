@@ -10,25 +10,17 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
-import typer
+import click
 from rich.text import Text
 
 from agentguard.cli.agents import token_parts
-from agentguard.cli.agents.token_exchange import exchange, token_in
+from agentguard.cli.agents.token_exchange import token_in
 from agentguard.cli.agents.token_parts import TokenParts
 from agentguard.cli.audit import phrases
-from agentguard.cli.lazy import Group
 from agentguard.cli.terminal import files, location, screen, times
-from agentguard.cli.terminal.options import (
-    AnchorOption,
-    ConfigOption,
-    JsonOption,
-    StateOption,
-    TrustOption,
-    options_from,
-)
+from agentguard.cli.terminal.options import AS_JSON, LOG, PATH, Argument, Option, command
 from agentguard.delegation import access_token, verification
 from agentguard.delegation.grant import Grant
 from agentguard.errors import AgentguardError, ConfigError, DecodeError
@@ -37,68 +29,40 @@ from agentguard.signing import canonical
 from agentguard.signing.canonical import JSON
 from agentguard.storage import ledger
 
-app = typer.Typer(no_args_is_help=True, cls=Group)
-app.command("exchange")(exchange)
-
-TokenArgument = Annotated[
-    str,
-    typer.Argument(
-        metavar="FILE|-|TOKEN",
-        help="A file with an access token or a stored delegation, - for stdin, or the token.",
+_SOURCE: Final = Argument(
+    "source",
+    metavar="FILE|-|TOKEN",
+    help="A file with an access token or a stored delegation, - for stdin, or the token.",
+)
+_GIVEN: Final = (
+    *LOG,
+    Option(
+        "--chain",
+        metavar="FILE",
+        type=PATH,
+        help="The chain of an access token; by default the one in the state's log.",
     ),
-]
-AudienceOption = Annotated[
-    str | None,
-    typer.Option(
+    Option(
         "--audience",
         metavar="NAME",
         help="The audience to verify for; by default the trust domain itself.",
     ),
-]
-ChainOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--chain",
-        metavar="FILE",
-        help="The chain of an access token; by default the one in the state's log.",
-    ),
-]
-IssuerOption = Annotated[
-    str | None,
-    typer.Option(
+    Option(
         "--issuer",
         metavar="URL",
         help="The URL of the trust domain's token service, as the issuer of the token; by default "
         "no such URL counts.",
     ),
-]
-AtOption = Annotated[
-    datetime | None,
-    typer.Option(
+    Option(
         "--at",
         metavar="TIME",
-        formats=["%Y-%m-%dT%H:%M:%S%z"],
+        type=click.DateTime(["%Y-%m-%dT%H:%M:%S%z"]),
+        default=times.now,
+        show_default=False,
         help="Verify as of this time; by default now.",
     ),
-]
-
-
-IntrospectOption = Annotated[
-    str | None,
-    typer.Option(
-        "--introspect",
-        metavar="URL",
-        help="Ask the token service at this URL as well, which knows of revocations.",
-    ),
-]
-WorkloadOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--workload-token",
-        metavar="FILE",
-        help="A file with the workload token of this program, for --introspect.",
-    ),
-]
+)
+"""The options of a ``VerificationInput``."""
 
 
 class VerificationInput(NamedTuple):
@@ -123,34 +87,13 @@ class VerificationInput(NamedTuple):
         return self.config is not None or self.state is not None
 
 
-def _input(
-    *,
-    config: ConfigOption = None,
-    state: StateOption = None,
-    anchor: AnchorOption = None,
-    trust: TrustOption = None,
-    chain: ChainOption = None,
-    audience: AudienceOption = None,
-    issuer: IssuerOption = None,
-    at: AtOption = None,
-) -> VerificationInput:
-    return VerificationInput(
-        config, state, anchor, trust, chain, audience, issuer, at or times.now()
-    )
-
-
-_with_options: Final = options_from("given", _input)
-
-
-@app.command("inspect")
-@_with_options
-def inspect(source: TokenArgument, *, given: VerificationInput, json: JsonOption = False) -> None:
-    """Explain a token or a delegation, hop by hop.
-
-    The output names the agent, its principal, the services and agents in between, the scope and the
-    time of expiry, and says which hop is wrong. Signatures are checked where there is a trust
+@command(_SOURCE, *_GIVEN, AS_JSON)
+def inspect(*, source: str, json: bool, **options: Any) -> None:
+    """The output names the agent, its principal, the services and agents in between, the scope and
+    the time of expiry, and says which hop is wrong. Signatures are checked where there is a trust
     document (--trust, or that of the state).
     """
+    given = VerificationInput(**options)
     parts = _parts(source, given)
     trust: TrustDocument | None = None
     doubt = "its chain is not known: give --chain FILE" if parts.lacks_chain else ""
@@ -174,25 +117,34 @@ def inspect(source: TokenArgument, *, given: VerificationInput, json: JsonOption
         else:
             screen.line(screen.styled("fail", f"it does not hold [{problem.code}]: "), str(problem))
     if problem is not None:
-        raise typer.Exit(1)
+        raise SystemExit(1)
 
 
-@app.command("verify")
-@_with_options
+@command(
+    _SOURCE,
+    *_GIVEN,
+    Option(
+        "--introspect",
+        metavar="URL",
+        help="Ask the token service at this URL as well, which knows of revocations.",
+    ),
+    Option(
+        "--workload-token",
+        metavar="FILE",
+        type=PATH,
+        help="A file with the workload token of this program, for --introspect.",
+    ),
+    AS_JSON,
+)
 def verify(
-    source: TokenArgument,
-    *,
-    given: VerificationInput,
-    introspect: IntrospectOption = None,
-    workload_token: WorkloadOption = None,
-    json: JsonOption = False,
+    *, source: str, introspect: str | None, workload_token: Path | None, json: bool, **options: Any
 ) -> None:
-    """Verify a token or a delegation as its receiver would.
-
-    Exit code 1 if it does not hold. Where there is a state, revocations and a freeze count as well.
+    """Exit code 1 if it does not hold. Where there is a state, revocations and a freeze count as
+    well.
     """
     if (introspect is None) is not (workload_token is None):
         raise ConfigError("--introspect and --workload-token go together: give both, or none")
+    given = VerificationInput(**options)
     parts = _parts(source, given)
     if parts.lacks_chain:
         message = "the chain of the token is not known: give its file with --chain FILE"
@@ -210,7 +162,7 @@ def verify(
     else:
         screen.line(screen.styled("ok", "it holds: every signature, link and limit"))
     if code:
-        raise typer.Exit(1)
+        raise SystemExit(1)
 
 
 def _parts(source: str, given: VerificationInput) -> TokenParts:
@@ -266,7 +218,7 @@ def _refusal(parts: TokenParts, given: VerificationInput) -> tuple[str, str] | N
         if given.names_a_state:
             raise
         return None
-    document = location.trust(where, given.trust).document
+    document = location.trust_of(where, given.trust).document
     return ledger.current(where.state, where.anchor, document).refusal(parts.names)
 
 

@@ -10,11 +10,12 @@ from __future__ import annotations
 import os
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Final
 
-import typer
+import click
 
 from agentguard.cli.terminal import files
+from agentguard.cli.terminal.options import PATH, Argument, Option, command
 from agentguard.errors import ConfigError, DecodeError
 from agentguard.signing import canonical
 from agentguard.signing.canonical import b64url_decode, b64url_encode
@@ -24,81 +25,78 @@ _MAX_TOKEN: Final = 16 * 1024
 _MAX_KEY: Final = 4096
 _SEED: Final = 32
 
-ServiceOption = Annotated[
-    str, typer.Option("--service", metavar="URL", help="The URL of the token service.")
-]
-AgentOption = Annotated[
-    str, typer.Option("--agent", metavar="NAME", help="The agent that acts with the token.")
-]
-WorkloadOption = Annotated[
-    Path,
-    typer.Option(
+
+def _if_given(
+    _context: click.Context, _option: click.Parameter, names: tuple[str, ...]
+) -> tuple[str, ...] | None:
+    return names or None  # Click has an empty tuple for an option that was not given
+
+
+@command(
+    Argument(
+        "subject_token",
+        metavar="FILE|-",
+        type=PATH,
+        help="A file with the user's token, - for stdin.",
+    ),
+    Option("--service", metavar="URL", required=True, help="The URL of the token service."),
+    Option("--agent", metavar="NAME", required=True, help="The agent that acts with the token."),
+    Option(
         "--workload-token",
         metavar="FILE",
+        type=PATH,
+        required=True,
         help="A file with the workload token of this program.",
     ),
-]
-KeyOption = Annotated[
-    Path,
-    typer.Option(
+    Option(
         "--key",
         metavar="FILE",
+        type=PATH,
+        required=True,
         help="The private key of the agent's instance, as a JWK. A file that is missing is made, "
         "with a new key.",
     ),
-]
-ChainOption = Annotated[
-    Path | None,
-    typer.Option(
+    Option(
         "--chain",
         metavar="FILE",
+        type=PATH,
         help="Where to write the chain of the token; an older file is replaced.",
     ),
-]
-ScopeOption = Annotated[
-    list[str] | None,
-    typer.Option(
+    Option(
         "--scope",
         metavar="NAME",
+        multiple=True,
+        callback=_if_given,
         help="A scope of the token; may be repeated. By default, all that the user and the agent "
         "share.",
     ),
-]
-AudienceOption = Annotated[
-    list[str] | None,
-    typer.Option(
+    Option(
         "--audience",
         metavar="NAME",
+        multiple=True,
+        callback=_if_given,
         help="A receiver of the token; may be repeated. By default, the trust domain itself.",
     ),
-]
-IdJagOption = Annotated[
-    bool,
-    typer.Option(
+    Option(
         "--id-jag",
+        is_flag=True,
         help="The file has an ID-JAG of the user's identity provider, which counts once.",
     ),
-]
-
-
+)
 def exchange(  # noqa: PLR0913  the options of the command
-    subject_token: Annotated[
-        Path, typer.Argument(metavar="FILE|-", help="A file with the user's token, - for stdin.")
-    ],
     *,
-    service: ServiceOption,
-    agent: AgentOption,
-    workload_token: WorkloadOption,
-    key: KeyOption,
-    chain: ChainOption = None,
-    scope: ScopeOption = None,
-    audience: AudienceOption = None,
-    id_jag: IdJagOption = False,
+    subject_token: Path,
+    service: str,
+    agent: str,
+    workload_token: Path,
+    key: Path,
+    chain: Path | None,
+    scope: tuple[str, ...] | None,
+    audience: tuple[str, ...] | None,
+    id_jag: bool,
 ) -> None:
-    """Exchange a user's token for an access token of an agent.
-
-    Registers the key as an instance of the agent at the token service, and prints the access token.
-    The token counts for five minutes at most, and only with a proof of the key.
+    """Registers the key as an instance of the agent at the token service, and prints the access
+    token. The token counts for five minutes at most, and only with a proof of the key.
     """
     # few commands send a request, and the extra brings what the module imports
     from agentguard.service.client import TokenService  # noqa: PLC0415
@@ -114,7 +112,7 @@ def exchange(  # noqa: PLR0913  the options of the command
         got = send(identity, user, scope=scope, audience=audience)
         if written is not None:
             written.write(got.issued.chain + b"\n")
-    typer.echo(got.issued.token)  # in one piece: a screen's line would be wrapped
+    click.echo(got.issued.token)  # in one piece: a screen's line would be wrapped
 
 
 def token_in(path: Path) -> str:

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
-import typer
+import click
 
 from agentguard.cli.terminal import files
 from agentguard.errors import KeyMaterialError
@@ -40,4 +40,4 @@ def _passphrase(path: Path) -> Secret:
         )
         raise KeyMaterialError(message, code="key.passphrase")
     question = f"Passphrase of {path}"
-    return Secret(os.fsencode(typer.prompt(question, hide_input=True, err=True)))
+    return Secret(os.fsencode(click.prompt(question, hide_input=True, err=True)))

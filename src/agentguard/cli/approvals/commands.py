@@ -11,9 +11,9 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
-import typer
+import click
 
 from agentguard.approvals.answer import Verdict, seal_answer
 from agentguard.approvals.inbox import ApprovalInbox
@@ -22,9 +22,17 @@ from agentguard.approvals.roster import Answer
 from agentguard.approvals.status import PastRequest
 from agentguard.audit.request_status import LoggedHistory
 from agentguard.cli.approvals import approver, request
-from agentguard.cli.lazy import Group
 from agentguard.cli.terminal import client_side, files, location, screen, times
-from agentguard.cli.terminal.options import ConfigOption, ForceOption, JsonOption, OutputOption
+from agentguard.cli.terminal.options import (
+    AS_JSON,
+    CONFIG,
+    FORCE,
+    OUTPUT,
+    PATH,
+    Argument,
+    Option,
+    command,
+)
 from agentguard.cli.terminal.shown import Shown
 from agentguard.client.approvals import ClientInbox
 from agentguard.errors import ConfigError
@@ -33,64 +41,60 @@ from agentguard.identity.principal import require_principal
 from agentguard.identity.trust import seconds
 from agentguard.signing import canonical
 
-app = typer.Typer(no_args_is_help=True, cls=Group)
-
-RequestArgument = Annotated[
-    str | None,
-    typer.Argument(
-        metavar="REQUEST", help="The request's id, or its beginning, as approvals list shows it."
-    ),
-]
-RequestOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--request", metavar="FILE", help="A request that approvals export has written; no state."
-    ),
-]
-KeyOption = Annotated[
-    Path,
-    typer.Option(
+_REQUEST: Final = Argument(
+    "request_id",
+    metavar="REQUEST",
+    required=False,
+    help="The request's id, or its beginning, as approvals list shows it.",
+)
+_REQUEST_FILE: Final = Option(
+    "--request",
+    "request_file",
+    metavar="FILE",
+    type=PATH,
+    help="A request that approvals export has written; no state.",
+)
+_ANSWER: Final = (
+    _REQUEST,
+    Option(
         "--key",
         metavar="FILE",
+        type=PATH,
+        default=Path("~/.ssh/id_ed25519"),
+        show_default=True,
         help="Your OpenSSH Ed25519 private key, encrypted; or its FILE.pub, to sign by ssh-agent.",
     ),
-]
-AsOption = Annotated[
-    str | None,
-    typer.Option(
+    Option("--note", metavar="TEXT", default="", help="What to say beside it; it is logged."),
+    Option("--yes", is_flag=True, help="Do not show the request and ask first."),
+    _REQUEST_FILE,
+    Option(
         "--as",
+        "principal",
         metavar="PRINCIPAL",
         help="Who you are on the roster, as in user:bob; for --request.",
     ),
-]
-NoteOption = Annotated[
-    str, typer.Option("--note", metavar="TEXT", help="What to say beside it; it is logged.")
-]
-YesOption = Annotated[bool, typer.Option("--yes", help="Do not show the request and ask first.")]
-
-EndedOption = Annotated[
-    bool, typer.Option("--ended", help="List the requests that are over, and what ended them.")
-]
-LastOption = Annotated[
-    int, typer.Option("--last", min=1, max=1000, help="How many, the newest; with --ended.")
-]
-
-_DEFAULT_KEY = Path("~/.ssh/id_ed25519")
+    OUTPUT,
+    CONFIG,
+)
 
 
-@app.command("list")
-def list_requests(
-    *,
-    ended: EndedOption = False,
-    last: LastOption = 50,
-    config: ConfigOption = None,
-    json: JsonOption = False,
-) -> None:
-    """List the requests that wait for an answer, the oldest first.
-
-    Warns of approvals that expired before their call was made again. With --ended, list what became
-    of the requests that are over, and why. With --json, one object a line; of a request that waits,
-    its member shown has the arguments that [tools.NAME] show names.
+@command(
+    Option("--ended", is_flag=True, help="List the requests that are over, and what ended them."),
+    Option(
+        "--last",
+        metavar="N",
+        type=click.IntRange(1, 1000),
+        default=50,
+        show_default=True,
+        help="How many, the newest; with --ended.",
+    ),
+    CONFIG,
+    AS_JSON,
+)
+def list_requests(*, ended: bool, last: int, config: Path | None, json: bool) -> None:
+    """Warns of approvals that expired before their call was made again. With --ended, list what
+    became of the requests that are over, and why. With --json, one object a line; of a request that
+    waits, its member shown has the arguments that [tools.NAME] show names.
     """
     with _inbox(config) as inbox:
         if ended:
@@ -149,18 +153,12 @@ def _list(inbox: ApprovalInbox, shown: Shown, *, json: bool) -> None:
     screen.columns(names, rows)
 
 
-@app.command("show")
+@command(_REQUEST, _REQUEST_FILE, CONFIG, AS_JSON)
 def show(
-    request_id: RequestArgument = None,
-    *,
-    request_file: RequestOption = None,
-    config: ConfigOption = None,
-    json: JsonOption = False,
+    *, request_id: str | None, request_file: Path | None, config: Path | None, json: bool
 ) -> None:
-    """Show a request whole, as it is signed.
-
-    Nothing is left out. Characters that a terminal would not show are written out, and the text of
-    the call stands behind a bar. With --json, all in ASCII.
+    """Nothing is left out. Characters that a terminal would not show are written out, and the text
+    of the call stands behind a bar. With --json, all in ASCII.
     """
     with _question(request_id, request_file, config) as (approval_request, inbox):
         if json:
@@ -170,74 +168,34 @@ def show(
         request.draw(approval_request, answers)
 
 
-@app.command("approve")
-def approve(
-    request_id: RequestArgument = None,
-    *,
-    key: KeyOption = _DEFAULT_KEY,
-    note: NoteOption = "",
-    yes: YesOption = False,
-    request_file: RequestOption = None,
-    principal: AsOption = None,
-    output: OutputOption = None,
-    config: ConfigOption = None,
-) -> None:
-    """Approve a request: this exact call may run, once.
-
-    The request is shown first. On another machine, name the exported request with --request and
+@command(*_ANSWER)
+def approve(**options: Any) -> None:
+    """The request is shown first. On another machine, name the exported request with --request and
     yourself with --as: the signed answer is written to -o FILE, for approvals import.
     """
-    options = _AnswerOptions(key, note, yes, principal, output)
-    with _question(request_id, request_file, config) as question:
-        _answer("approve", question, options)
+    _decide("approve", _AnswerOptions(**options))
 
 
-@app.command("reject")
-def reject(
-    request_id: RequestArgument = None,
-    *,
-    key: KeyOption = _DEFAULT_KEY,
-    note: NoteOption = "",
-    yes: YesOption = False,
-    request_file: RequestOption = None,
-    principal: AsOption = None,
-    output: OutputOption = None,
-    config: ConfigOption = None,
-) -> None:
-    """Reject a request: the call is denied.
-
-    The agent is told the note.
-    """
-    options = _AnswerOptions(key, note, yes, principal, output)
-    with _question(request_id, request_file, config) as question:
-        _answer("reject", question, options)
+@command(*_ANSWER)
+def reject(**options: Any) -> None:
+    """The agent is told the note."""
+    _decide("reject", _AnswerOptions(**options))
 
 
-@app.command("export")
+@command(_REQUEST, OUTPUT, FORCE, CONFIG)
 def export(
-    request_id: RequestArgument,
-    *,
-    output: OutputOption = None,
-    force: ForceOption = False,
-    config: ConfigOption = None,
+    *, request_id: str | None, output: Path | None, force: bool, config: Path | None
 ) -> None:
-    """Write a request to a file, to be answered on another machine.
-
-    The file holds the arguments of the call.
-    """
+    """The file holds the arguments of the call."""
     with _question(request_id, None, config) as question, files.new(output, force=force) as file:
         file.write(question.approval_request.dumps() + b"\n")
     if not files.is_stream(output):
         screen.line(f"written: {output}; agentguard approvals approve --request FILE answers it")
 
 
-@app.command("import")
-def import_answer(
-    file: Annotated[Path, typer.Argument(metavar="FILE|-", help="A signed answer.")],
-    *,
-    config: ConfigOption = None,
-) -> None:
-    """Record a signed answer from another machine, if it counts."""
+@command(Argument("file", metavar="FILE|-", type=PATH, help="A signed answer."), CONFIG)
+def import_answer(*, file: Path, config: Path | None) -> None:
+    """An answer counts as one that is given here: the roster names the key, and the call waits."""
     with _inbox(config) as inbox:
         approval_request, envelope = inbox.loads(files.read_or_stdin(file, canonical.MAX_BYTES))
         answer = inbox.accept(approval_request, envelope)
@@ -255,13 +213,16 @@ def _nothing(inbox: ApprovalInbox) -> str:
 
 
 class _AnswerOptions(NamedTuple):
-    """The options of an answer."""
+    """The values of ``_ANSWER``."""
 
+    request_id: str | None
     key: Path
     note: str
     yes: bool
+    request_file: Path | None
     principal: str | None
     output: Path | None
+    config: Path | None
 
 
 class _Question(NamedTuple):
@@ -294,7 +255,7 @@ def _question(
     request_id: str | None, file: Path | None, config: Path | None
 ) -> Iterator[_Question]:
     if (request_id is None) == (file is None):
-        raise typer.BadParameter(
+        raise click.BadParameter(
             "name one request: REQUEST as approvals list shows it, or --request"
         )
     if file is not None:
@@ -303,6 +264,11 @@ def _question(
         return
     with _inbox(config) as inbox:
         yield _Question(inbox.find(str(request_id)), inbox)
+
+
+def _decide(verdict: Verdict, options: _AnswerOptions) -> None:
+    with _question(options.request_id, options.request_file, options.config) as question:
+        _answer(verdict, question, options)
 
 
 def _answer(verdict: Verdict, question: _Question, options: _AnswerOptions) -> None:
@@ -323,12 +289,12 @@ def _answer(verdict: Verdict, question: _Question, options: _AnswerOptions) -> N
         own = inbox.approver(signer.public_key).principal
         if principal not in (None, own):
             message = f"the key is {own}'s, and --as names {principal}: leave it out here"
-            raise typer.BadParameter(message)
+            raise click.BadParameter(message)
         principal = own
     elif principal is None:
-        raise typer.BadParameter("say with --as who you are on the roster, as in --as user:bob")
+        raise click.BadParameter("say with --as who you are on the roster, as in --as user:bob")
     if not options.yes and not screen.confirmed(f"{verdict.capitalize()} exactly this call?"):
-        raise typer.Exit(1)
+        raise SystemExit(1)
     envelope = seal_answer(
         approval_request,
         verdict,

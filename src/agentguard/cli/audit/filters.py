@@ -7,23 +7,29 @@ entry that does not match by its own content.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Final
+from datetime import datetime
+from typing import Any, Final, TypedDict, Unpack, get_args
 
-import typer
+import click
 
 from agentguard.audit.summary import Search, Summary
 from agentguard.call.invocation import timestamp
+from agentguard.cli.terminal import times
 from agentguard.cli.terminal.options import (
     AgentOption,
+    Decided,
     DecisionOption,
     InDoubtOption,
+    Kind,
     KindOption,
+    Option,
     PrincipalOption,
     SinceOption,
     TaskOption,
     ToolOption,
     TraceOption,
     UntilOption,
+    beginning_of_trace_id,
     options_from,
 )
 from agentguard.identity.credential import agent_alias, parse_alias
@@ -71,7 +77,67 @@ class Filter:
 EVERYTHING: Final = Filter()
 
 
-def _selection(  # noqa: PLR0913  one for each option
+OPTIONS: Final = (
+    Option(
+        "--agent",
+        metavar="NAME|URI",
+        help="An agent, or one instance by its URI or its short name, as in assistant:Zq3x.",
+    ),
+    Option("--principal", metavar="NAME", help="Calls for a principal, as in user:alice."),
+    Option("--tool", metavar="NAME", help="Calls of a tool."),
+    Option(
+        "--decision",
+        metavar="DECISION",
+        type=click.Choice(get_args(Decided)),
+        help="Calls with a decision: allow, deny or approval; observe for calls that ran while the "
+        "policy was only observed.",
+    ),
+    Option(
+        "--since",
+        metavar="TIME",
+        type=times.parse,
+        help="From a time on: 2026-11-25, 2026-11-25T09:30:00Z, or 30m, 2h, 7d ago.",
+    ),
+    Option("--until", metavar="TIME", type=times.parse, help="Before a time."),
+    Option("--task", metavar="ID", help="Calls of a task."),
+    Option(
+        "--trace",
+        metavar="ID",
+        type=beginning_of_trace_id,
+        help="Calls of a trace, by its id or the beginning of its id.",
+    ),
+    Option(
+        "--kind",
+        metavar="KIND",
+        type=click.Choice(get_args(Kind)),
+        help="Entries of a kind: call, secret, proof, receipt, received, refused, outcome, "
+        "resolution, erasure, request, evaluation, delegation, revocation, freeze, adoption, "
+        "identity, config, policy, roster, key, shard.",
+    ),
+    Option(
+        "--in-doubt",
+        is_flag=True,
+        help="Calls that are authorised in the log and have no outcome.",
+    ),
+)
+
+
+class FilterOptions(TypedDict):
+    """The values of ``OPTIONS``."""
+
+    agent: str | None
+    principal: str | None
+    tool: str | None
+    decision: str | None
+    since: datetime | None
+    until: datetime | None
+    task: str | None
+    trace: str | None
+    kind: str | None
+    in_doubt: bool
+
+
+def _typed(  # noqa: PLR0913  one for each option
     *,
     agent: AgentOption = None,
     principal: PrincipalOption = None,
@@ -84,16 +150,24 @@ def _selection(  # noqa: PLR0913  one for each option
     kind: KindOption = None,
     in_doubt: InDoubtOption = False,
 ) -> Filter:
-    """Make a filter from the options; raises ``typer.BadParameter``."""
+    given: Any = locals()
+    return chosen(**given)
+
+
+def chosen(**options: Unpack[FilterOptions]) -> Filter:
+    """Make a filter from the options; raises ``click.BadParameter``."""
+    agent, decision, trace = options["agent"], options["decision"], options["trace"]
+    kind, since, until = options["kind"], options["since"], options["until"]
+    in_doubt = options["in_doubt"]
     known = None if agent is None else parse_alias(agent)
     name, alias = (agent, None) if known is None else known
     search = Search(
         kind=kind,
         agent=name,
-        principal=principal,
-        tool=tool,
+        principal=options["principal"],
+        tool=options["tool"],
         decision=decision,
-        task_id=task,
+        task_id=options["task"],
         trace_id=trace,
         since=timestamp(since) if since is not None else None,
         until=timestamp(until) if until is not None else None,
@@ -109,7 +183,7 @@ def _selection(  # noqa: PLR0913  one for each option
                 "--principal, --tool, --decision, --task, --trace and --in-doubt select calls, and "
                 f"an entry of the kind {kind} is not a call: leave out --kind"
             )
-            raise typer.BadParameter(message)
+            raise click.BadParameter(message)
         search = search._replace(kind="call")
     return Filter(search, in_doubt, alias)
 
@@ -119,11 +193,11 @@ def _is_of_calls(search: Search) -> bool:
 
 
 def calls(selection: Filter) -> Filter:
-    """Narrow a filter to calls; raises ``typer.BadParameter`` for a filter of another kind."""
+    """Narrow a filter to calls; raises ``click.BadParameter`` for a filter of another kind."""
     if selection.search.kind not in (None, "call"):
-        raise typer.BadParameter("this command reads only calls: leave out --kind")
+        raise click.BadParameter("this command reads only calls: leave out --kind")
     return replace(selection, search=selection.search._replace(kind="call"))
 
 
-with_options: Final = options_from("selection", _selection)
+with_options: Final = options_from("selection", _typed)
 """A decorator that gives a command the options of a filter for its parameter ``selection``."""

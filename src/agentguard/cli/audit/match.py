@@ -296,7 +296,7 @@ def _keys(path: Path) -> tuple[PublicKey, ...]:
 
 def _open(path: Path, trust: Path | None) -> TrustedLog:
     where = _locate(path)
-    return TrustedLog(where, location.trust(where, trust))
+    return TrustedLog(where, location.trust_of(where, trust))
 
 
 def _locate(path: Path) -> Location:

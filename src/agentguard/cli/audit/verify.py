@@ -158,7 +158,7 @@ def _open(
     report alone: nothing is read from the files.
     """
     try:
-        return TrustedLog(place, location.trust(place, trust))
+        return TrustedLog(place, location.trust_of(place, trust))
     except VerificationError as error:
         if json:
             log = TrustedLog(place, location.own_trust(place))

@@ -9,12 +9,10 @@ import os
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any, Final, NamedTuple
-
-import typer
-from typer.core import TyperCommand
+from typing import Any, Final, NamedTuple, TypedDict
 
 from agentguard.cli.terminal import screen
+from agentguard.cli.terminal.options import CONFIG, Argument, Option
 from agentguard.domain.config import Config, rights
 from agentguard.domain.config.mcp import McpConfig, require_server_name, require_url
 from agentguard.errors import ConfigError
@@ -25,63 +23,50 @@ _PACKAGE: Final = "agentguard_mcp.gateway"
 FOLDER: Final = "mcp-pins"
 """The folder of the pins, beside agentguard.toml."""
 
-AgentOption = Annotated[
-    str | None,
-    typer.Option(
-        "--agent", metavar="NAME", help="The agent that makes the calls; or in [mcp.SERVER]."
+AGENT: Final = Option(
+    "--agent", metavar="NAME", help="The agent that makes the calls; or in [mcp.SERVER]."
+)
+PRINCIPAL: Final = Option(
+    "--principal",
+    metavar="PRINCIPAL",
+    help="The user for whom the agent acts, as in user:alice; or in [mcp.SERVER].",
+)
+TASK: Final = Option("--task", metavar="TASK", help="The task for which PRINCIPAL delegates.")
+SERVER: Final = (
+    Argument(
+        "command",
+        metavar="COMMAND...",
+        nargs=-1,
+        help="The server and its arguments, after --; by default [mcp.SERVER].",
     ),
-]
-
-PrincipalOption = Annotated[
-    str | None,
-    typer.Option(
-        "--principal",
-        metavar="PRINCIPAL",
-        help="The user for whom the agent acts, as in user:alice; or in [mcp.SERVER].",
-    ),
-]
-
-NameOption = Annotated[
-    str | None,
-    typer.Option(
+    Option(
         "--name",
         metavar="SERVER",
         help="The server's name, as in [mcp.SERVER]; by default the program's.",
     ),
-]
-
-TaskOption = Annotated[
-    str | None,
-    typer.Option("--task", metavar="TASK", help="The task for which PRINCIPAL delegates."),
-]
-
-EnvOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--env", metavar="VARIABLE", help="A variable that the server gets; may be repeated."
+    Option(
+        "--env",
+        metavar="VARIABLE",
+        multiple=True,
+        help="A variable that the server gets; may be repeated.",
     ),
-]
+    CONFIG,
+)
+"""How a command names the MCP server, but for its URL."""
 
-CommandArgument = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="COMMAND...",
-        help="The server and its arguments, after --; by default [mcp.SERVER].",
-    ),
-]
-
-UrlOption = Annotated[
-    str | None,
-    typer.Option(
-        metavar="URL", help="A server over HTTP, in the place of COMMAND; or in [mcp.SERVER]."
-    ),
-]
+_URL_HELP: Final = "A server over HTTP, in the place of COMMAND; or in [mcp.SERVER]."
+URL: Final = Option("--url", metavar="URL", help=_URL_HELP)
+UPSTREAM: Final = Option("--upstream", "url", metavar="URL", help=_URL_HELP)
 
 
-class Command(TyperCommand):
-    """A command whose options end before the first word of the server's program."""
+class ServerOptions(TypedDict):
+    """The values of ``SERVER`` and of the server's URL."""
 
-    allow_interspersed_args = False
+    command: tuple[str, ...]
+    name: str | None
+    url: str | None
+    env: tuple[str, ...]
+    config: Path | None
 
 
 def package() -> Any:

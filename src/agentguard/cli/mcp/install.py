@@ -7,14 +7,14 @@ import shlex
 import stat
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Any, Final
 
-import typer
+import click
 
 from agentguard.cli.mcp import client_files, gateway
-from agentguard.cli.mcp.gateway import AgentOption, PrincipalOption
+from agentguard.cli.mcp.gateway import AGENT, PRINCIPAL
 from agentguard.cli.terminal import location, screen
-from agentguard.cli.terminal.options import ConfigOption
+from agentguard.cli.terminal.options import CONFIG, PATH, Argument, Option, command
 from agentguard.domain.config.mcp import McpConfig, require_server_name
 from agentguard.errors import ConfigError
 from agentguard.storage import files
@@ -23,37 +23,46 @@ BACKUP: Final = ".before-agentguard"
 """What is added to the name of the file for the copy of the file as it was, a private one."""
 
 
+@command(
+    Argument(
+        "client",
+        metavar="CLIENT",
+        type=click.Choice([*client_files.CLIENTS]),
+        help=f"{', '.join(client_files.CLIENTS)}.",
+    ),
+    Option(
+        "--name",
+        metavar="SERVER",
+        required=True,
+        help="The server's name in the client's file.",
+    ),
+    AGENT,
+    PRINCIPAL,
+    Option(
+        "--file",
+        metavar="FILE",
+        type=PATH,
+        help="The client's file, if it is in another place.",
+    ),
+    Option("--dry-run", is_flag=True, help="Show the change, and write nothing."),
+    Option("--undo", is_flag=True, help="Take the gateway away, and start the server again."),
+    CONFIG,
+)
 def install(
-    client: Annotated[
-        str, typer.Argument(metavar="CLIENT", help=f"{', '.join(client_files.CLIENTS)}.")
-    ],
     *,
-    name: Annotated[
-        str, typer.Option(metavar="SERVER", help="The server's name in the client's file.")
-    ],
-    agent: AgentOption = None,
-    principal: PrincipalOption = None,
-    file: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="The client's file, if it is in another place."),
-    ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show the change, and write nothing.")
-    ] = False,
-    undo: Annotated[
-        bool, typer.Option("--undo", help="Take the gateway away, and start the server again.")
-    ] = False,
-    config: ConfigOption = None,
+    client: str,
+    name: str,
+    agent: str | None,
+    principal: str | None,
+    file: Path | None,
+    dry_run: bool,
+    undo: bool,
+    config: Path | None,
 ) -> None:
-    """Put a gateway in front of a server that an MCP client has in its configuration.
-
-    Changes the entry of this one server, and leaves the rest of the file as it is. A copy beside
+    """Changes the entry of this one server, and leaves the rest of the file as it is. A copy beside
     the file (.before-agentguard) is the file as it was before the first gateway. The client has to
     be started anew. A server with a URL, and a file with comments, can't be changed.
     """
-    if client not in client_files.CLIENTS:
-        known = ", ".join(client_files.CLIENTS)
-        raise typer.BadParameter(f"{client!r} is not one of {known}", param_hint="CLIENT")
     known_client = client_files.CLIENTS[client]
     path = (known_client.file() if file is None else file).resolve()
     data = _read(path)

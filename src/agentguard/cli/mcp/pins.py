@@ -2,45 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
-
-import typer
+from typing import Any, Unpack
 
 from agentguard.cli.mcp import gateway
-from agentguard.cli.mcp.gateway import (
-    Command,
-    CommandArgument,
-    EnvOption,
-    NameOption,
-    UrlOption,
-)
+from agentguard.cli.mcp.gateway import SERVER, URL, Server, ServerOptions
 from agentguard.cli.terminal import location, screen
-from agentguard.cli.terminal.options import ConfigOption, JsonOption
+from agentguard.cli.terminal.options import AS_JSON, PROGRAM, Option, command
+from agentguard.domain.config import Config
 from agentguard.signing import canonical
 from agentguard.storage import files
 
 
-def pin(
-    command: CommandArgument = None,
-    *,
-    name: NameOption = None,
-    url: UrlOption = None,
-    env: EnvOption = None,
-    update: Annotated[
-        bool, typer.Option("--update", help="Replace pins that differ from the server's tools.")
-    ] = False,
-    config: ConfigOption = None,
-) -> None:
-    """Pin the tools of an MCP server as they are now.
-
-    Starts the server, asks for its tools, shows them, and writes their definitions with a digest of
-    each to a file beside agentguard.toml. From then on the gateway refuses a tool that the server
-    describes in another way, and a tool that is not in the file. Exit code 1 if there are pins that
-    differ, and no --update.
+@command(
+    *SERVER,
+    URL,
+    Option("--update", is_flag=True, help="Replace pins that differ from the server's tools."),
+    context_settings=PROGRAM,
+)
+def pin(*, update: bool, **given: Unpack[ServerOptions]) -> None:
+    """Starts the server, asks for its tools, shows them, and writes their definitions with a digest
+    of each to a file beside agentguard.toml. From then on the gateway refuses a tool that the
+    server describes in another way, and a tool that is not in the file. Exit code 1 if there are
+    pins that differ, and no --update.
     """
-    settings = location.load(config)
-    server = gateway.server_of(settings, name, command or (), url)
-    probe = gateway.settings_of(settings, server, gateway.Caller(), env or ())
+    settings, _server, probe = _asked(**given)
     has_pins = files.exists(gateway.pins_path(settings, probe.server))
     before = gateway.read_pins(settings, probe.server) if has_pins else None
     found = gateway.tools_of(settings, probe)
@@ -49,7 +34,7 @@ def pin(
         if difference and not update:
             _show(difference, before, found)
             screen.warn("nothing was pinned: to pin the tools as they are now, add --update")
-            raise typer.Exit(1)
+            raise SystemExit(1)
     for tool, definition in sorted(found.definitions.items()):
         screen.item(f"{tool}: ", str(definition.get("description", "")))
     path = gateway.write_pins(settings, found)
@@ -57,29 +42,18 @@ def pin(
     screen.line(f"pinned {number} of {probe.server} in {location.from_home(path)}")
 
 
-def diff(
-    command: CommandArgument = None,
-    *,
-    name: NameOption = None,
-    url: UrlOption = None,
-    env: EnvOption = None,
-    config: ConfigOption = None,
-    json: JsonOption = False,
-) -> None:
-    """Show how the tools of an MCP server differ from the pins.
-
-    Starts the server and asks for its tools. With --json, one object: server, added, changed and
+@command(*SERVER, URL, AS_JSON, context_settings=PROGRAM)
+def diff(*, json: bool, **given: Unpack[ServerOptions]) -> None:
+    """Starts the server and asks for its tools. With --json, one object: server, added, changed and
     removed, each a list of names. Exit code 1 if a tool differs, and 2 if nothing is pinned.
     """
-    settings = location.load(config)
-    server = gateway.server_of(settings, name, command or (), url)
-    probe = gateway.settings_of(settings, server, gateway.Caller(), env or ())
+    settings, server, probe = _asked(**given)
     pinned = gateway.read_pins(settings, probe.server)
     if pinned is None:
         how = gateway.pin_command(server)
         message = f"nothing is pinned of the MCP server {probe.server}: {how} pins its tools"
         screen.error("config.missing", message)
-        raise typer.Exit(2)
+        raise SystemExit(2)
     found = gateway.tools_of(settings, probe)
     difference = gateway.package().compare(pinned, found)
     if json:
@@ -96,11 +70,14 @@ def diff(
     else:
         screen.line(f"the tools of {probe.server} are as pinned")
     if difference:
-        raise typer.Exit(1)
+        raise SystemExit(1)
 
 
-pin.command_class = Command  # type: ignore[attr-defined]  # read by cli/lazy.py
-diff.command_class = Command  # type: ignore[attr-defined]
+def _asked(**given: Unpack[ServerOptions]) -> tuple[Config, Server, Any]:
+    """Return the configuration, the server, and the settings with which it is asked for tools."""
+    config = location.load(given["config"])
+    server = gateway.server_of(config, given["name"], given["command"], given["url"])
+    return config, server, gateway.settings_of(config, server, gateway.Caller(), given["env"])
 
 
 def _show(difference: Any, pinned: Any, found: Any) -> None:

@@ -8,25 +8,21 @@ from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
-
-import typer
+from typing import Any, NamedTuple, Unpack
 
 from agentguard.cli.mcp import gateway
 from agentguard.cli.mcp.gateway import (
-    AgentOption,
-    Command,
-    CommandArgument,
-    EnvOption,
-    NameOption,
-    PrincipalOption,
+    AGENT,
+    PRINCIPAL,
+    SERVER,
+    TASK,
+    UPSTREAM,
     Server,
-    TaskOption,
-    UrlOption,
+    ServerOptions,
 )
 from agentguard.cli.mcp.tokens import oauth_of
 from agentguard.cli.terminal import location, screen
-from agentguard.cli.terminal.options import ConfigOption
+from agentguard.cli.terminal.options import PROGRAM, Option, command
 from agentguard.domain.config import Config
 from agentguard.domain.config.mcp_serve import LISTEN, parse_listen, parse_socket
 from agentguard.domain.config.server import is_loopback
@@ -35,40 +31,41 @@ from agentguard.errors import ConfigError
 _LISTENER = "agentguard_mcp.gateway.http.server"
 
 
-def serve(  # noqa: PLR0913  the options of the command
-    command: CommandArgument = None,
+@command(
+    *SERVER,
+    UPSTREAM,
+    Option(
+        "--listen",
+        metavar="HOST:PORT",
+        help=f"Where to listen, or unix:PATH; or in [mcp.SERVER.serve], by default {LISTEN}.",
+    ),
+    AGENT,
+    PRINCIPAL,
+    TASK,
+    context_settings=PROGRAM,
+)
+def serve(
     *,
-    agent: AgentOption = None,
-    name: NameOption = None,
-    principal: PrincipalOption = None,
-    task: TaskOption = None,
-    upstream: UrlOption = None,
-    listen: Annotated[
-        str | None,
-        typer.Option(
-            metavar="HOST:PORT",
-            help=f"Where to listen, or unix:PATH; or in [mcp.SERVER.serve], by default {LISTEN}.",
-        ),
-    ] = None,
-    env: EnvOption = None,
-    config: ConfigOption = None,
+    listen: str | None,
+    agent: str | None,
+    principal: str | None,
+    task: str | None,
+    **given: Unpack[ServerOptions],
 ) -> None:
-    """Serve MCP clients over HTTP, and guard each call on the server behind.
-
-    MCP clients reach the gateway at a URL, which the command prints. Each session of a client has a
-    server process or connection of its own. Each call is decided, signed and logged as with
+    """MCP clients reach the gateway at a URL, which the command prints. Each session of a client
+    has a server process or connection of its own. Each call is decided, signed and logged as with
     agentguard mcp run. SIGTERM ends the gateway, once the calls that run have ended, or after ten
     seconds.
     """
-    settings = location.load(config)
+    settings = location.load(given["config"])
     package = gateway.package()
-    server = gateway.server_of(settings, name, command or (), upstream)
+    server = gateway.server_of(settings, given["name"], given["command"], given["url"])
     place = _place(server, listen)
     caller = gateway.Caller(agent, principal, task)
     if place.socket is not None and not _is_named(settings, server, caller):
         caller = caller._replace(principal=_own_user())
     gateway.require_caller(server, caller)
-    chosen = gateway.settings_of(settings, server, caller, env or ())
+    chosen = gateway.settings_of(settings, server, caller, given["env"])
     oauth = oauth_of(package, settings, server, chosen.agent)
     endpoint = _endpoint(package, server, place, oauth)
     _require_known_callers(settings, server, chosen, endpoint)
@@ -77,9 +74,6 @@ def serve(  # noqa: PLR0913  the options of the command
     import_module(_LISTENER).run(
         chosen, endpoint, Path(settings.source), partial(_say, place.socket)
     )
-
-
-serve.command_class = Command  # type: ignore[attr-defined]  # read by cli/lazy.py
 
 
 class _Place(NamedTuple):

@@ -1,4 +1,4 @@
-"""The group ``agentguard policy``, with the commands ``check`` and ``eval``.
+"""``agentguard policy check`` and ``agentguard policy eval``.
 
 The commands do not import the application's code, unless the policy is a Python function.
 """
@@ -7,21 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
 
-import typer
 from rich.text import Text
 
 from agentguard.cli.audit import phrases
-from agentguard.cli.lazy import Group
-from agentguard.cli.policy import hints, replay, source, test
+from agentguard.cli.policy import hints, source
 from agentguard.cli.terminal import files, location, screen
 from agentguard.cli.terminal.options import (
-    ConfigOption,
-    JsonOption,
-    PolicyOption,
-    QueryOption,
-    not_url,
+    AS_JSON,
+    CONFIG,
+    PATH,
+    POLICY,
+    QUERY,
+    Argument,
+    command,
+    policy_path,
 )
 from agentguard.domain.config import Config
 from agentguard.domain.config.engine_loader import observation_warning
@@ -30,27 +30,22 @@ from agentguard.policy.engine import Engine
 from agentguard.signing import canonical
 from agentguard.signing.canonical import JSON
 
-PolicyArgument = Annotated[
-    Path | None,
-    typer.Argument(
+
+@command(
+    Argument(
+        "path",
         metavar="PATH",
-        callback=not_url,
+        type=policy_path,
+        required=False,
         help="A file or folder in Rego or Cedar; by default the configuration's policy.",
     ),
-]
-
-
-def check(
-    path: PolicyArgument = None,
-    *,
-    query: QueryOption = None,
-    config: ConfigOption = None,
-    json: JsonOption = False,
-) -> None:
-    """Load a policy as a guard does, and report its problems.
-
-    Exit code 1 if the policy can't be used. Warns of a policy that allows unknown calls, of likely
-    mistakes in it, and of each member of its input that agentguard.toml does not name.
+    QUERY,
+    CONFIG,
+    AS_JSON,
+)
+def check(*, path: Path | None, query: str | None, config: Path | None, json: bool) -> None:
+    """Exit code 1 if the policy can't be used. Warns of a policy that allows unknown calls, of
+    likely mistakes in it, and of each member of its input that agentguard.toml does not name.
     """
     settings = source.chosen(path, query, config)
     try:
@@ -58,7 +53,7 @@ def check(
         unknown_call, evaluation = source.probe(engine)
     except PolicyError as error:
         _print_problem(error, json=json)
-        raise typer.Exit(1) from error
+        raise SystemExit(1) from error
     warnings = [*engine.warnings, *source.astray(settings)]
     nearest = _nearest(config)
     undeclared = source.unknown(engine, nearest)
@@ -85,22 +80,24 @@ def check(
         screen.warn(warning)
 
 
+@command(
+    Argument(
+        "document",
+        metavar="INPUT.json|-",
+        type=PATH,
+        help="The policy's input, or - for stdin.",
+    ),
+    POLICY,
+    QUERY,
+    CONFIG,
+    AS_JSON,
+)
 def evaluate(
-    document: Annotated[
-        Path,
-        typer.Argument(metavar="INPUT.json|-", help="The policy's input, or - for stdin."),
-    ],
-    *,
-    policy: PolicyOption = None,
-    query: QueryOption = None,
-    config: ConfigOption = None,
-    json: JsonOption = False,
+    *, document: Path, policy: Path | None, query: str | None, config: Path | None, json: bool
 ) -> None:
-    """Ask a policy about one call.
-
-    Takes the policy's input document, or what agentguard audit show --json prints of a call. The
-    decision is made as for a guarded call: an error of the
-    policy is a denial. Exit code 1 unless the call is allowed.
+    """Takes the policy's input document, or what agentguard audit show --json prints of a call. The
+    decision is made as for a guarded call: an error of the policy is a denial. Exit code 1 unless
+    the call is allowed.
     """
     members = _document(document)
     settings = source.chosen(policy, query, config)
@@ -127,7 +124,7 @@ def evaluate(
         if decision.code == "policy.denied" and "action" not in members:
             screen.item("  ", 'the input has no "action", the name of the tool')
     if not decision.allowed:
-        raise typer.Exit(1)
+        raise SystemExit(1)
 
 
 def _nearest(config: Path | None) -> Config | None:
@@ -198,10 +195,3 @@ def _draw(settings: Config, engine: Engine, evaluation: Mapping[str, JSON] | Non
     screen.line(f"policy sha256: {engine.policy_sha256 or 'unknown to this engine'}")
     if evaluation is not None:
         screen.line(f"evaluated {source.evaluated(evaluation)}")
-
-
-app = typer.Typer(no_args_is_help=True, cls=Group)
-app.command("check")(check)
-app.command("test")(test.run_tests)
-app.command("eval")(evaluate)
-app.command("replay")(replay.replay)

@@ -12,22 +12,22 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Final, NamedTuple
+from typing import Final, NamedTuple, Unpack
 
-import typer
+import click
 
 from agentguard.audit import statements
 from agentguard.audit.kinds.calls import CallEntry
 from agentguard.audit.log import LogReader
 from agentguard.call.decision import Decision, Requirement
 from agentguard.cli.audit import filters, history, lookup, phrases
-from agentguard.cli.audit.filters import Filter
+from agentguard.cli.audit.filters import FilterOptions
 from agentguard.cli.audit.history import History
 from agentguard.cli.audit.log_row import Row
 from agentguard.cli.policy import source
 from agentguard.cli.terminal import location, screen
 from agentguard.cli.terminal.location import Location
-from agentguard.cli.terminal.options import ConfigOption, JsonOption, QueryOption, StateOption
+from agentguard.cli.terminal.options import AS_JSON, CONFIG, QUERY, STATE, Argument, Option, command
 from agentguard.domain.config import Config
 from agentguard.errors import AgentguardError, PolicyError
 from agentguard.identity.credential import agent_alias
@@ -183,41 +183,50 @@ class _Result:
         return self.changes.total() > 0 and not self.changes["decision"]
 
 
-@filters.with_options
+@command(
+    Argument(
+        "policy",
+        metavar="PATH|URL",
+        required=False,
+        help="A file or folder in Rego or Cedar, or the URL of an OPA; by default the "
+        "configuration's policy, as it is by now.",
+    ),
+    QUERY,
+    *filters.OPTIONS,
+    Option(
+        "-n",
+        "--last",
+        metavar="N",
+        type=click.IntRange(min=0),
+        default=0,
+        help="The newest N; by default all.",
+    ),
+    Option(
+        "--fail-on-change",
+        is_flag=True,
+        help="Exit code 1 if a decision would change, or no call can be replayed.",
+    ),
+    CONFIG,
+    STATE,
+    AS_JSON,
+)
 def replay(
-    policy: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="PATH|URL",
-            help="A file or folder in Rego or Cedar, or the URL of an OPA; by default the "
-            "configuration's policy, as it is by now.",
-        ),
-    ] = None,
     *,
-    query: QueryOption = None,
-    selection: Filter,
-    last: Annotated[
-        int, typer.Option("-n", "--last", min=0, metavar="N", help="The newest N; by default all.")
-    ] = 0,
-    fail_on_change: Annotated[
-        bool,
-        typer.Option(
-            "--fail-on-change",
-            help="Exit code 1 if a decision would change, or no call can be replayed.",
-        ),
-    ] = False,
-    config: ConfigOption = None,
-    state: StateOption = None,
-    json: JsonOption = False,
+    policy: str | None,
+    query: str | None,
+    last: int,
+    fail_on_change: bool,
+    config: Path | None,
+    state: Path | None,
+    json: bool,
+    **options: Unpack[FilterOptions],
 ) -> None:
-    """Decide the calls of the log again by another policy.
-
-    Shows the calls whose decision would change. The log is not verified, except that each policy
+    """Shows the calls whose decision would change. The log is not verified, except that each policy
     input must have the digest in its entry: exit code 1 if one does not. Calls without a complete
     input in the log are counted. Filters are combined.
     """
     log = _Log.open(location.locate(config, state))
-    selection = lookup.with_whole_trace(log.reader, selection)
+    selection = lookup.with_whole_trace(log.reader, filters.chosen(**options))
     engine = source.load(_settings(policy, query, config))
     try:
         source.require_policy(engine)  # a server that is down would change every call
@@ -233,7 +242,7 @@ def replay(
     else:
         _draw(log.reader, result)
     if result.has_bad_input or (fail_on_change and not result.is_unchanged):
-        raise typer.Exit(1)
+        raise SystemExit(1)
 
 
 def _settings(policy: str | None, query: str | None, config: Path | None) -> Config:

@@ -10,9 +10,8 @@ import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
-import typer
+import click
 from rich.text import Text
 
 from agentguard.call.decision import Decision
@@ -20,7 +19,16 @@ from agentguard.cli.policy import hints, opa_tests, source, suite
 from agentguard.cli.policy.cases import Case, read_cases
 from agentguard.cli.policy.opa_tests import RegoTest
 from agentguard.cli.terminal import location, screen
-from agentguard.cli.terminal.options import ConfigOption, JsonOption, PolicyOption, QueryOption
+from agentguard.cli.terminal.options import (
+    AS_JSON,
+    CONFIG,
+    PATH,
+    POLICY,
+    QUERY,
+    Argument,
+    Option,
+    command,
+)
 from agentguard.domain.config import Config, resolve
 from agentguard.errors import ConfigError
 from agentguard.policy.engine import Engine
@@ -113,43 +121,45 @@ class _TestResults:
         }
 
 
+@command(
+    Argument(
+        "tables",
+        metavar="TABLE...",
+        type=PATH,
+        nargs=-1,
+        help="Tables of cases (TOML or JSON), in the place of all tests beside the policy; by "
+        "default *_test.toml, *_test.json and *_test.rego there.",
+    ),
+    POLICY,
+    QUERY,
+    Option(
+        "--opa",
+        metavar="PROGRAM",
+        help="Runs Rego's tests, beside a named table as well; by default opa on PATH.",
+    ),
+    Option(
+        "--require-opa",
+        is_flag=True,
+        help="Run Rego's tests, beside a named table as well; exit code 1 where none ran.",
+    ),
+    CONFIG,
+    AS_JSON,
+)
 def run_tests(
-    tables: Annotated[
-        list[Path] | None,
-        typer.Argument(
-            metavar="TABLE",
-            help="Tables of cases (TOML or JSON), in the place of all tests beside the policy; by "
-            "default *_test.toml, *_test.json and *_test.rego there.",
-        ),
-    ] = None,
     *,
-    policy: PolicyOption = None,
-    query: QueryOption = None,
-    opa: Annotated[
-        str | None,
-        typer.Option(
-            "--opa",
-            metavar="PROGRAM",
-            help="Runs Rego's tests, beside a named table as well; by default opa on PATH.",
-        ),
-    ] = None,
-    require_opa: Annotated[
-        bool,
-        typer.Option(
-            "--require-opa",
-            help="Run Rego's tests, beside a named table as well; exit code 1 where none ran.",
-        ),
-    ] = False,
-    config: ConfigOption = None,
-    json: JsonOption = False,
+    tables: tuple[Path, ...],
+    policy: Path | None,
+    query: str | None,
+    opa: str | None,
+    require_opa: bool,
+    config: Path | None,
+    json: bool,
 ) -> None:
-    """Run the tests of a policy.
-
-    Asks the policy about each case of the tables, and lets OPA run the tests in Rego. Exit code 1
-    if a test fails, or if there is no test; 2 if a test can't be read, or would be skipped because
-    of its name.
+    """Asks the policy about each case of the tables, and lets OPA run the tests in Rego. Exit code
+    1 if a test fails, or if there is no test; 2 if a test can't be read, or would be skipped
+    because of its name.
     """
-    _require_tables(tables or ())
+    _require_tables(tables)
     settings = source.chosen(policy, query, config)
     case_tables = tables or suite.tables(settings)
     rego = suite.rego(settings) if not tables or opa is not None or require_opa else []
@@ -164,14 +174,14 @@ def run_tests(
         if missing is not None:
             screen.error("test.none", missing)
     if results.failure_count or missing is not None:
-        raise typer.Exit(1)
+        raise SystemExit(1)
 
 
 def _require_tables(tables: Sequence[Path]) -> None:
-    """Raise ``typer.BadParameter`` for a policy in the place of a table of cases."""
+    """Raise ``click.BadParameter`` for a policy in the place of a table of cases."""
     for table in tables:
         if table.is_dir() or table.suffix in (".rego", ".cedar"):
-            raise typer.BadParameter(
+            raise click.BadParameter(
                 f"{table} is no table of cases: --policy {shlex.quote(str(table))} tests a policy, "
                 "by what lies beside it"
             )

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Annotated, Any, Final
+from pathlib import Path
+from typing import Any, Final
 
-import typer
-
-from agentguard.cli.lazy import Group
 from agentguard.cli.terminal import location, screen
-from agentguard.cli.terminal.options import ConfigOption, JsonOption
+from agentguard.cli.terminal.options import AS_JSON, CONFIG, Argument, command
 from agentguard.client import dial
 from agentguard.client.link import Link
 from agentguard.domain.config import client_agents
 from agentguard.wire import values
-
-app = typer.Typer(no_args_is_help=True, cls=Group)
 
 _LABELS: Final = {
     "requests": "requests since start",
@@ -27,14 +23,12 @@ _LABELS: Final = {
 }
 
 
-@app.command("status")
-def status(*, config: ConfigOption = None, json: JsonOption = False) -> None:
-    """Show how many clients a running guard server has, and how many calls.
-
-    Only the server's own user may ask, and is not counted. With --json, one object: version, uptime
-    (seconds), requests, denials and in_doubt (calls of clients that were lost), each since the
-    start, in_doubt_before (calls in doubt from before the start that nobody has settled; 1000 for
-    so many or more, null until they are counted), clients, connections, calls (under way),
+@command(CONFIG, AS_JSON)
+def status(*, config: Path | None, json: bool) -> None:
+    """Only the server's own user may ask, and is not counted. With --json, one object: version,
+    uptime (seconds), requests, denials and in_doubt (calls of clients that were lost), each since
+    the start, in_doubt_before (calls in doubt from before the start that nobody has settled; 1000
+    for so many or more, null until they are counted), clients, connections, calls (under way),
     draining, log_failure (code and message of why the log can't be written, so that each call is
     denied; null where it can), isolation (how many clients by their isolation), config_sha256 and
     policy_sha256 (of what the server has loaded; the latter null for a policy elsewhere). All calls
@@ -48,7 +42,7 @@ def status(*, config: ConfigOption = None, json: JsonOption = False) -> None:
         rows = ((_LABELS.get(name, name), _shown(name, value)) for name, value in answer.items())
         screen.sheet(rows)
     if answer.get("log_failure") is not None:
-        raise typer.Exit(1)
+        raise SystemExit(1)
 
 
 def _shown(name: str, value: Any) -> str:
@@ -63,14 +57,12 @@ def _shown(name: str, value: Any) -> str:
     return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
 
 
-@app.command("reload")
-def reload(*, config: ConfigOption = None) -> None:
-    """Have a running guard server load its configuration and its policy anew.
-
-    The server checks both, and puts both on record. Calls under way end under what they began with.
-    Where something is wrong, or only a new start can make the change (state, keys, addresses and
-    limits of the server, traces), the server says so, goes on as before, and the exit code is 2.
-    Only the server's own user may ask.
+@command(CONFIG)
+def reload(config: Path | None) -> None:
+    """The server checks both, and puts both on record. Calls under way end under what they began
+    with. Where something is wrong, or only a new start can make the change (state, keys, addresses
+    and limits of the server, traces), the server says so, goes on as before, and the exit code is
+    2. Only the server's own user may ask.
     """
     changed = values.texts(_ask(config, {"op": "reload"}).get("changed"))
     for what in client_agents.warnings(location.load(config)):
@@ -78,17 +70,14 @@ def reload(*, config: ConfigOption = None) -> None:
     screen.line(f"loaded anew: {', '.join(changed)}" if changed else "loaded anew: no change")
 
 
-@app.command("accept")
-def accept(
-    agent: Annotated[str, typer.Argument(metavar="AGENT", help="The agent that calls the tool.")],
-    tool: Annotated[str, typer.Argument(metavar="TOOL", help="The tool's name in the policy.")],
-    *,
-    config: ConfigOption = None,
-) -> None:
-    """Accept that a tool of an agent has changed: the next call pins the tool anew.
-
-    The server refuses a tool that is not what it was at the agent's first call (tool.changed). Only
-    the server's own user may accept a change. Exit code 1 if no such tool is pinned.
+@command(
+    Argument("agent", metavar="AGENT", help="The agent that calls the tool."),
+    Argument("tool", metavar="TOOL", help="The tool's name in the policy."),
+    CONFIG,
+)
+def accept(*, agent: str, tool: str, config: Path | None) -> None:
+    """The server refuses a tool that is not what it was at the agent's first call (tool.changed).
+    Only the server's own user may accept a change. Exit code 1 if no such tool is pinned.
     """
     answer = _ask(config, {"op": "accept_tool", "agent": agent, "tool": tool})
     if answer.get("accepted") is not True:
@@ -98,19 +87,14 @@ def accept(
             "tool"
         )
         screen.warn(what)
-        raise typer.Exit(1)
+        raise SystemExit(1)
     screen.line(f"accepted: the next call of {tool} by {agent} pins the tool anew")
 
 
-def _ask(config: ConfigOption, request: dict[str, Any]) -> dict[str, Any]:
+def _ask(config: Path | None, request: dict[str, Any]) -> dict[str, Any]:
     server_config = location.load(config).require_server()
     link = Link(dial.at(server_config.address), timeout=server_config.timeout)
     try:
         return dict(link.request(request).header)
     finally:
         link.close()
-
-
-@app.callback()
-def server() -> None:
-    """Look after a running guard server."""

@@ -6,11 +6,12 @@ import logging
 import signal
 import threading
 from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
+from pathlib import Path
 from typing import Final
 
 from agentguard import telemetry
 from agentguard.cli.terminal import location, screen
-from agentguard.cli.terminal.options import ConfigOption
+from agentguard.cli.terminal.options import CONFIG, command
 from agentguard.domain.config import Config, client_agents
 from agentguard.domain.config.server import ServerConfig
 from agentguard.errors import AgentguardError
@@ -25,10 +26,9 @@ _LOOK: Final = 0.25
 """Seconds after which the server looks whether a signal has come, at the latest."""
 
 
-def serve(*, config: ConfigOption = None) -> None:
-    """Serve the guard to programs in other processes.
-
-    Opens the state, the policy and the log of the configuration, and listens at the url of
+@command(CONFIG)
+def serve(config: Path | None) -> None:
+    """Opens the state, the policy and the log of the configuration, and listens at the url of
     [server], or at the socket that a service manager such as systemd hands over. Keys, policy, log
     and approvals are then out of the reach of the agents' processes. With [service], also answers
     over HTTP as a token service. SIGHUP has the server load the configuration and the policy anew,

@@ -6,27 +6,23 @@ The command needs the passphrase of the keys, and signs with the admin key.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated
-
-import typer
+from pathlib import Path
 
 from agentguard.cli.terminal import location, screen, times
-from agentguard.cli.terminal.options import ConfigOption, JsonOption, NoteOption
+from agentguard.cli.terminal.options import AS_JSON, CONFIG, NOTE, Option, command
 from agentguard.domain import adoption
 from agentguard.domain.adoption import Difference
 from agentguard.domain.passphrase import passphrase_of
 
 
-def adopt(
-    *,
-    note: NoteOption,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask before entries are lost.")] = False,
-    config: ConfigOption = None,
-    json: JsonOption = False,
-) -> None:
-    """Continue the log in a copied or restored state.
-
-    For a copy whose original is no longer in use, and for a state that is behind its anchor
+@command(
+    NOTE,
+    Option("--yes", is_flag=True, help="Do not ask before entries are lost."),
+    CONFIG,
+    AS_JSON,
+)
+def adopt(*, note: str, yes: bool, config: Path | None, json: bool) -> None:
+    """For a copy whose original is no longer in use, and for a state that is behind its anchor
     (storage.rolled_back) when there is no newer state to restore. Entries that only the anchor has
     seen are lost; the loss is logged, and agentguard audit verify reports it. Without an anchor,
     nobody knows whether entries are lost: what is known is logged all the same.
@@ -51,7 +47,7 @@ def adopt(
     asks = "Give up these entries?" if difference.lost else "Go on without knowing?"
     is_loss = bool(difference.lost or difference.unanchored)
     if is_loss and not yes and not screen.confirmed(asks):
-        raise typer.Exit(1)
+        raise SystemExit(1)
     receipt = adoption.adopt(
         settings, passphrase_of(settings), difference, note=note, now=times.now()
     )

@@ -360,7 +360,7 @@ def _log(settings: Config) -> Iterator[Finding]:
     anchor = settings.anchor
     log = Location(settings.state, anchor, settings)
     try:
-        trust = location.trust(log, None)
+        trust = location.trust_of(log, None)
         reader = log.reader()
         with screen.counter("verifying entry", history.expected(reader)) as count:
             report = examine(reader, trust.document, anchor=anchor, progress=count)

@@ -19,19 +19,20 @@ import re
 import secrets
 import shlex
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from string import Template
-from typing import Annotated, Final
+from typing import Final
 
-import typer
+import click
 
 from agentguard.cli.setup import starter, undo
 from agentguard.cli.setup.starter import Starter
 from agentguard.cli.setup.undo import Undos
 from agentguard.cli.terminal import screen, times
 from agentguard.cli.terminal.location import from_home
+from agentguard.cli.terminal.options import PATH, Argument, Option, command
 from agentguard.domain import config, domain, keystore, trust_pin
 from agentguard.domain.config import Config
 from agentguard.domain.keystore import PASSPHRASE_VARIABLE
@@ -45,51 +46,42 @@ _ENTROPY: Final = 32
 """Random bytes of a passphrase."""
 
 
-def init(
-    folder: Annotated[
-        Path, typer.Argument(metavar="DIR", help="The folder; it is created if missing.")
-    ] = Path(),
-    *,
-    trust_domain: Annotated[
-        str | None,
-        typer.Option(
-            "--trust-domain",
-            metavar="NAME",
-            help="A domain name, such as acme.example; by default the folder's name + .internal.",
-        ),
-    ] = None,
-    anchor: Annotated[
-        str | None,
-        typer.Option(
-            "--anchor",
-            metavar="DIR",
-            help="Where checkpoints are kept outside the state; '' for nowhere; by default "
-            f"{config.DEFAULT_ANCHOR}.",
-        ),
-    ] = None,
-    langgraph: Annotated[
-        bool,
-        typer.Option("--langgraph", help="Also make a LangGraph agent that runs at once, offline."),
-    ] = False,
-    crewai: Annotated[
-        bool,
-        typer.Option("--crewai", help="Also make a CrewAI crew that runs at once, offline."),
-    ] = False,
-    fastapi: Annotated[
-        bool,
-        typer.Option("--fastapi", help="Also make a web application with a LangGraph agent."),
-    ] = False,
-) -> None:
-    """Create a trust domain in a folder.
-
-    Makes keys, a log, a configuration, and an example policy that allows reads; or, with one of
+@command(
+    Argument(
+        "folder",
+        metavar="DIR",
+        type=PATH,
+        default=Path(),
+        help="The folder; it is created if missing.",
+    ),
+    Option(
+        "--trust-domain",
+        metavar="NAME",
+        help="A domain name, such as acme.example; by default the folder's name + .internal.",
+    ),
+    Option(
+        "--anchor",
+        metavar="DIR",
+        help="Where checkpoints are kept outside the state; '' for nowhere; by default "
+        f"{config.DEFAULT_ANCHOR}.",
+    ),
+    Option(
+        "--langgraph",
+        is_flag=True,
+        help="Also make a LangGraph agent that runs at once, offline.",
+    ),
+    Option("--crewai", is_flag=True, help="Also make a CrewAI crew that runs at once, offline."),
+    Option("--fastapi", is_flag=True, help="Also make a web application with a LangGraph agent."),
+)
+def init(*, folder: Path, trust_domain: str | None, anchor: str | None, **projects: bool) -> None:
+    """Makes keys, a log, a configuration, and an example policy that allows reads; or, with one of
     --langgraph, --crewai and --fastapi, a small project whose policy and tests fit its tools. In a
     folder that has an agentguard.toml already, such as a clone, makes only the keys and the log.
     The passphrase of the keys is AGENTGUARD_PASSPHRASE, or else a random one in a file of its own
     outside the state. Nothing is overwritten. If init is killed, run it again to complete the work.
     """
     _require_folder(folder)
-    project = _project(langgraph=langgraph, crewai=crewai, fastapi=fastapi)
+    project = _project(projects)
     if os.path.lexists(folder / config.FILE):
         if trust_domain is not None or anchor is not None:
             raise _options_of_another(folder / config.FILE)
@@ -98,14 +90,14 @@ def init(
                 f"{folder / config.FILE} exists already, and a project brings its own: choose an "
                 "empty folder for --langgraph, --crewai or --fastapi"
             )
-            raise typer.BadParameter(message)
+            raise click.BadParameter(message)
         _complete(folder)
     else:
         anchor = config.DEFAULT_ANCHOR if anchor is None else anchor
         _create(folder, _settings(folder, trust_domain, anchor), project)
 
 
-def _project(**options: bool) -> Starter:
+def _project(options: Mapping[str, bool]) -> Starter:
     """Return the starter that an option names, or the plain one."""
     named = [name for name, is_named in options.items() if is_named]
     if len(named) > 1:
@@ -113,7 +105,7 @@ def _project(**options: bool) -> Starter:
             f"--{named[0]} and --{named[1]} make two projects: name one of them (--fastapi has a "
             "LangGraph agent in it)"
         )
-        raise typer.BadParameter(message)
+        raise click.BadParameter(message)
     return starter.PROJECTS[named[0]] if named else starter.PLAIN
 
 
@@ -148,11 +140,11 @@ def _create(folder: Path, settings: Config, project: Starter) -> None:
         _next(folder, *project.missing(), *project.runs, *_AFTER_A_RUN, _DOCTOR)
 
 
-def _options_of_another(file: Path) -> typer.BadParameter:
+def _options_of_another(file: Path) -> click.BadParameter:
     """Return the error for options that only a new configuration can follow."""
     settings = config.load(file)
     anchor = "none" if settings.anchor is None else from_home(settings.anchor)
-    return typer.BadParameter(
+    return click.BadParameter(
         f"{file} exists already, with the trust domain {settings.trust_domain} and the anchor "
         f"{anchor}: leave out --trust-domain and --anchor to make the keys and the log for it, "
         "or name another folder for a new trust domain"

@@ -5,28 +5,27 @@ The revocation of a key is in ``cli/agents/revoke.py``, with all other revocatio
 
 from __future__ import annotations
 
-from datetime import timedelta
-from typing import Annotated, Final, Literal
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Final, Literal, Unpack, get_args
 
-import typer
+import click
 
-from agentguard.cli.lazy import Group
 from agentguard.cli.setup import key_status
 from agentguard.cli.terminal import location, screen, times
 from agentguard.cli.terminal.options import (
-    AnchorOption,
-    CompromisedSinceOption,
-    ConfigOption,
-    JsonOption,
-    StateOption,
-    TrustOption,
-    one_of,
+    AS_JSON,
+    COMPROMISED_SINCE,
+    CONFIG,
+    LOG,
+    Argument,
+    LogOptions,
+    Option,
+    command,
 )
 from agentguard.domain import rotation
 from agentguard.domain.passphrase import passphrase_of
 from agentguard.identity.trust import TrustedKey
-
-app = typer.Typer(no_args_is_help=True, cls=Group)
 
 _MAX_HOURS: Final = 24 * 365
 """The longest overlap: with a longer one the old key would stay in use."""
@@ -34,20 +33,12 @@ _MAX_HOURS: Final = 24 * 365
 _RotatedUse = Literal["issuer", "log", "admin"]
 
 
-@app.command("list")
-def list_keys(
-    *,
-    config: ConfigOption = None,
-    state: StateOption = None,
-    anchor: AnchorOption = None,
-    trust: TrustOption = None,
-    json: JsonOption = False,
-) -> None:
-    """List the public keys of the trust document.
-
-    Each is shown with the times between which its signatures count. With --json, one object a line.
+@command(*LOG, AS_JSON)
+def list_keys(*, json: bool, **log: Unpack[LogOptions]) -> None:
+    """Each is shown with the times between which its signatures count. With --json, one object a
+    line.
     """
-    source = location.trusted_log(config, state, anchor, trust).trust
+    source = location.trusted_log(**log).trust
     keys = source.document.keys
     if json:
         for trusted in keys:
@@ -59,38 +50,40 @@ def list_keys(
         screen.warn(f"UNTRUSTED KEY: these keys come from {source.source}, a part of the state")
 
 
-def _within_a_year(hours: float | None) -> float | None:
-    if hours is not None and not 0 <= hours <= _MAX_HOURS:  # this refuses NaN, too
-        message = f"expected a number of hours up to {_MAX_HOURS}, got {hours:g}"
-        raise typer.BadParameter(message)
-    return hours
+def _hours(text: str) -> timedelta:
+    try:
+        hours = float(text)
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is not a number of hours") from None
+    if not 0 <= hours <= _MAX_HOURS:  # this refuses NaN, too
+        raise click.BadParameter(f"expected a number of hours up to {_MAX_HOURS}, got {hours:g}")
+    return timedelta(hours=hours)
 
 
-OverlapOption = Annotated[
-    float | None,
-    typer.Option(
+@command(
+    Argument(
+        "use",
+        metavar="issuer|log|admin",
+        type=click.Choice(get_args(_RotatedUse)),
+        help="Which key.",
+    ),
+    Option(
         "--overlap",
         metavar="HOURS",
-        callback=_within_a_year,
+        type=_hours,
         help="How long running processes may use the old key (24 if not given).",
     ),
-]
-
-
-@app.command("rotate")
+    COMPROMISED_SINCE,
+    CONFIG,
+)
 def rotate(
-    use: Annotated[
-        _RotatedUse,
-        typer.Argument(metavar="issuer|log|admin", parser=one_of(_RotatedUse), help="Which key."),
-    ],
     *,
-    overlap: OverlapOption = None,
-    compromised_since: CompromisedSinceOption = None,
-    config: ConfigOption = None,
+    use: _RotatedUse,
+    overlap: timedelta | None,
+    compromised_since: datetime | None,
+    config: Path | None,
 ) -> None:
-    """Replace a key of the trust domain with a new key.
-
-    Earlier signatures of the old key still verify. Afterwards give the new trust document
+    """Earlier signatures of the old key still verify. Afterwards give the new trust document
     (agentguard trust export) to everybody who verifies. After a compromise, restart every process
     that has the domain open: each uses the old key until it renews a credential, which takes up to
     an hour.
@@ -101,7 +94,7 @@ def rotate(
         passphrase_of(settings),
         use,
         now=times.now(),
-        overlap=timedelta(hours=overlap) if overlap is not None else None,
+        overlap=overlap,
         compromised_since=compromised_since,
     )
     screen.line(f"rotated: the new {use} key is {rotated.new.key.thumbprint}")

@@ -2,37 +2,26 @@
 
 from __future__ import annotations
 
-import typer
+from pathlib import Path
 
-from agentguard.cli.lazy import Group
 from agentguard.cli.terminal import files, location, screen
-from agentguard.cli.terminal.options import (
-    AnchorOption,
-    ConfigOption,
-    ForceOption,
-    OutputOption,
-    StateOption,
-)
+from agentguard.cli.terminal.options import ANCHOR, CONFIG, FORCE, OUTPUT, STATE, command
 from agentguard.domain import keystore, trust_pin
 from agentguard.errors import ConfigError, VerificationError
 from agentguard.storage import registry_file
 
-app = typer.Typer(no_args_is_help=True, cls=Group)
 
-
-@app.command("export")
+@command(OUTPUT, FORCE, CONFIG, STATE, ANCHOR)
 def export(
     *,
-    output: OutputOption = None,
-    force: ForceOption = False,
-    config: ConfigOption = None,
-    state: StateOption = None,
-    anchor: AnchorOption = None,
+    output: Path | None,
+    force: bool,
+    config: Path | None,
+    state: Path | None,
+    anchor: str | None,
 ) -> None:
-    """Write the public keys with which others verify the log.
-
-    The output is the trust document, in JSON. The export fails if the copy in the anchor is missing
-    or differs.
+    """The output is the trust document, in JSON. The export fails if the copy in the anchor is
+    missing or differs.
     """
     where = location.locate(config, state, anchor)
     document = keystore.load_trust(where.state)
@@ -50,13 +39,11 @@ def export(
         screen.line(f"its fingerprint (SHA-256): {document.fingerprint}")
 
 
-@app.command("pin")
-def pin(*, config: ConfigOption = None) -> None:
-    """Pin the log and its keys in the anchor.
-
-    For a new anchor, or a state that replaces another one: until then every call is denied. Verify
-    the log first (agentguard audit verify --anchor '' --trust FILE). A trust document that is in
-    the anchor already is not replaced.
+@command(CONFIG)
+def pin(config: Path | None) -> None:
+    """For a new anchor, or a state that replaces another one: until then every call is denied.
+    Verify the log first (agentguard audit verify --anchor '' --trust FILE). A trust document that
+    is in the anchor already is not replaced.
     """
     settings = location.load_own(config)
     if settings.anchor is None:

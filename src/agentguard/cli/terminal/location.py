@@ -134,14 +134,14 @@ def locate(
 
 
 def trusted_log(
-    config_file: Path | None, state: Path | None, anchor: str | None, trust_file: Path | None
+    config: Path | None, state: Path | None, anchor: str | None, trust: Path | None
 ) -> TrustedLog:
-    """Find a log and its trust document; raises as ``locate`` and ``trust`` do."""
-    location = locate(config_file, state, anchor)
-    return TrustedLog(location, trust(location, trust_file))
+    """Find a log and its trust document; raises as ``locate`` and ``trust_of`` do."""
+    location = locate(config, state, anchor)
+    return TrustedLog(location, trust_of(location, trust))
 
 
-def trust(location: Location, file: Path | None) -> Trust:
+def trust_of(location: Location, file: Path | None) -> Trust:
     """Return the trust document to verify with; raises as ``anchored_trust`` does."""
     if file is not None:
         return Trust(trust_in(file), from_home(file), outside=True)

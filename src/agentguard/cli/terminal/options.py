@@ -1,5 +1,7 @@
-"""Options and arguments that several commands share, each declared once, as a type.
+"""How a command is declared, and the options that several commands share.
 
+A command is a function below ``@command(...)``, which gets each option under its name. The
+docstring is the help page without its first sentence, which is in the table of ``cli/commands.py``.
 Other modules interpret the values: ``location.py`` finds the log, ``cli/audit/filters.py`` makes
 the filter of entries, and ``times.py`` parses times.
 """
@@ -11,13 +13,179 @@ import inspect
 import re
 from collections.abc import Callable
 from datetime import datetime
+from inspect import cleandoc
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, get_args
+from typing import Annotated, Any, Final, Literal, TypedDict, get_args
 
+import click
 import typer
-from typer.core import TyperCommand
 
 from agentguard.cli.terminal import times
+
+PATH: Final = click.Path(path_type=Path)
+PROGRAM: Final = {"allow_interspersed_args": False}
+"""The settings of a command whose options end before the first word of another program."""
+
+_TRACE: Final = re.compile(r"[0-9a-fA-F]{4,32}")
+
+
+class Option(click.Option):
+    """An option that refuses an empty text, unless its name is in ``MAY_BE_EMPTY``.
+
+    A shell passes an empty text for a variable that is not set, and what grants, limits or names
+    somebody would be as if it were not there.
+    """
+
+    def __init__(self, *names: str, **settings: Any) -> None:
+        super().__init__(names, **settings)
+
+    def type_cast_value(self, ctx: click.Context, value: Any) -> Any:
+        """Refuse an empty text; then convert the value as Click does."""
+        given = value if isinstance(value, list | tuple) else [value]
+        if "" in given and self.name not in MAY_BE_EMPTY:
+            message = "an empty text names nothing: give a value, or leave the option out"
+            raise click.BadParameter(message, ctx=ctx, param=self)
+        return super().type_cast_value(ctx, value)
+
+
+class Argument(click.Argument):
+    """An argument, which the usage line has in brackets unless it is required."""
+
+    def __init__(self, name: str, **settings: Any) -> None:
+        super().__init__([name], **settings)
+
+    def get_usage_pieces(self, ctx: click.Context) -> list[str]:
+        """Return the words of the usage line."""
+        metavar = self.make_metavar(ctx)
+        return [metavar if self.required else f"[{metavar}]"]
+
+
+MAY_BE_EMPTY: Final = frozenset({"anchor", "note"})
+"""The options of which an empty text says something: no anchor, and no note."""
+
+
+def command(
+    *parameters: click.Parameter, cls: type[click.Command] = click.Command, **settings: Any
+) -> Callable[[Callable[..., None]], click.Command]:
+    """Return a decorator that makes a command of a function; ``cli/commands.py`` names it."""
+
+    def decorate(run: Callable[..., None]) -> click.Command:
+        return cls(
+            None, callback=run, params=[*parameters], help=cleandoc(run.__doc__ or ""), **settings
+        )
+
+    return decorate
+
+
+def trace_id(text: str) -> str:
+    """Parse the whole id of a W3C trace; raises ``click.BadParameter``.
+
+    If the first half of the id is zeros, 16 digits are enough, as Jaeger writes such an id.
+    """
+    if _TRACE.fullmatch(text) is None or len(text) not in (16, 32):
+        raise click.BadParameter(f"{text!r} is not a trace id, which has 32 hex digits")
+    return text.lower().rjust(32, "0")
+
+
+def beginning_of_trace_id(text: str) -> str:
+    """Parse the id of a W3C trace, or its beginning; raises ``click.BadParameter``.
+
+    ``lookup.whole_trace`` finds the whole id.
+    """
+    if _TRACE.fullmatch(text) is None:
+        raise click.BadParameter(
+            f"{text!r} is not a trace id, which has 32 hex digits, and not the beginning of one, "
+            "which has 4 at least"
+        )
+    return text.lower()
+
+
+# --- the call -----------------------------------------------------------------------------------
+
+CALL: Final = "INVOCATION_ID|INDEX"
+NAMES: Final = (
+    "An invocation id, 8 or more characters of its beginning, an index as audit list shows it, "
+    "or SHARD/INDEX."
+)
+"""How a person names a call."""
+
+CALL_ARGUMENT: Final = Argument("call", metavar=CALL, help=NAMES)
+
+# --- the log and its trust document -------------------------------------------------------------
+
+CONFIG: Final = Option(
+    "--config",
+    metavar="FILE",
+    type=PATH,
+    help="The configuration; by default the nearest agentguard.toml, from here upwards.",
+)
+STATE: Final = Option("--state", metavar="DIR", type=PATH, help="The state directory to read.")
+ANCHOR: Final = Option(
+    "--anchor", metavar="DIR", help="Where checkpoints are kept outside the state; '' for nowhere."
+)
+TRUST: Final = Option(
+    "--trust",
+    metavar="FILE",
+    type=PATH,
+    help="The trust document to verify with; by default the copy in the anchor.",
+)
+LOG: Final = (CONFIG, STATE, ANCHOR, TRUST)
+
+
+class LogOptions(TypedDict):
+    """The values of ``LOG``, which ``location.trusted_log`` takes."""
+
+    config: Path | None
+    state: Path | None
+    anchor: str | None
+    trust: Path | None
+
+
+# --- the output ---------------------------------------------------------------------------------
+
+AS_JSON: Final = Option("--json", is_flag=True, help="Print JSON, for scripts.")
+OUTPUT: Final = Option(
+    "-o", "--output", metavar="FILE", type=PATH, help="A new file; by default stdout."
+)
+FORCE: Final = Option("--force", is_flag=True, help="Overwrite an existing file.")
+COMPROMISED_SINCE: Final = Option(
+    "--compromised-since",
+    metavar="TIME",
+    type=times.parse_exact,
+    help="Signatures of the old key are invalid from this time on (RFC 3339, with an offset).",
+)
+NOTE: Final = Option(
+    "--note", metavar="TEXT", required=True, help="Why, or how you know; the text is logged."
+)
+
+# --- the policy ---------------------------------------------------------------------------------
+
+_URL: Final = re.compile(r"https?:/", re.IGNORECASE)
+
+
+def policy_path(text: str) -> Path:
+    """Parse the path of a policy; raises ``click.BadParameter`` for the URL of a server."""
+    if _URL.match(text):
+        raise click.BadParameter(
+            "only agentguard policy replay takes a URL; for a policy on a server, name a "
+            'configuration that has engine = "opa" and the url in [policy] with --config FILE'
+        )
+    return Path(text)
+
+
+POLICY: Final = Option(
+    "--policy",
+    metavar="PATH",
+    type=policy_path,
+    help="A file or folder in Rego or Cedar, instead of the configuration's policy.",
+)
+QUERY: Final = Option(
+    "--query",
+    metavar="DATA.PATH",
+    help="The package to query; by default the configuration's, or data.agent.authz.",
+)
+
+# --- typer's forms, for the commands that are not Click's yet -----------------------------------
 
 Kind = Literal[
     "call",
@@ -50,8 +218,6 @@ Decided = Literal["allow", "deny", "approval", "observe"]
 _MOST_JOBS: Final = 64
 """The most processes that a user may ask for: each takes memory, and has work waiting ahead."""
 
-_TRACE: Final = re.compile(r"[0-9a-fA-F]{4,32}")
-
 
 def one_of(kind: Any) -> Callable[[str], str]:
     """Return a parser of a ``Literal``'s values, which raises ``typer.BadParameter``.
@@ -66,29 +232,6 @@ def one_of(kind: Any) -> Callable[[str], str]:
         return text
 
     return choose
-
-
-def trace_id(text: str) -> str:
-    """Parse the whole id of a W3C trace; raises ``typer.BadParameter``.
-
-    If the first half of the id is zeros, 16 digits are enough, as Jaeger writes such an id.
-    """
-    if _TRACE.fullmatch(text) is None or len(text) not in (16, 32):
-        raise typer.BadParameter(f"{text!r} is not a trace id, which has 32 hex digits")
-    return text.lower().rjust(32, "0")
-
-
-def beginning_of_trace_id(text: str) -> str:
-    """Parse the id of a W3C trace, or its beginning; raises ``typer.BadParameter``.
-
-    ``lookup.whole_trace`` finds the whole id.
-    """
-    if _TRACE.fullmatch(text) is None:
-        raise typer.BadParameter(
-            f"{text!r} is not a trace id, which has 32 hex digits, and not the beginning of one, "
-            "which has 4 at least"
-        )
-    return text.lower()
 
 
 def options_from(
@@ -120,52 +263,6 @@ def options_from(
 
 
 # --- the call -----------------------------------------------------------------------------------
-
-_DASHED: Final = re.compile(r"-[A-Za-z0-9_-]{7,127}")
-_THUMBPRINT_LENGTH: Final = 43
-
-
-class TakesNames(TyperCommand):
-    """A command with an argument that may be an id that begins with ``-``, as one id in 64 does.
-
-    The command has no option of one letter. So a word that begins with one ``-`` and is as long as
-    an id is an id, and a word that begins with two and is as long as a thumbprint is a thumbprint.
-    Any other such word is an option, or a misspelt option.
-    """
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse the command line, after such ids have been moved behind a ``--``."""
-        end = args.index("--") if "--" in args else len(args)
-        options = {
-            name: option
-            for option in self.params
-            for name in (*option.opts, *option.secondary_opts)
-        }
-        names: list[str] = []
-        others: list[str] = []
-        takes_value = False
-        for arg in args[:end]:
-            is_value, option = takes_value, options.get(arg)
-            takes_value = not is_value and option is not None and not getattr(option, "is_flag", 0)
-            is_name = not is_value and _is_dashed(arg) and f"-{arg}" not in options
-            (names if is_name and option is None else others).append(arg)
-        if not names:
-            return super().parse_args(ctx, args)
-        return super().parse_args(ctx, [*others, "--", *names, *args[end + 1 :]])
-
-
-def _is_dashed(arg: str) -> bool:
-    if arg.startswith("--"):
-        return len(arg) == _THUMBPRINT_LENGTH and _DASHED.fullmatch(arg) is not None
-    return _DASHED.fullmatch(arg) is not None
-
-
-CALL: Final = "INVOCATION_ID|INDEX"
-NAMES: Final = (
-    "An invocation id, 8 or more characters of its beginning, an index as audit list shows it, "
-    "or SHARD/INDEX."
-)
-"""How a person names a call."""
 
 CallArgument = Annotated[str, typer.Argument(metavar=CALL, help=NAMES)]
 
@@ -243,38 +340,6 @@ CompromisedSinceOption = Annotated[
 ]
 
 # --- the policy ---------------------------------------------------------------------------------
-
-_URL: Final = re.compile(r"https?:/", re.IGNORECASE)
-"""The beginning of a URL as a ``Path`` writes it: with one slash."""
-
-
-def not_url(path: Path | None) -> Path | None:
-    """Refuse the URL of a server in the place of a file."""
-    if path is not None and _URL.match(str(path)):
-        raise typer.BadParameter(
-            "only agentguard policy replay takes a URL; for a policy on a server, name a "
-            'configuration that has engine = "opa" and the url in [policy] with --config FILE'
-        )
-    return path
-
-
-PolicyOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--policy",
-        metavar="PATH",
-        callback=not_url,
-        help="A file or folder in Rego or Cedar, instead of the configuration's policy.",
-    ),
-]
-QueryOption = Annotated[
-    str | None,
-    typer.Option(
-        "--query",
-        metavar="DATA.PATH",
-        help="The package to query; by default the configuration's, or data.agent.authz.",
-    ),
-]
 
 NoteOption = Annotated[
     str, typer.Option("--note", metavar="TEXT", help="Why, or how you know; the text is logged.")

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from itertools import chain, islice
 from typing import Final
 
-import typer
+import click
 from rich.text import Text
 
 from agentguard import visible
@@ -81,18 +81,18 @@ def recorded(summary: str, members: Mapping[str, object], place: LogPlace, *, js
 
 
 def confirmed(question: str) -> bool:
-    """Ask a question on the terminal; raises ``typer.BadParameter`` without a terminal."""
+    """Ask a question on the terminal; raises ``click.BadParameter`` without a terminal."""
     try:
-        return typer.confirm(question, err=True)  # stdout is for the result of the command
-    except typer.Abort:
+        return click.confirm(question, err=True)  # stdout is for the result of the command
+    except click.Abort:
         if sys.stdin.isatty():
             raise
-        typer.echo(err=True)  # ends the line of the question
+        click.echo(err=True)  # ends the line of the question
         message = (
             "the question needs a terminal, and nothing was done: run the command in a terminal, "
             "or with --yes"
         )
-        raise typer.BadParameter(message) from None
+        raise click.BadParameter(message) from None
 
 
 def warn(message: str) -> None:

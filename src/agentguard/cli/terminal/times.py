@@ -6,7 +6,7 @@ import re
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-import typer
+import click
 
 _AGO: Final = re.compile(r"(?:[0-9]{1,9}[smhdw])+")
 _PART: Final = re.compile(r"([0-9]+)([smhdw])")
@@ -24,7 +24,7 @@ def moment(text: str, now: datetime, *, exact: bool = False) -> datetime:
     """Parse a time: RFC 3339, a date (its beginning), or a span before ``now``, such as 30m.
 
     A time without an offset is in UTC. ``exact`` allows only RFC 3339 with an offset. Raises
-    ``typer.BadParameter``.
+    ``click.BadParameter``.
     """
     try:
         if _AGO.fullmatch(text) and not exact:
@@ -35,9 +35,9 @@ def moment(text: str, now: datetime, *, exact: bool = False) -> datetime:
             return time.astimezone(UTC)
     except (ValueError, OverflowError) as error:
         message = f"{text!r} is not a time: write {_EXACT if exact else _EXAMPLES}"
-        raise typer.BadParameter(message) from error
+        raise click.BadParameter(message) from error
     if exact:
-        raise typer.BadParameter(f"{text!r} has no offset: write {_EXACT}")
+        raise click.BadParameter(f"{text!r} has no offset: write {_EXACT}")
     return time.replace(tzinfo=UTC)
 
 
