@@ -310,10 +310,8 @@ def _time(microseconds: int) -> str:
 
 
 @command(
-    Argument(
-        "traces", metavar="FILE", type=PATH, help="Traces, as Jaeger's query API returns them."
-    ),
-    Option("--trace", metavar="ID", help="Which one, where there are several."),
+    Argument("traces", "FILE", "Traces, as Jaeger's query API returns them.", type=PATH),
+    Option("--trace ID", "Which one, where there are several."),
     OUTPUT,
     FORCE,
 )

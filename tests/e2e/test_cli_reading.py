@@ -73,7 +73,7 @@ def commands_of_the_tree() -> set[str]:
     root: Any = app
     context = root.make_context("agentguard", ["init"])
     commands: set[str] = set()
-    for name in root.commands:
+    for name in {*root.commands} - {"demo"}:  # another distribution's
         _, command, _ = root.resolve_command(context, [name])
         inner = getattr(command, "commands", None)
         commands |= {name} if inner is None else {f"{name} {one}" for one in inner}

@@ -221,7 +221,7 @@ def all_commands():
     root: Any = app
     context = root.make_context("agentguard", ["init"])
     found = {}
-    for name in root.commands:  # the demo, another distribution's, is not looked for
+    for name in {*root.commands} - {"demo"}:  # another distribution's
         _, command, _ = root.resolve_command(context, [name])
         for inner in getattr(command, "commands", ()):
             _, one, _ = command.resolve_command(context, [inner])

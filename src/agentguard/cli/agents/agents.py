@@ -42,8 +42,8 @@ def list_agents(*, config: Path | None, state: Path | None, json: bool) -> None:
 @command(
     Argument(
         "name",
-        metavar="NAME|URI",
-        help="An agent's name, or one instance: its URI, or its short name as in assistant:Zq3x.",
+        "NAME|URI",
+        "An agent's name, or one instance: its URI, or its short name as in assistant:Zq3x.",
     ),
     *LOG,
     AS_JSON,

@@ -80,22 +80,16 @@ def _is_dashed(arg: str) -> bool:
 @command(
     Argument(
         "what",
-        metavar="NAME|FILE|TOKEN|KEY",
-        help="An agent's name, an instance (its URI or short name), a principal or a service "
-        "as in user:alice, a file with a token or a stored delegation (./FILE or FILE.json; - "
-        "for stdin), the token itself, its id, or a key's thumbprint.",
+        "NAME|FILE|TOKEN|KEY",
+        "An agent's name, an instance (its URI or short name), a principal or a service as in "
+        "user:alice, a file with a token or a stored delegation (./FILE or FILE.json; - for "
+        "stdin), the token itself, its id, or a key's thumbprint.",
     ),
     Option(
-        "--note",
-        metavar="TEXT",
-        help="The reason, which is logged. Required, but for a key of the trust domain.",
+        "--note TEXT", "The reason, which is logged. Required, but for a key of the trust domain."
     ),
     COMPROMISED_SINCE,
-    Option(
-        "--in-advance",
-        is_flag=True,
-        help="Revoke a name that nobody in the log or the configuration has yet.",
-    ),
+    Option("--in-advance", "Revoke a name that nobody in the log or the configuration has yet."),
     CONFIG,
     AS_JSON,
     cls=_TakesNames,

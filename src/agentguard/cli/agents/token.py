@@ -31,35 +31,28 @@ from agentguard.storage import ledger
 
 _SOURCE: Final = Argument(
     "source",
-    metavar="FILE|-|TOKEN",
-    help="A file with an access token or a stored delegation, - for stdin, or the token.",
+    "FILE|-|TOKEN",
+    "A file with an access token or a stored delegation, - for stdin, or the token.",
 )
 _GIVEN: Final = (
     *LOG,
     Option(
-        "--chain",
-        metavar="FILE",
+        "--chain FILE",
+        "The chain of an access token; by default the one in the state's log.",
         type=PATH,
-        help="The chain of an access token; by default the one in the state's log.",
+    ),
+    Option("--audience NAME", "The audience to verify for; by default the trust domain itself."),
+    Option(
+        "--issuer URL",
+        "The URL of the trust domain's token service, as the issuer of the token; by default no "
+        "such URL counts.",
     ),
     Option(
-        "--audience",
-        metavar="NAME",
-        help="The audience to verify for; by default the trust domain itself.",
-    ),
-    Option(
-        "--issuer",
-        metavar="URL",
-        help="The URL of the trust domain's token service, as the issuer of the token; by default "
-        "no such URL counts.",
-    ),
-    Option(
-        "--at",
-        metavar="TIME",
+        "--at TIME",
+        "Verify as of this time; by default now.",
         type=click.DateTime(["%Y-%m-%dT%H:%M:%S%z"]),
         default=times.now,
         show_default=False,
-        help="Verify as of this time; by default now.",
     ),
 )
 """The options of a ``VerificationInput``."""
@@ -124,15 +117,12 @@ def inspect(*, source: str, json: bool, **options: Any) -> None:
     _SOURCE,
     *_GIVEN,
     Option(
-        "--introspect",
-        metavar="URL",
-        help="Ask the token service at this URL as well, which knows of revocations.",
+        "--introspect URL", "Ask the token service at this URL as well, which knows of revocations."
     ),
     Option(
-        "--workload-token",
-        metavar="FILE",
+        "--workload-token FILE",
+        "A file with the workload token of this program, for --introspect.",
         type=PATH,
-        help="A file with the workload token of this program, for --introspect.",
     ),
     AS_JSON,
 )

@@ -33,54 +33,41 @@ def _if_given(
 
 
 @command(
-    Argument(
-        "subject_token",
-        metavar="FILE|-",
-        type=PATH,
-        help="A file with the user's token, - for stdin.",
-    ),
-    Option("--service", metavar="URL", required=True, help="The URL of the token service."),
-    Option("--agent", metavar="NAME", required=True, help="The agent that acts with the token."),
+    Argument("subject_token", "FILE|-", "A file with the user's token, - for stdin.", type=PATH),
+    Option("--service URL", "The URL of the token service.", required=True),
+    Option("--agent NAME", "The agent that acts with the token.", required=True),
     Option(
-        "--workload-token",
-        metavar="FILE",
+        "--workload-token FILE",
+        "A file with the workload token of this program.",
         type=PATH,
         required=True,
-        help="A file with the workload token of this program.",
     ),
     Option(
-        "--key",
-        metavar="FILE",
+        "--key FILE",
+        "The private key of the agent's instance, as a JWK. A file that is missing is made, with "
+        "a new key.",
         type=PATH,
         required=True,
-        help="The private key of the agent's instance, as a JWK. A file that is missing is made, "
-        "with a new key.",
     ),
     Option(
-        "--chain",
-        metavar="FILE",
+        "--chain FILE",
+        "Where to write the chain of the token; an older file is replaced.",
         type=PATH,
-        help="Where to write the chain of the token; an older file is replaced.",
     ),
     Option(
-        "--scope",
-        metavar="NAME",
+        "--scope NAME",
+        "A scope of the token; may be repeated. By default, all that the user and the agent share.",
         multiple=True,
         callback=_if_given,
-        help="A scope of the token; may be repeated. By default, all that the user and the agent "
-        "share.",
     ),
     Option(
-        "--audience",
-        metavar="NAME",
+        "--audience NAME",
+        "A receiver of the token; may be repeated. By default, the trust domain itself.",
         multiple=True,
         callback=_if_given,
-        help="A receiver of the token; may be repeated. By default, the trust domain itself.",
     ),
     Option(
-        "--id-jag",
-        is_flag=True,
-        help="The file has an ID-JAG of the user's identity provider, which counts once.",
+        "--id-jag", "The file has an ID-JAG of the user's identity provider, which counts once."
     ),
 )
 def exchange(  # noqa: PLR0913  the options of the command

@@ -43,35 +43,32 @@ from agentguard.signing import canonical
 
 _REQUEST: Final = Argument(
     "request_id",
-    metavar="REQUEST",
+    "REQUEST",
+    "The request's id, or its beginning, as approvals list shows it.",
     required=False,
-    help="The request's id, or its beginning, as approvals list shows it.",
 )
 _REQUEST_FILE: Final = Option(
-    "--request",
-    "request_file",
-    metavar="FILE",
+    "--request FILE",
+    "A request that approvals export has written; no state.",
+    name="request_file",
     type=PATH,
-    help="A request that approvals export has written; no state.",
 )
 _ANSWER: Final = (
     _REQUEST,
     Option(
-        "--key",
-        metavar="FILE",
+        "--key FILE",
+        "Your OpenSSH Ed25519 private key, encrypted; or its FILE.pub, to sign by ssh-agent.",
         type=PATH,
         default=Path("~/.ssh/id_ed25519"),
         show_default=True,
-        help="Your OpenSSH Ed25519 private key, encrypted; or its FILE.pub, to sign by ssh-agent.",
     ),
-    Option("--note", metavar="TEXT", default="", help="What to say beside it; it is logged."),
-    Option("--yes", is_flag=True, help="Do not show the request and ask first."),
+    Option("--note TEXT", "What to say beside it; it is logged.", default=""),
+    Option("--yes", "Do not show the request and ask first."),
     _REQUEST_FILE,
     Option(
-        "--as",
-        "principal",
-        metavar="PRINCIPAL",
-        help="Who you are on the roster, as in user:bob; for --request.",
+        "--as PRINCIPAL",
+        "Who you are on the roster, as in user:bob; for --request.",
+        name="principal",
     ),
     OUTPUT,
     CONFIG,
@@ -79,14 +76,13 @@ _ANSWER: Final = (
 
 
 @command(
-    Option("--ended", is_flag=True, help="List the requests that are over, and what ended them."),
+    Option("--ended", "List the requests that are over, and what ended them."),
     Option(
-        "--last",
-        metavar="N",
+        "--last N",
+        "How many, the newest; with --ended.",
         type=click.IntRange(1, 1000),
         default=50,
         show_default=True,
-        help="How many, the newest; with --ended.",
     ),
     CONFIG,
     AS_JSON,
@@ -193,7 +189,7 @@ def export(
         screen.line(f"written: {output}; agentguard approvals approve --request FILE answers it")
 
 
-@command(Argument("file", metavar="FILE|-", type=PATH, help="A signed answer."), CONFIG)
+@command(Argument("file", "FILE|-", "A signed answer.", type=PATH), CONFIG)
 def import_answer(*, file: Path, config: Path | None) -> None:
     """An answer counts as one that is given here: the roster names the key, and the call waits."""
     with _inbox(config) as inbox:

@@ -79,46 +79,37 @@ EVERYTHING: Final = Filter()
 
 OPTIONS: Final = (
     Option(
-        "--agent",
-        metavar="NAME|URI",
-        help="An agent, or one instance by its URI or its short name, as in assistant:Zq3x.",
+        "--agent NAME|URI",
+        "An agent, or one instance by its URI or its short name, as in assistant:Zq3x.",
     ),
-    Option("--principal", metavar="NAME", help="Calls for a principal, as in user:alice."),
-    Option("--tool", metavar="NAME", help="Calls of a tool."),
+    Option("--principal NAME", "Calls for a principal, as in user:alice."),
+    Option("--tool NAME", "Calls of a tool."),
     Option(
-        "--decision",
-        metavar="DECISION",
-        type=click.Choice(get_args(Decided)),
-        help="Calls with a decision: allow, deny or approval; observe for calls that ran while the "
+        "--decision DECISION",
+        "Calls with a decision: allow, deny or approval; observe for calls that ran while the "
         "policy was only observed.",
+        type=click.Choice(get_args(Decided)),
     ),
     Option(
-        "--since",
-        metavar="TIME",
+        "--since TIME",
+        "From a time on: 2026-11-25, 2026-11-25T09:30:00Z, or 30m, 2h, 7d ago.",
         type=times.parse,
-        help="From a time on: 2026-11-25, 2026-11-25T09:30:00Z, or 30m, 2h, 7d ago.",
     ),
-    Option("--until", metavar="TIME", type=times.parse, help="Before a time."),
-    Option("--task", metavar="ID", help="Calls of a task."),
+    Option("--until TIME", "Before a time.", type=times.parse),
+    Option("--task ID", "Calls of a task."),
     Option(
-        "--trace",
-        metavar="ID",
+        "--trace ID",
+        "Calls of a trace, by its id or the beginning of its id.",
         type=beginning_of_trace_id,
-        help="Calls of a trace, by its id or the beginning of its id.",
     ),
     Option(
-        "--kind",
-        metavar="KIND",
+        "--kind KIND",
+        "Entries of a kind: call, secret, proof, receipt, received, refused, outcome, resolution, "
+        "erasure, request, evaluation, delegation, revocation, freeze, adoption, identity, "
+        "config, policy, roster, key, shard.",
         type=click.Choice(get_args(Kind)),
-        help="Entries of a kind: call, secret, proof, receipt, received, refused, outcome, "
-        "resolution, erasure, request, evaluation, delegation, revocation, freeze, adoption, "
-        "identity, config, policy, roster, key, shard.",
     ),
-    Option(
-        "--in-doubt",
-        is_flag=True,
-        help="Calls that are authorised in the log and have no outcome.",
-    ),
+    Option("--in-doubt", "Calls that are authorised in the log and have no outcome."),
 )
 
 

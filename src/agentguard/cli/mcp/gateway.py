@@ -23,40 +23,28 @@ _PACKAGE: Final = "agentguard_mcp.gateway"
 FOLDER: Final = "mcp-pins"
 """The folder of the pins, beside agentguard.toml."""
 
-AGENT: Final = Option(
-    "--agent", metavar="NAME", help="The agent that makes the calls; or in [mcp.SERVER]."
-)
+AGENT: Final = Option("--agent NAME", "The agent that makes the calls; or in [mcp.SERVER].")
 PRINCIPAL: Final = Option(
-    "--principal",
-    metavar="PRINCIPAL",
-    help="The user for whom the agent acts, as in user:alice; or in [mcp.SERVER].",
+    "--principal PRINCIPAL",
+    "The user for whom the agent acts, as in user:alice; or in [mcp.SERVER].",
 )
-TASK: Final = Option("--task", metavar="TASK", help="The task for which PRINCIPAL delegates.")
+TASK: Final = Option("--task TASK", "The task for which PRINCIPAL delegates.")
 SERVER: Final = (
     Argument(
         "command",
-        metavar="COMMAND...",
+        "COMMAND...",
+        "The server and its arguments, after --; by default [mcp.SERVER].",
         nargs=-1,
-        help="The server and its arguments, after --; by default [mcp.SERVER].",
     ),
-    Option(
-        "--name",
-        metavar="SERVER",
-        help="The server's name, as in [mcp.SERVER]; by default the program's.",
-    ),
-    Option(
-        "--env",
-        metavar="VARIABLE",
-        multiple=True,
-        help="A variable that the server gets; may be repeated.",
-    ),
+    Option("--name SERVER", "The server's name, as in [mcp.SERVER]; by default the program's."),
+    Option("--env VARIABLE", "A variable that the server gets; may be repeated.", multiple=True),
     CONFIG,
 )
 """How a command names the MCP server, but for its URL."""
 
 _URL_HELP: Final = "A server over HTTP, in the place of COMMAND; or in [mcp.SERVER]."
-URL: Final = Option("--url", metavar="URL", help=_URL_HELP)
-UPSTREAM: Final = Option("--upstream", "url", metavar="URL", help=_URL_HELP)
+URL: Final = Option("--url URL", _URL_HELP)
+UPSTREAM: Final = Option("--upstream URL", _URL_HELP, name="url")
 
 
 class ServerOptions(TypedDict):

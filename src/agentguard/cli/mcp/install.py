@@ -26,26 +26,16 @@ BACKUP: Final = ".before-agentguard"
 @command(
     Argument(
         "client",
-        metavar="CLIENT",
+        "CLIENT",
+        f"{', '.join(client_files.CLIENTS)}.",
         type=click.Choice([*client_files.CLIENTS]),
-        help=f"{', '.join(client_files.CLIENTS)}.",
     ),
-    Option(
-        "--name",
-        metavar="SERVER",
-        required=True,
-        help="The server's name in the client's file.",
-    ),
+    Option("--name SERVER", "The server's name in the client's file.", required=True),
     AGENT,
     PRINCIPAL,
-    Option(
-        "--file",
-        metavar="FILE",
-        type=PATH,
-        help="The client's file, if it is in another place.",
-    ),
-    Option("--dry-run", is_flag=True, help="Show the change, and write nothing."),
-    Option("--undo", is_flag=True, help="Take the gateway away, and start the server again."),
+    Option("--file FILE", "The client's file, if it is in another place.", type=PATH),
+    Option("--dry-run", "Show the change, and write nothing."),
+    Option("--undo", "Take the gateway away, and start the server again."),
     CONFIG,
 )
 def install(

@@ -16,7 +16,7 @@ from agentguard.storage import files
 @command(
     *SERVER,
     URL,
-    Option("--update", is_flag=True, help="Replace pins that differ from the server's tools."),
+    Option("--update", "Replace pins that differ from the server's tools."),
     context_settings=PROGRAM,
 )
 def pin(*, update: bool, **given: Unpack[ServerOptions]) -> None:

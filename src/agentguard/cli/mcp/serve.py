@@ -35,9 +35,8 @@ _LISTENER = "agentguard_mcp.gateway.http.server"
     *SERVER,
     UPSTREAM,
     Option(
-        "--listen",
-        metavar="HOST:PORT",
-        help=f"Where to listen, or unix:PATH; or in [mcp.SERVER.serve], by default {LISTEN}.",
+        "--listen HOST:PORT",
+        f"Where to listen, or unix:PATH; or in [mcp.SERVER.serve], by default {LISTEN}.",
     ),
     AGENT,
     PRINCIPAL,

@@ -34,10 +34,10 @@ from agentguard.signing.canonical import JSON
 @command(
     Argument(
         "path",
-        metavar="PATH",
+        "PATH",
+        "A file or folder in Rego or Cedar; by default the configuration's policy.",
         type=policy_path,
         required=False,
-        help="A file or folder in Rego or Cedar; by default the configuration's policy.",
     ),
     QUERY,
     CONFIG,
@@ -81,12 +81,7 @@ def check(*, path: Path | None, query: str | None, config: Path | None, json: bo
 
 
 @command(
-    Argument(
-        "document",
-        metavar="INPUT.json|-",
-        type=PATH,
-        help="The policy's input, or - for stdin.",
-    ),
+    Argument("document", "INPUT.json|-", "The policy's input, or - for stdin.", type=PATH),
     POLICY,
     QUERY,
     CONFIG,

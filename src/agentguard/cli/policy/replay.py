@@ -186,25 +186,16 @@ class _Result:
 @command(
     Argument(
         "policy",
-        metavar="PATH|URL",
+        "PATH|URL",
+        "A file or folder in Rego or Cedar, or the URL of an OPA; by default the configuration's "
+        "policy, as it is by now.",
         required=False,
-        help="A file or folder in Rego or Cedar, or the URL of an OPA; by default the "
-        "configuration's policy, as it is by now.",
     ),
     QUERY,
     *filters.OPTIONS,
+    Option("-n, --last N", "The newest N; by default all.", type=click.IntRange(min=0), default=0),
     Option(
-        "-n",
-        "--last",
-        metavar="N",
-        type=click.IntRange(min=0),
-        default=0,
-        help="The newest N; by default all.",
-    ),
-    Option(
-        "--fail-on-change",
-        is_flag=True,
-        help="Exit code 1 if a decision would change, or no call can be replayed.",
+        "--fail-on-change", "Exit code 1 if a decision would change, or no call can be replayed."
     ),
     CONFIG,
     STATE,

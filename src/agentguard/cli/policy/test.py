@@ -124,23 +124,20 @@ class _TestResults:
 @command(
     Argument(
         "tables",
-        metavar="TABLE...",
+        "TABLE...",
+        "Tables of cases (TOML or JSON), in the place of all tests beside the policy; by default "
+        "*_test.toml, *_test.json and *_test.rego there.",
         type=PATH,
         nargs=-1,
-        help="Tables of cases (TOML or JSON), in the place of all tests beside the policy; by "
-        "default *_test.toml, *_test.json and *_test.rego there.",
     ),
     POLICY,
     QUERY,
     Option(
-        "--opa",
-        metavar="PROGRAM",
-        help="Runs Rego's tests, beside a named table as well; by default opa on PATH.",
+        "--opa PROGRAM", "Runs Rego's tests, beside a named table as well; by default opa on PATH."
     ),
     Option(
         "--require-opa",
-        is_flag=True,
-        help="Run Rego's tests, beside a named table as well; exit code 1 where none ran.",
+        "Run Rego's tests, beside a named table as well; exit code 1 where none ran.",
     ),
     CONFIG,
     AS_JSON,

@@ -71,8 +71,8 @@ def reload(config: Path | None) -> None:
 
 
 @command(
-    Argument("agent", metavar="AGENT", help="The agent that calls the tool."),
-    Argument("tool", metavar="TOOL", help="The tool's name in the policy."),
+    Argument("agent", "AGENT", "The agent that calls the tool."),
+    Argument("tool", "TOOL", "The tool's name in the policy."),
     CONFIG,
 )
 def accept(*, agent: str, tool: str, config: Path | None) -> None:

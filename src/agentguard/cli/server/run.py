@@ -15,19 +15,14 @@ from agentguard.client import launch
 
 @command(
     Argument(
-        "program",
-        metavar="COMMAND...",
-        nargs=-1,
-        required=True,
-        help="The program and its arguments, after --.",
+        "program", "COMMAND...", "The program and its arguments, after --.", nargs=-1, required=True
     ),
-    Option("--agent", metavar="NAME", required=True, help="The agent that the program may be."),
-    Option("--user", metavar="USER", help="The user of the program; only root may name one."),
+    Option("--agent NAME", "The agent that the program may be.", required=True),
+    Option("--user USER", "The user of the program; only root may name one."),
     Option(
-        "--vouches-for",
-        metavar="PRINCIPAL",
+        "--vouches-for PRINCIPAL",
+        "A principal whom the program authenticates, as in user:*; may be repeated.",
         multiple=True,
-        help="A principal whom the program authenticates, as in user:*; may be repeated.",
     ),
     CONFIG,
     context_settings=PROGRAM,

@@ -17,7 +17,7 @@ from agentguard.domain.passphrase import passphrase_of
 
 @command(
     NOTE,
-    Option("--yes", is_flag=True, help="Do not ask before entries are lost."),
+    Option("--yes", "Do not ask before entries are lost."),
     CONFIG,
     AS_JSON,
 )

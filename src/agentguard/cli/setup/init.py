@@ -47,31 +47,19 @@ _ENTROPY: Final = 32
 
 
 @command(
-    Argument(
-        "folder",
-        metavar="DIR",
-        type=PATH,
-        default=Path(),
-        help="The folder; it is created if missing.",
+    Argument("folder", "DIR", "The folder; it is created if missing.", type=PATH, default=Path()),
+    Option(
+        "--trust-domain NAME",
+        "A domain name, such as acme.example; by default the folder's name + .internal.",
     ),
     Option(
-        "--trust-domain",
-        metavar="NAME",
-        help="A domain name, such as acme.example; by default the folder's name + .internal.",
-    ),
-    Option(
-        "--anchor",
-        metavar="DIR",
-        help="Where checkpoints are kept outside the state; '' for nowhere; by default "
+        "--anchor DIR",
+        "Where checkpoints are kept outside the state; '' for nowhere; by default "
         f"{config.DEFAULT_ANCHOR}.",
     ),
-    Option(
-        "--langgraph",
-        is_flag=True,
-        help="Also make a LangGraph agent that runs at once, offline.",
-    ),
-    Option("--crewai", is_flag=True, help="Also make a CrewAI crew that runs at once, offline."),
-    Option("--fastapi", is_flag=True, help="Also make a web application with a LangGraph agent."),
+    Option("--langgraph", "Also make a LangGraph agent that runs at once, offline."),
+    Option("--crewai", "Also make a CrewAI crew that runs at once, offline."),
+    Option("--fastapi", "Also make a web application with a LangGraph agent."),
 )
 def init(*, folder: Path, trust_domain: str | None, anchor: str | None, **projects: bool) -> None:
     """Makes keys, a log, a configuration, and an example policy that allows reads; or, with one of

@@ -61,17 +61,11 @@ def _hours(text: str) -> timedelta:
 
 
 @command(
-    Argument(
-        "use",
-        metavar="issuer|log|admin",
-        type=click.Choice(get_args(_RotatedUse)),
-        help="Which key.",
-    ),
+    Argument("use", "issuer|log|admin", "Which key.", type=click.Choice(get_args(_RotatedUse))),
     Option(
-        "--overlap",
-        metavar="HOURS",
+        "--overlap HOURS",
+        "How long running processes may use the old key (24 if not given).",
         type=_hours,
-        help="How long running processes may use the old key (24 if not given).",
     ),
     COMPROMISED_SINCE,
     CONFIG,

@@ -13,12 +13,7 @@ from agentguard.storage import registry_file
 
 @command(OUTPUT, FORCE, CONFIG, STATE, ANCHOR)
 def export(
-    *,
-    output: Path | None,
-    force: bool,
-    config: Path | None,
-    state: Path | None,
-    anchor: str | None,
+    *, output: Path | None, force: bool, config: Path | None, state: Path | None, anchor: str | None
 ) -> None:
     """The output is the trust document, in JSON. The export fails if the copy in the anchor is
     missing or differs.

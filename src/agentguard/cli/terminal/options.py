@@ -30,14 +30,19 @@ _TRACE: Final = re.compile(r"[0-9a-fA-F]{4,32}")
 
 
 class Option(click.Option):
-    """An option that refuses an empty text, unless its name is in ``MAY_BE_EMPTY``.
+    """An option as the help page shows it: its names, its value unless it is a flag, and a text.
 
-    A shell passes an empty text for a variable that is not set, and what grants, limits or names
-    somebody would be as if it were not there.
+    ``name`` is the function's name for the option, where it is not the option's own. An empty text
+    is refused, unless it says something (``MAY_BE_EMPTY``): a shell passes one for a variable that
+    is not set, and what grants, limits or names somebody would be as if it were not there.
     """
 
-    def __init__(self, *names: str, **settings: Any) -> None:
-        super().__init__(names, **settings)
+    def __init__(self, shown: str, text: str, *, name: str = "", **settings: Any) -> None:
+        words = shown.replace(",", "").split()
+        names = [word for word in words if word.startswith("-")]
+        metavar = " ".join(words[len(names) :])
+        settings |= {"metavar": metavar} if metavar else {"is_flag": True}
+        super().__init__([*names, *filter(None, [name])], help=text, **settings)
 
     def type_cast_value(self, ctx: click.Context, value: Any) -> Any:
         """Refuse an empty text; then convert the value as Click does."""
@@ -49,10 +54,10 @@ class Option(click.Option):
 
 
 class Argument(click.Argument):
-    """An argument, which the usage line has in brackets unless it is required."""
+    """The function's name for an argument, how the help page names it, and a text about it."""
 
-    def __init__(self, name: str, **settings: Any) -> None:
-        super().__init__([name], **settings)
+    def __init__(self, name: str, metavar: str, text: str, **settings: Any) -> None:
+        super().__init__([name], metavar=metavar, help=text, **settings)
 
     def get_usage_pieces(self, ctx: click.Context) -> list[str]:
         """Return the words of the usage line."""
@@ -109,25 +114,23 @@ NAMES: Final = (
 )
 """How a person names a call."""
 
-CALL_ARGUMENT: Final = Argument("call", metavar=CALL, help=NAMES)
+CALL_ARGUMENT: Final = Argument("call", CALL, NAMES)
 
 # --- the log and its trust document -------------------------------------------------------------
 
 CONFIG: Final = Option(
-    "--config",
-    metavar="FILE",
+    "--config FILE",
+    "The configuration; by default the nearest agentguard.toml, from here upwards.",
     type=PATH,
-    help="The configuration; by default the nearest agentguard.toml, from here upwards.",
 )
-STATE: Final = Option("--state", metavar="DIR", type=PATH, help="The state directory to read.")
+STATE: Final = Option("--state DIR", "The state directory to read.", type=PATH)
 ANCHOR: Final = Option(
-    "--anchor", metavar="DIR", help="Where checkpoints are kept outside the state; '' for nowhere."
+    "--anchor DIR", "Where checkpoints are kept outside the state; '' for nowhere."
 )
 TRUST: Final = Option(
-    "--trust",
-    metavar="FILE",
+    "--trust FILE",
+    "The trust document to verify with; by default the copy in the anchor.",
     type=PATH,
-    help="The trust document to verify with; by default the copy in the anchor.",
 )
 LOG: Final = (CONFIG, STATE, ANCHOR, TRUST)
 
@@ -143,20 +146,15 @@ class LogOptions(TypedDict):
 
 # --- the output ---------------------------------------------------------------------------------
 
-AS_JSON: Final = Option("--json", is_flag=True, help="Print JSON, for scripts.")
-OUTPUT: Final = Option(
-    "-o", "--output", metavar="FILE", type=PATH, help="A new file; by default stdout."
-)
-FORCE: Final = Option("--force", is_flag=True, help="Overwrite an existing file.")
+AS_JSON: Final = Option("--json", "Print JSON, for scripts.")
+OUTPUT: Final = Option("-o, --output FILE", "A new file; by default stdout.", type=PATH)
+FORCE: Final = Option("--force", "Overwrite an existing file.")
 COMPROMISED_SINCE: Final = Option(
-    "--compromised-since",
-    metavar="TIME",
+    "--compromised-since TIME",
+    "Signatures of the old key are invalid from this time on (RFC 3339, with an offset).",
     type=times.parse_exact,
-    help="Signatures of the old key are invalid from this time on (RFC 3339, with an offset).",
 )
-NOTE: Final = Option(
-    "--note", metavar="TEXT", required=True, help="Why, or how you know; the text is logged."
-)
+NOTE: Final = Option("--note TEXT", "Why, or how you know; the text is logged.", required=True)
 
 # --- the policy ---------------------------------------------------------------------------------
 
@@ -174,15 +172,13 @@ def policy_path(text: str) -> Path:
 
 
 POLICY: Final = Option(
-    "--policy",
-    metavar="PATH",
+    "--policy PATH",
+    "A file or folder in Rego or Cedar, instead of the configuration's policy.",
     type=policy_path,
-    help="A file or folder in Rego or Cedar, instead of the configuration's policy.",
 )
 QUERY: Final = Option(
-    "--query",
-    metavar="DATA.PATH",
-    help="The package to query; by default the configuration's, or data.agent.authz.",
+    "--query DATA.PATH",
+    "The package to query; by default the configuration's, or data.agent.authz.",
 )
 
 # --- typer's forms, for the commands that are not Click's yet -----------------------------------
