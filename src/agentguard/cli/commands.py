@@ -158,25 +158,6 @@ class Deferred(click.Command):
         """Imports and returns the command."""
 
 
-class _Typer(click.Command):
-    """A command that typer makes, until it is one of Click's."""
-
-    def __init__(self, name: str, summary: str, function: Any) -> None:
-        super().__init__(name, help=summary, callback=function)
-        from agentguard.cli import lazy  # noqa: PLC0415
-
-        self.inner = lazy.Deferred(name, summary, lambda: function).resolve()
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Leave all to typer."""
-        ctx.args = args
-        return args
-
-    def invoke(self, ctx: click.Context) -> None:
-        """Have typer run the command."""
-        self.inner.main(ctx.args, ctx.command_path, terminal_width=ctx.terminal_width)
-
-
 class Group(click.Group):
     """The commands of the table whose words begin with a name, imported when they are called."""
 
@@ -232,9 +213,7 @@ class _Root(Group):
 
 def _own(place: str, summary: str) -> click.Command:
     module, _, name = place.partition(":")
-    command = copy(getattr(import_module(f"{__package__}.{module}"), name))
-    if not isinstance(command, click.Command):
-        return _Typer(name, "", command)
+    command: click.Command = copy(getattr(import_module(f"{__package__}.{module}"), name))
     command.help = f"{summary}\n\n{command.help or ''}"
     return command
 

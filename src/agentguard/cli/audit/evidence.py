@@ -9,60 +9,51 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Unpack
 
-import typer
+import click
 
 from agentguard.audit import evidence, evidence_file
 from agentguard.audit.prove import prove_call
 from agentguard.cli.audit import (
     evidence_batch,
-    evidence_export,
     evidence_report,
     history,
     lookup,
 )
-from agentguard.cli.lazy import Group
 from agentguard.cli.terminal import files, location, screen
 from agentguard.cli.terminal.options import (
-    AnchorOption,
-    CallArgument,
-    ConfigOption,
-    ForceOption,
-    JobsOption,
-    JsonOption,
-    StateOption,
-    TrustOption,
-    WithoutArgumentsOption,
+    AS_JSON,
+    CALL_ARGUMENT,
+    FORCE,
+    JOBS,
+    LOG,
+    PATH,
+    WITHOUT_ARGUMENTS,
+    Argument,
+    LogOptions,
+    Option,
+    command,
 )
 from agentguard.domain.worker_processes import default_jobs
 from agentguard.errors import DecodeError, VerificationError
 from agentguard.identity.trust import TrustDocument
 
-app = typer.Typer(no_args_is_help=True, cls=Group)
 
-
-@app.command("make")
+@command(
+    CALL_ARGUMENT,
+    Option("-o, --output FILE", "A new file; - for stdout.", type=PATH, required=True),
+    WITHOUT_ARGUMENTS,
+    FORCE,
+    *LOG,
+)
 def make(
-    call: CallArgument,
-    *,
-    output: Annotated[
-        Path,
-        typer.Option("-o", "--output", metavar="FILE", help="A new file; - for stdout."),
-    ],
-    without_arguments: WithoutArgumentsOption = False,
-    force: ForceOption = False,
-    config: ConfigOption = None,
-    state: StateOption = None,
-    anchor: AnchorOption = None,
-    trust: TrustOption = None,
+    *, call: str, output: Path, without_arguments: bool, force: bool, **options: Unpack[LogOptions]
 ) -> None:
-    """Write the evidence of one call to a file.
-
-    Anybody who has the trust document can verify the file offline: who called which tool, the
+    """Anybody who has the trust document can verify the file offline: who called which tool, the
     decision, and the outcome (evidence.md). The evidence is verified before it is written.
     """
-    log = location.trusted_log(config, state, anchor, trust)
+    log = location.trusted_log(**options)
     reader = log.location.reader()
     found = lookup.call(reader, call)
     with screen.counter("reading entry", history.expected(reader)) as count:
@@ -79,30 +70,26 @@ def make(
         screen.line(f"{output} proves the call {lookup.id_of(found)}, in {len(data)} bytes")
 
 
-app.command("export")(evidence_export.export)
-
-
-@app.command("verify")
-def verify(
-    paths: Annotated[
-        list[Path],
-        typer.Argument(metavar="FILE", help="Files with evidence; - alone for stdin."),
-    ],
-    *,
-    trust: Annotated[
-        Path,
-        typer.Option(
-            "--trust",
-            metavar="TRUST.json",
-            help="The trust document, from another source than the evidence.",
-        ),
-    ],
-    jobs: JobsOption = None,
-    json: JsonOption = False,
-) -> None:
-    """Verify evidence files, and say what they prove.
-
-    Works offline, and needs only the trust document. Exit code 1 if a file is invalid. Several
+@command(
+    Argument(
+        "paths",
+        "FILE...",
+        "Files with evidence; - alone for stdin.",
+        type=PATH,
+        nargs=-1,
+        required=True,
+    ),
+    Option(
+        "--trust TRUST.json",
+        "The trust document, from another source than the evidence.",
+        type=PATH,
+        required=True,
+    ),
+    JOBS,
+    AS_JSON,
+)
+def verify(*, paths: tuple[Path, ...], trust: Path, jobs: int | None, json: bool) -> None:
+    """Works offline, and needs only the trust document. Exit code 1 if a file is invalid. Several
     files are listed in a table. --json prints an object for each file: file, if there are several;
     ok; code and problem of an invalid file; the proved facts of a valid file, and unknown, which
     is what an evidence file can't prove; trust_domain and trust_sha256 of the trust document.
@@ -122,7 +109,7 @@ def verify(
         else:
             screen.line(screen.styled("fail", "FAILED"), f" [{error.code}]: {error}")
             _draw_trust(trust, document)
-        raise typer.Exit(1) from error
+        raise SystemExit(1) from error
     if json:
         screen.json_line(evidence_report.as_json(proved) | _trust_json(document))
     else:
@@ -135,7 +122,7 @@ def _verify_several(
     paths: Sequence[Path], trust: TrustDocument, jobs: int, *, trust_file: Path, json: bool
 ) -> None:
     if any(map(files.is_stream, paths)):
-        raise typer.BadParameter("- for stdin stands alone: name several files by their paths")
+        raise click.BadParameter("- for stdin stands alone: name several files by their paths")
     rows: list[screen.Row] = []
     failed = 0
     with screen.counter("verifying file", len(paths), quiet=json) as count:
@@ -152,7 +139,7 @@ def _verify_several(
         screen.line(screen.styled("fail" if failed else "ok", verdict))
         _draw_trust(trust_file, trust)
     if failed:
-        raise typer.Exit(1)
+        raise SystemExit(1)
 
 
 def _trust_json(document: TrustDocument) -> dict[str, object]:

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated
+from typing import Unpack
 
-import typer
+import click
 
 from agentguard.audit import checkpoint
 from agentguard.audit.entry import CallPlace
@@ -18,47 +18,44 @@ from agentguard.audit.kinds.calls import CallEntry
 from agentguard.audit.log import LogReader
 from agentguard.audit.prove import prove_calls
 from agentguard.cli.audit import filters, log_row, lookup
-from agentguard.cli.audit.filters import Filter
+from agentguard.cli.audit.filters import Filter, FilterOptions
 from agentguard.cli.audit.history import History
 from agentguard.cli.terminal import files, location, screen
-from agentguard.cli.terminal.options import (
-    AnchorOption,
-    ConfigOption,
-    ForceOption,
-    StateOption,
-    TrustOption,
-    WithoutArgumentsOption,
-)
+from agentguard.cli.terminal.options import FORCE, LOG, PATH, WITHOUT_ARGUMENTS, Option, command
 from agentguard.errors import CallError, DecodeError, VerificationError
 
 
-@filters.with_options
+@command(
+    Option(
+        "-o, --output FOLDER",
+        "The folder; a new one is made for this user.",
+        type=PATH,
+        required=True,
+    ),
+    WITHOUT_ARGUMENTS,
+    FORCE,
+    *filters.OPTIONS,
+    *LOG,
+)
 def export(
     *,
-    output: Annotated[
-        Path,
-        typer.Option(
-            "-o", "--output", metavar="FOLDER", help="The folder; a new one is made for this user."
-        ),
-    ],
-    without_arguments: WithoutArgumentsOption = False,
-    force: ForceOption = False,
-    selection: Filter,
-    config: ConfigOption = None,
-    state: StateOption = None,
-    anchor: AnchorOption = None,
-    trust: TrustOption = None,
+    output: Path,
+    without_arguments: bool,
+    force: bool,
+    config: Path | None,
+    state: Path | None,
+    anchor: str | None,
+    trust: Path | None,
+    **criteria: Unpack[FilterOptions],
 ) -> None:
-    """Write the evidence of many calls to a folder, a file for each.
-
-    The options select calls; without options, all calls are selected. A file is what evidence make
-    writes, and its name is INVOCATION_ID.json. The evidence is verified before it is written.
+    """The options select calls; without options, all calls are selected. A file is what evidence
+    make writes, and its name is INVOCATION_ID.json. The evidence is verified before it is written.
     """
     if files.is_stream(output):
-        raise typer.BadParameter("-o names a folder here: stdout takes no files")
+        raise click.BadParameter("-o names a folder here: stdout takes no files")
     log = location.trusted_log(config, state, anchor, trust)
     reader = log.location.reader()
-    selection = lookup.with_whole_trace(reader, selection)
+    selection = lookup.with_whole_trace(reader, filters.chosen(**criteria))
     calls = _by_id(_calls(reader, selection))
     if not calls:
         raise _nothing(selection)

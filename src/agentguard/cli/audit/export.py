@@ -8,56 +8,63 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Annotated
+from pathlib import Path
+from typing import Unpack
 
-import typer
+import click
 
 from agentguard.audit import merkle, statements
 from agentguard.audit.entry import Attachment, Entry
 from agentguard.audit.kinds.calls import CallEntry, OutcomeEntry
 from agentguard.audit.log import LogReader
 from agentguard.cli.audit import filters, history, lookup
-from agentguard.cli.audit.filters import Filter
+from agentguard.cli.audit.filters import FilterOptions
 from agentguard.cli.audit.history import History
 from agentguard.cli.audit.log_row import Row
 from agentguard.cli.terminal import files, location, screen
-from agentguard.cli.terminal.options import ConfigOption, ForceOption, OutputOption, StateOption
+from agentguard.cli.terminal.options import CONFIG, FORCE, OUTPUT, STATE, Option, command
 from agentguard.errors import AgentguardError
 from agentguard.signing import canonical
 from agentguard.signing.canonical import JSON
 from agentguard.storage import sqlite
 
-AttachmentsOption = Annotated[
-    bool,
-    typer.Option(
+
+@command(
+    OUTPUT,
+    Option(
         "--attachments/--no-attachments",
-        help="Whether to add arguments, policy input and results.",
+        "Whether to add arguments, policy input and results.",
+        default=True,
+        show_default=True,
     ),
-]
-LastOption = Annotated[
-    int, typer.Option("-n", "--last", min=0, metavar="N", help="The newest N; 0 for all.")
-]
-
-
-@filters.with_options
+    Option(
+        "-n, --last N",
+        "The newest N; 0 for all.",
+        type=click.IntRange(min=0),
+        default=0,
+        show_default=True,
+    ),
+    FORCE,
+    *filters.OPTIONS,
+    CONFIG,
+    STATE,
+)
 def export(
     *,
-    output: OutputOption = None,
-    attachments: AttachmentsOption = True,
-    last: LastOption = 0,
-    force: ForceOption = False,
-    selection: Filter,
-    config: ConfigOption = None,
-    state: StateOption = None,
+    output: Path | None,
+    attachments: bool,
+    last: int,
+    force: bool,
+    config: Path | None,
+    state: Path | None,
+    **criteria: Unpack[FilterOptions],
 ) -> None:
-    """Write the log's entries as JSON lines.
-
-    Each entry is one object on one line, in the order of time: shard, index, leaf_hash, entry,
+    """Each entry is one object on one line, in the order of time: shard, index, leaf_hash, entry,
     attachments (by role: arguments, input, result). The entries are written as they are in the log,
     unverified. An attachment that differs from its commitment is left out, and problems names it.
     """
     reader = location.locate(config, state).reader()
-    selection = lookup.with_whole_trace(reader, selection)
+    selection = lookup.with_whole_trace(reader, filters.chosen(**criteria))
     rows = History(reader).rows(selection, newest_first=bool(last), outcomes=selection.in_doubt)
     if last:
         rows = iter(history.newest(rows, last))

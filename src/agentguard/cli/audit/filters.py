@@ -8,30 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Any, Final, TypedDict, Unpack, get_args
+from typing import Final, TypedDict, Unpack
 
 import click
 
 from agentguard.audit.summary import Search, Summary
 from agentguard.call.invocation import timestamp
 from agentguard.cli.terminal import times
-from agentguard.cli.terminal.options import (
-    AgentOption,
-    Decided,
-    DecisionOption,
-    InDoubtOption,
-    Kind,
-    KindOption,
-    Option,
-    PrincipalOption,
-    SinceOption,
-    TaskOption,
-    ToolOption,
-    TraceOption,
-    UntilOption,
-    beginning_of_trace_id,
-    options_from,
-)
+from agentguard.cli.terminal.options import Option, beginning_of_trace_id
 from agentguard.identity.credential import agent_alias, parse_alias
 
 _OF_CALLS: Final = ("principal", "tool", "decision", "task_id", "trace_id")
@@ -77,6 +61,33 @@ class Filter:
 EVERYTHING: Final = Filter()
 
 
+_KINDS: Final = (
+    "call",
+    "outcome",
+    "secret",
+    "proof",
+    "receipt",
+    "received",
+    "refused",
+    "resolution",
+    "erasure",
+    "request",
+    "request_end",
+    "evaluation",
+    "delegation",
+    "revocation",
+    "freeze",
+    "logout",
+    "surrender",
+    "adoption",
+    "identity",
+    "config",
+    "policy",
+    "roster",
+    "key",
+    "shard",
+)
+
 OPTIONS: Final = (
     Option(
         "--agent NAME|URI",
@@ -88,7 +99,7 @@ OPTIONS: Final = (
         "--decision DECISION",
         "Calls with a decision: allow, deny or approval; observe for calls that ran while the "
         "policy was only observed.",
-        type=click.Choice(get_args(Decided)),
+        type=click.Choice(["allow", "deny", "approval", "observe"]),
     ),
     Option(
         "--since TIME",
@@ -107,7 +118,7 @@ OPTIONS: Final = (
         "Entries of a kind: call, secret, proof, receipt, received, refused, outcome, resolution, "
         "erasure, request, evaluation, delegation, revocation, freeze, adoption, identity, "
         "config, policy, roster, key, shard.",
-        type=click.Choice(get_args(Kind)),
+        type=click.Choice(_KINDS),
     ),
     Option("--in-doubt", "Calls that are authorised in the log and have no outcome."),
 )
@@ -126,23 +137,6 @@ class FilterOptions(TypedDict):
     trace: str | None
     kind: str | None
     in_doubt: bool
-
-
-def _typed(  # noqa: PLR0913  one for each option
-    *,
-    agent: AgentOption = None,
-    principal: PrincipalOption = None,
-    tool: ToolOption = None,
-    decision: DecisionOption = None,
-    since: SinceOption = None,
-    until: UntilOption = None,
-    task: TaskOption = None,
-    trace: TraceOption = None,
-    kind: KindOption = None,
-    in_doubt: InDoubtOption = False,
-) -> Filter:
-    given: Any = locals()
-    return chosen(**given)
 
 
 def chosen(**options: Unpack[FilterOptions]) -> Filter:
@@ -188,7 +182,3 @@ def calls(selection: Filter) -> Filter:
     if selection.search.kind not in (None, "call"):
         raise click.BadParameter("this command reads only calls: leave out --kind")
     return replace(selection, search=selection.search._replace(kind="call"))
-
-
-with_options: Final = options_from("selection", _typed)
-"""A decorator that gives a command the options of a filter for its parameter ``selection``."""

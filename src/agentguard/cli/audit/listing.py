@@ -7,55 +7,49 @@ table. The module is not called ``list``, which is a built-in name.
 from __future__ import annotations
 
 from itertools import chain
-from typing import Annotated, Final
+from pathlib import Path
+from typing import Final, Unpack
 
-import typer
+import click
 
 from agentguard.cli.audit import filters, lookup
-from agentguard.cli.audit.filters import Filter
+from agentguard.cli.audit.filters import Filter, FilterOptions
 from agentguard.cli.audit.history import History, newest
 from agentguard.cli.audit.list_table import Table
 from agentguard.cli.terminal import location, screen
-from agentguard.cli.terminal.options import ConfigOption, EveryOption, JsonOption, StateOption
+from agentguard.cli.terminal.options import AS_JSON, CONFIG, EVERY, STATE, Option, command
 from agentguard.cli.terminal.shown import Shown
 
 _SHOWN: Final = 50
 
-LastOption = Annotated[
-    int | None,
-    typer.Option(
-        "-n",
-        "--last",
-        min=0,
-        metavar="N",
-        help=f"The newest N, 0 for all; by default {_SHOWN}, with --json all.",
+
+@command(
+    *filters.OPTIONS,
+    Option(
+        "-n, --last N",
+        f"The newest N, 0 for all; by default {_SHOWN}, with --json all.",
+        type=click.IntRange(min=0),
     ),
-]
-
-
-IsolationOption = Annotated[
-    bool,
-    typer.Option(
+    EVERY,
+    Option(
         "--isolation",
-        help="How well each agent was kept apart from the guard, in place of whom it acted for.",
+        "How well each agent was kept apart from the guard, in place of whom it acted for.",
     ),
-]
-
-
-@filters.with_options
+    CONFIG,
+    STATE,
+    AS_JSON,
+)
 def list_entries(
     *,
-    selection: Filter,
-    last: LastOption = None,
-    every: EveryOption = False,
-    isolation: IsolationOption = False,
-    config: ConfigOption = None,
-    state: StateOption = None,
-    json: JsonOption = False,
+    last: int | None,
+    every: bool,
+    isolation: bool,
+    config: Path | None,
+    state: Path | None,
+    json: bool,
+    **criteria: Unpack[FilterOptions],
 ) -> None:
-    """List the calls, the newest last.
-
-    They are listed as they stand in the log, unverified; times are UTC. Filters are combined.
+    """They are listed as they stand in the log, unverified; times are UTC. Filters are combined.
 
     With --json, one object a line: index, shard, kind, at, agent, principal, proved (false where
     the principal of a refused call is only claimed), tool, resource, decision (allow, deny,
@@ -68,7 +62,7 @@ def list_entries(
     """
     where = location.locate(config, state)
     reader = where.reader()
-    selection = lookup.with_whole_trace(reader, selection)
+    selection = lookup.with_whole_trace(reader, filters.chosen(**criteria))
     if json:
         _print_json(History(reader, Shown(where.config)), selection, last or 0)
         return

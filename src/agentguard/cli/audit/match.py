@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Final, NamedTuple
+from typing import Final, NamedTuple
 
-import typer
+import click
 
 from agentguard.audit.entry import Entry, LogPlace
 from agentguard.audit.entry_bytes import may_be_kind
@@ -24,9 +25,9 @@ from agentguard.audit.log import LogReader
 from agentguard.call.invocation import timestamp
 from agentguard.cli.audit import history
 from agentguard.cli.audit.match_report import MatchReport, Verified, parts_of
-from agentguard.cli.terminal import files, location, screen
+from agentguard.cli.terminal import files, location, screen, times
 from agentguard.cli.terminal.location import Location, TrustedLog
-from agentguard.cli.terminal.options import JobsOption, JsonOption, SinceOption
+from agentguard.cli.terminal.options import AS_JSON, JOBS, PATH, Argument, Option, command
 from agentguard.delegation.grant import is_audience
 from agentguard.domain import config, keystore
 from agentguard.domain.verify import examine
@@ -44,74 +45,59 @@ _MOST_SERVERS: Final = 64
 
 _KINDS: Final = (ProofEntry.kind, ReceiptEntry.kind, ReceivedEntry.kind, RefusedEntry.kind)
 
-AgentArgument = Annotated[
-    Path,
-    typer.Argument(
-        metavar="AGENT", help="The agent's log: a state, an agentguard.toml, or its folder."
+
+@command(
+    Argument(
+        "agent", "AGENT", "The agent's log: a state, an agentguard.toml, or its folder.", type=PATH
     ),
-]
-ReceiverArgument = Annotated[
-    Path, typer.Argument(metavar="RECEIVER", help="The receiver's log, named in the same way.")
-]
-ServerOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--server",
-        metavar="URL",
-        help="Take the agent's requests to this URL and below, or to the MCP server of this name; "
-        "may be repeated; by default the receiver's log says.",
+    Argument("receiver", "RECEIVER", "The receiver's log, named in the same way.", type=PATH),
+    Option(
+        "--server URL",
+        "Take the agent's requests to this URL and below, or to the MCP server of this name; may "
+        "be repeated; by default the receiver's log says.",
+        multiple=True,
     ),
-]
-AllRequestsOption = Annotated[
-    bool, typer.Option("--all", help="Also list the requests on which both logs agree.")
-]
-NoVerifyOption = Annotated[
-    bool, typer.Option("--no-verify", help="Compare without a verification of the logs.")
-]
-AgentTrustOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--agent-trust",
-        metavar="FILE",
-        help="The trust document of the agent's log; by default the copy in the anchor.",
+    Option(
+        "--since TIME",
+        "From a time on: 2026-11-25, 2026-11-25T09:30:00Z, or 30m, 2h, 7d ago.",
+        type=times.parse,
     ),
-]
-ReceiverTrustOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--receiver-trust",
-        metavar="FILE",
-        help="The trust document of the receiver's log; by default the copy in the anchor.",
+    Option("--all", "Also list the requests on which both logs agree.", name="every"),
+    Option("--no-verify", "Compare without a verification of the logs."),
+    Option(
+        "--agent-trust FILE",
+        "The trust document of the agent's log; by default the copy in the anchor.",
+        type=PATH,
     ),
-]
-ReceiptKeysOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--receipt-keys",
-        metavar="FILE",
-        help="The receiver's public keys for receipts, each a line ssh-ed25519 ...: verifies the "
+    Option(
+        "--receiver-trust FILE",
+        "The trust document of the receiver's log; by default the copy in the anchor.",
+        type=PATH,
+    ),
+    Option(
+        "--receipt-keys FILE",
+        "The receiver's public keys for receipts, each a line ssh-ed25519 ...: verifies the "
         "receipts in the agent's log.",
+        type=PATH,
     ),
-]
-
-
+    JOBS,
+    AS_JSON,
+)
 def match(  # noqa: PLR0913  the options of the command
-    agent: AgentArgument,
-    receiver: ReceiverArgument,
     *,
-    server: ServerOption = None,
-    since: SinceOption = None,
-    every: AllRequestsOption = False,
-    no_verify: NoVerifyOption = False,
-    agent_trust: AgentTrustOption = None,
-    receiver_trust: ReceiverTrustOption = None,
-    receipt_keys: ReceiptKeysOption = None,
-    jobs: JobsOption = None,
-    json: JsonOption = False,
+    agent: Path,
+    receiver: Path,
+    server: tuple[str, ...],
+    since: datetime | None,
+    every: bool,
+    no_verify: bool,
+    agent_trust: Path | None,
+    receiver_trust: Path | None,
+    receipt_keys: Path | None,
+    jobs: int | None,
+    json: bool,
 ) -> None:
-    """Compare the requests in the logs of an agent and of a tool's server.
-
-    Verifies both logs, and lists each request that is only in one log (lost or not received, or
+    """Verifies both logs, and lists each request that is only in one log (lost or not received, or
     forged) or that differs, and what the receiver has refused. Exit code 1 if there is such a
     difference, or if a log or a receipt does not verify. A refused request is no difference: both
     logs know it.
@@ -121,7 +107,7 @@ def match(  # noqa: PLR0913  the options of the command
     agent_entry, receiver_entry, receipt_entry, receipt, differs, code, assurance. The last line has
     the member summary: ok, the number of requests of each state, and what was left out.
     """
-    servers = {*map(_server, server or ())}
+    servers = {*map(_server, server)}
     keys = () if receipt_keys is None else _keys(receipt_keys)
     logs = _open(agent, agent_trust), _open(receiver, receiver_trust)
     at_agent, at_receiver = (log.location.reader_of_what_is_left() for log in logs)
@@ -143,7 +129,7 @@ def match(  # noqa: PLR0913  the options of the command
         )
         report.print(table.matches(), json=json)
     if not report.ok:
-        raise typer.Exit(1)
+        raise SystemExit(1)
 
 
 class _Read(NamedTuple):
@@ -175,7 +161,7 @@ class _Filling:
 
         The agent's entry is durable before its request is sent. So the agent's log has, when it is
         read, each request that the receiver's log had when that was read. Raises
-        ``typer.BadParameter`` for two logs that are named the other way round.
+        ``click.BadParameter`` for two logs that are named the other way round.
         """
         names_servers = not self.servers
         in_receiver: set[str] = set()
@@ -194,7 +180,7 @@ class _Filling:
         # a server that is an agent too has all kinds
         if "proof" in in_receiver - in_agent and not in_receiver & {"received", "refused"}:
             message = "RECEIVER has what an agent's log has, and AGENT does not: name AGENT first"
-            raise typer.BadParameter(message)
+            raise click.BadParameter(message)
 
     def _state_of(self, noted: ReceiptEntry) -> ReceiptState:
         """Verify the signature of a receipt, if the keys of receipts are known."""
@@ -247,7 +233,7 @@ class _Filling:
                     f"the receiver's log names more than {_MOST_SERVERS} servers: name those that "
                     "you mean with --server"
                 )
-                raise typer.BadParameter(message)
+                raise click.BadParameter(message)
 
     def _is_here(self, proved: ProofEntry) -> bool:
         """Whether a request was for the receiver; in doubt it was."""
@@ -278,13 +264,13 @@ def _target(url: str) -> Target | None:
 
 
 def _server(name: str) -> str:
-    """Return the URL or the name of --server; raises ``typer.BadParameter``."""
+    """Return the URL or the name of --server; raises ``click.BadParameter``."""
     if "://" not in name and is_audience(name):
         return name
     try:
         return parse_audience(name).uri
     except ConfigError as error:
-        raise typer.BadParameter(str(error)) from error
+        raise click.BadParameter(str(error)) from error
 
 
 def _keys(path: Path) -> tuple[PublicKey, ...]:

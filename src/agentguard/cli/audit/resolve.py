@@ -6,14 +6,14 @@ Both need the passphrase of the keys, sign with the admin key, and append to the
 from __future__ import annotations
 
 from contextlib import closing
-from typing import Annotated
+from pathlib import Path
 
-import typer
+import click
 
 from agentguard.audit.entry import CallPlace
 from agentguard.cli.audit import lookup
 from agentguard.cli.terminal import location, screen, times
-from agentguard.cli.terminal.options import CallArgument, ConfigOption, JsonOption, NoteOption
+from agentguard.cli.terminal.options import AS_JSON, CALL_ARGUMENT, CONFIG, NOTE, Option, command
 from agentguard.domain import administration
 from agentguard.domain.config import Config
 from agentguard.domain.passphrase import passphrase_of
@@ -21,26 +21,23 @@ from agentguard.storage.reader import StateReader
 from agentguard.visible import visible_text
 
 
-def resolve(
-    call: CallArgument,
-    *,
-    ran: Annotated[
-        bool | None,
-        typer.Option(
-            "--ran/--not-ran", help="Whether the tool ran, as you found out; one is required."
-        ),
-    ] = None,
-    note: NoteOption,
-    config: ConfigOption = None,
-    json: JsonOption = False,
-) -> None:
-    """Record whether the tool of a call in doubt ran.
-
-    The log authorises such a call and has no outcome of it, because the process or its disk failed.
-    Find out whether the tool ran; your statement is signed with the admin key and logged.
+@command(
+    CALL_ARGUMENT,
+    Option(
+        "--ran/--not-ran",
+        "Whether the tool ran, as you found out; one is required.",
+        default=None,
+    ),
+    NOTE,
+    CONFIG,
+    AS_JSON,
+)
+def resolve(*, call: str, ran: bool | None, note: str, config: Path | None, json: bool) -> None:
+    """The log authorises such a call and has no outcome of it, because the process or its disk
+    failed. Find out whether the tool ran; your statement is signed with the admin key and logged.
     """
-    if ran is None:  # Typer would name only --ran as the missing option, which suggests an answer
-        raise typer.BadParameter("add --ran or --not-ran")
+    if ran is None:  # Click would name only --ran as the missing option, which suggests an answer
+        raise click.BadParameter("add --ran or --not-ran")
     settings = location.load_own(config)
     found = _found(settings, call)
     invocation_id = lookup.id_of(found)
@@ -56,20 +53,16 @@ def resolve(
     screen.recorded(summary, {"invocation_id": invocation_id, "ran": ran}, receipt, json=json)
 
 
-def erase(
-    call: CallArgument,
-    *,
-    note: NoteOption,
-    yes: Annotated[
-        bool, typer.Option("--yes", help="Do not ask, although an erasure can't be undone.")
-    ] = False,
-    config: ConfigOption = None,
-    json: JsonOption = False,
-) -> None:
-    """Erase the arguments, the policy input and the result of a call.
-
-    If the same call was made several times, as in a run that goes on, all attempts are erased. The
-    entries of the call and every proof of them stay valid without these data. Copies elsewhere
+@command(
+    CALL_ARGUMENT,
+    NOTE,
+    Option("--yes", "Do not ask, although an erasure can't be undone."),
+    CONFIG,
+    AS_JSON,
+)
+def erase(*, call: str, note: str, yes: bool, config: Path | None, json: bool) -> None:
+    """If the same call was made several times, as in a run that goes on, all attempts are erased.
+    The entries of the call and every proof of them stay valid without these data. Copies elsewhere
     (backups, exports, evidence files) are not erased.
     """
     settings = location.load_own(config)
@@ -78,7 +71,7 @@ def erase(
     name = visible_text(invocation_id[:32])
     question = f"Erase the arguments, the policy input and the result of the call {name}?"
     if not yes and not screen.confirmed(question):
-        raise typer.Exit(1)
+        raise SystemExit(1)
     erasure = administration.erase(
         settings, passphrase_of(settings), found, note=note, now=times.now()
     )

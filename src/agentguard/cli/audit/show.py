@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Annotated, Final, NamedTuple
+from typing import Final, NamedTuple, Unpack
 
-import typer
+import click
 from rich.text import Text
 
 from agentguard.audit.entry import Entry, Signed, present
@@ -24,14 +24,15 @@ from agentguard.cli.audit.entry_rows import rows_of
 from agentguard.cli.terminal import location, screen
 from agentguard.cli.terminal.location import Trust
 from agentguard.cli.terminal.options import (
+    AS_JSON,
     CALL,
+    LOG,
     NAMES,
-    AnchorOption,
-    ConfigOption,
-    JsonOption,
-    StateOption,
-    TrustOption,
+    Argument,
+    LogOptions,
+    Option,
     beginning_of_trace_id,
+    command,
 )
 from agentguard.errors import AgentguardError
 from agentguard.identity.credential import Credential, agent_alias
@@ -41,45 +42,36 @@ _SHORT: Final = 8
 
 _SheetRow = tuple[str, str | Text]
 
-WholeTraceOption = Annotated[
-    str | None,
-    typer.Option(
-        "--trace",
-        metavar="ID",
-        parser=beginning_of_trace_id,
-        help="All calls of a trace, by its id or the beginning of its id.",
+
+@command(
+    Argument("call", CALL, NAMES, required=False),
+    Option(
+        "--trace ID",
+        "All calls of a trace, by its id or the beginning of its id.",
+        type=beginning_of_trace_id,
     ),
-]
-
-
+    *LOG,
+    AS_JSON,
+)
 def show(
-    call: Annotated[str | None, typer.Argument(metavar=CALL, help=NAMES)] = None,
-    *,
-    trace: WholeTraceOption = None,
-    config: ConfigOption = None,
-    state: StateOption = None,
-    anchor: AnchorOption = None,
-    trust: TrustOption = None,
-    json: JsonOption = False,
+    *, call: str | None, trace: str | None, json: bool, **log_options: Unpack[LogOptions]
 ) -> None:
-    """Show all that the log says of one call.
-
-    Who called what, for whom, what was decided and why, what became of it, and how to prove it. Its
-    signatures, its credential and its arguments are checked; exit code 1 if one does not hold.
+    """Who called what, for whom, what was decided and why, what became of it, and how to prove it.
+    Its signatures, its credential and its arguments are checked; exit code 1 if one does not hold.
     """
     if (call is None) is (trace is None):
-        raise typer.BadParameter("name a call, or a trace with --trace")
-    log = location.trusted_log(config, state, anchor, trust)
+        raise click.BadParameter("name a call, or a trace with --trace")
+    log = location.trusted_log(**log_options)
     reader = log.location.reader()
     located = lookup.find(reader, call) if call is not None else None
     if located is not None and not isinstance(located.entry, CallEntry):
         _show_entry(located, json=json)
         return
     calls = [located] if located is not None else lookup.of_trace(reader, trace or "")
-    reading = location.log_options(config, state, anchor, trust)
+    reading = location.log_options(**log_options)
     options = _Options(reading, acting=location.config_option(log.location))
     if not _show_calls(reader, calls, log.trust, options, json=json):
-        raise typer.Exit(1)
+        raise SystemExit(1)
 
 
 class _Options(NamedTuple):

@@ -10,18 +10,19 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from typing import Annotated, Final
+from pathlib import Path
+from typing import Final, Unpack
 
-import typer
+import click
 
 from agentguard.audit.log import LogReader
 from agentguard.cli.audit import filters, lookup
-from agentguard.cli.audit.filters import Filter
+from agentguard.cli.audit.filters import Filter, FilterOptions
 from agentguard.cli.audit.history import History, newest
 from agentguard.cli.audit.list_table import COLUMNS, Table
 from agentguard.cli.audit.log_row import Row
 from agentguard.cli.terminal import location, screen
-from agentguard.cli.terminal.options import ConfigOption, EveryOption, JsonOption, StateOption
+from agentguard.cli.terminal.options import AS_JSON, CONFIG, EVERY, STATE, Option, command
 from agentguard.cli.terminal.shown import Shown
 
 _PAUSE: Final = 0.1
@@ -44,29 +45,42 @@ _ALIKE: Final = (
 """The cells of a wide row, which decide the widths of the columns."""
 
 
-@filters.with_options
+@command(
+    *filters.OPTIONS,
+    Option(
+        "-n, --last N",
+        "Begin with the newest N.",
+        type=click.IntRange(min=0),
+        default=10,
+        show_default=True,
+    ),
+    Option(
+        "--follow/--no-follow",
+        "Whether to wait for new calls.",
+        default=True,
+        show_default=True,
+    ),
+    EVERY,
+    CONFIG,
+    STATE,
+    AS_JSON,
+)
 def tail(
     *,
-    selection: Filter,
-    last: Annotated[
-        int, typer.Option("-n", "--last", min=0, metavar="N", help="Begin with the newest N.")
-    ] = 10,
-    follow: Annotated[
-        bool, typer.Option("--follow/--no-follow", help="Whether to wait for new calls.")
-    ] = True,
-    every: EveryOption = False,
-    config: ConfigOption = None,
-    state: StateOption = None,
-    json: JsonOption = False,
+    last: int,
+    follow: bool,
+    every: bool,
+    config: Path | None,
+    state: Path | None,
+    json: bool,
+    **criteria: Unpack[FilterOptions],
 ) -> None:
-    """Print the newest calls, and wait for new ones.
-
-    Reads all shards, unverified, until Ctrl-C. A call is printed when it is authorised, and its
+    """Reads all shards, unverified, until Ctrl-C. A call is printed when it is authorised, and its
     outcome when the tool has ended. With --json, one object a line, as in audit list.
     """
     where = location.locate(config, state)
     reader = where.reader()
-    selection = lookup.with_whole_trace(reader, selection)
+    selection = lookup.with_whole_trace(reader, filters.chosen(**criteria))
     table = Table(
         selection, several=True, every=every or json, acting=location.config_option(where)
     )

@@ -9,15 +9,16 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Final
+from pathlib import Path
+from typing import Final
 
-import typer
+import click
 from rich.text import Text
 
 from agentguard.cli.audit import log_row, phrases, run_tree
 from agentguard.cli.audit.run_tree import Node, Run
 from agentguard.cli.terminal import location, screen, times
-from agentguard.cli.terminal.options import ConfigOption, JsonOption, StateOption
+from agentguard.cli.terminal.options import AS_JSON, CONFIG, STATE, Argument, Option, command
 from agentguard.identity.credential import agent_alias
 
 COLUMNS: Final = ("at", "ran for", "decision", "outcome", "call", "resource")
@@ -28,23 +29,22 @@ NOT_IN_THE_LOG: Final = (
 _TRACE: Final = re.compile(r"[0-9a-f]{32}")
 
 
+@command(
+    Argument(
+        "name",
+        "ID",
+        "A trace id, 7 or more digits of its beginning, or a call as audit show takes it.",
+        required=False,
+    ),
+    Option("--last", "The run of the newest call."),
+    CONFIG,
+    STATE,
+    AS_JSON,
+)
 def trace(
-    name: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="ID",
-            help="A trace id, 7 or more digits of its beginning, or a call as audit show takes it.",
-        ),
-    ] = None,
-    *,
-    last: Annotated[bool, typer.Option("--last", help="The run of the newest call.")] = False,
-    config: ConfigOption = None,
-    state: StateOption = None,
-    json: JsonOption = False,
+    *, name: str | None, last: bool, config: Path | None, state: Path | None, json: bool
 ) -> None:
-    """Show the calls of one run as a tree, from the log alone.
-
-    Which agent called what, for whom, inside which call, what was decided, who approved, and how
+    """Which agent called what, for whom, inside which call, what was decided, who approved, and how
     long each tool ran. A run is one trace; without traces, what was done under one delegation, or
     by one agent instance. Nothing is verified; times are UTC.
 
@@ -52,7 +52,7 @@ def trace(
     the calls inside it), not_in_log.
     """
     if (name is None) is not last:
-        raise typer.BadParameter("name a trace or a call, or the newest run with --last")
+        raise click.BadParameter("name a trace or a call, or the newest run with --last")
     where = location.locate(config, state)
     run = run_tree.read(where.reader(), name)
     if json:

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Final
 
-import typer
+import click
 
 from agentguard.audit import checkpoint
 from agentguard.audit.checkpoint import WitnessedCheckpoint
@@ -25,14 +25,7 @@ from agentguard.cli.audit.history import History
 from agentguard.cli.audit.verify_report import VerifyReport
 from agentguard.cli.terminal import location, screen, times
 from agentguard.cli.terminal.location import Location, TrustedLog, from_home
-from agentguard.cli.terminal.options import (
-    AnchorOption,
-    ConfigOption,
-    JobsOption,
-    JsonOption,
-    StateOption,
-    TrustOption,
-)
+from agentguard.cli.terminal.options import AS_JSON, JOBS, LOG, PATH, Option, command
 from agentguard.domain.report import Report
 from agentguard.domain.verify import examine
 from agentguard.domain.worker_processes import default_jobs
@@ -47,45 +40,38 @@ _COLUMNS: Final = "the columns by which entries are found, from which the calls 
 _DOUBTS: Final = "which calls are in doubt: in a file that is damaged they are not looked for"
 
 
-CheckedSinceOption = Annotated[
-    datetime | None,
-    typer.Option(
-        "--since",
-        metavar="TIME",
-        parser=times.parse,
-        help="Check signatures only from a time on: 2026-11-25, 2026-11-25T09:30:00Z, or 30m, "
-        "2h, 7d ago.",
+@command(
+    Option(
+        "--since TIME",
+        "Check signatures only from a time on: 2026-11-25, 2026-11-25T09:30:00Z, or 30m, 2h, 7d "
+        "ago.",
+        type=times.parse,
     ),
-]
-NoSignaturesOption = Annotated[
-    bool, typer.Option("--no-signatures", help="Check hashes, checkpoints and anchors only.")
-]
-AgainstOption = Annotated[
-    list[Path] | None,
-    typer.Option(
-        "--against",
-        metavar="FILE",
-        help="Checkpoints that somebody else has kept: signed ones, evidence, or traces as "
-        "Jaeger's API returns them; may be repeated.",
+    Option("--no-signatures", "Check hashes, checkpoints and anchors only."),
+    Option(
+        "--against FILE",
+        "Checkpoints that somebody else has kept: signed ones, evidence, or traces as Jaeger's API "
+        "returns them; may be repeated.",
+        type=PATH,
+        multiple=True,
     ),
-]
-
-
+    JOBS,
+    *LOG,
+    AS_JSON,
+)
 def verify(  # noqa: PLR0913  the options of the command
     *,
-    since: CheckedSinceOption = None,
-    no_signatures: NoSignaturesOption = False,
-    against: AgainstOption = None,
-    jobs: JobsOption = None,
-    config: ConfigOption = None,
-    state: StateOption = None,
-    anchor: AnchorOption = None,
-    trust: TrustOption = None,
-    json: JsonOption = False,
+    since: datetime | None,
+    no_signatures: bool,
+    against: tuple[Path, ...],
+    jobs: int | None,
+    config: Path | None,
+    state: Path | None,
+    anchor: str | None,
+    trust: Path | None,
+    json: bool,
 ) -> None:
-    """Verify the whole log.
-
-    Checks every hash, signature and credential, against the anchors and keys from outside. Exit
+    """Checks every hash, signature and credential, against the anchors and keys from outside. Exit
     code 1 if anything does not hold. With --json, one object: ok, entries, shards, anchored,
     in_doubt (invocation ids), observed (how many calls ran whatever the policy said), adopted
     (entries that were lost, on record), problems (each with shard, index, what), unchecked (what
@@ -93,10 +79,10 @@ def verify(  # noqa: PLR0913  the options of the command
     your word).
     """
     if since is not None and no_signatures:
-        raise typer.BadParameter("--since says which signatures to check, --no-signatures none")
-    log = _open(location.locate(config, state, anchor), trust, against or (), json=json)
+        raise click.BadParameter("--since says which signatures to check, --no-signatures none")
+    log = _open(location.locate(config, state, anchor), trust, against, json=json)
     document = log.trust.document
-    outside = [witnesses.read(file, document) for file in against or ()]
+    outside = [witnesses.read(file, document) for file in against]
     reader = log.location.reader_of_what_is_left()
     if trust is not None:
         _require_same_log(reader, log)
@@ -118,9 +104,9 @@ def verify(  # noqa: PLR0913  the options of the command
     unchecked = _unchecked(since, no_signatures=no_signatures, is_damaged=bool(report.damaged))
     unchecked += [part for witness in outside for part in witness.unchecked]
     unchecked += [] if apart else _without_witness(report, document, kept)
-    VerifyReport(log, report, in_doubt, unchecked, against or ()).print(reader, json=json)
+    VerifyReport(log, report, in_doubt, unchecked, against).print(reader, json=json)
     if not report.ok:
-        raise typer.Exit(1)
+        raise SystemExit(1)
 
 
 def _unchecked(since: datetime | None, *, no_signatures: bool, is_damaged: bool) -> list[str]:
@@ -166,7 +152,7 @@ def _open(
             VerifyReport(log, report, (), (), against).print_json()
         else:
             screen.line(screen.styled("fail", "FAILED"), f": {error}")
-        raise typer.Exit(1) from error
+        raise SystemExit(1) from error
 
 
 def _require_same_log(reader: LogReader, log: TrustedLog) -> None:

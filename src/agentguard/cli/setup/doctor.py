@@ -12,9 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Final
-
-import typer
+from typing import Final
 
 from agentguard import telemetry
 from agentguard.cli.audit import history
@@ -32,7 +30,7 @@ from agentguard.cli.setup.doctor_graph import GraphTool
 from agentguard.cli.setup.finding import Finding
 from agentguard.cli.terminal import client_side, location, screen
 from agentguard.cli.terminal.location import Location, from_home
-from agentguard.cli.terminal.options import ConfigOption, JsonOption
+from agentguard.cli.terminal.options import AS_JSON, CONFIG, Option, command
 from agentguard.domain import domain, keystore
 from agentguard.domain.config import Config, is_inside, load_callable
 from agentguard.domain.config.engine_loader import observation_warning
@@ -48,25 +46,19 @@ _POLICY: Final = "policy"
 _DISABLED: Final = "OTEL_SDK_DISABLED"
 
 
-def doctor(
-    *,
-    config: ConfigOption = None,
-    graph: Annotated[
-        str | None,
-        typer.Option(
-            "--graph",
-            metavar="MODULE:GRAPH",
-            help="Also import a graph of the application, or a function that makes a graph, and "
-            "list which of its tools are guarded.",
-        ),
-    ] = None,
-    json: JsonOption = False,
-) -> None:
-    """Check the setup of a trust domain.
-
-    Checks configuration, guard server, policy, rights, keys, anchor, agents, approvers, tools and
-    log; exit code 1 if a check fails. With --json, one object: ok, checks (each with status, check,
-    what), and for --graph tools (each with tool, where, agents, cached, origin, schema). The
+@command(
+    CONFIG,
+    Option(
+        "--graph MODULE:GRAPH",
+        "Also import a graph of the application, or a function that makes a graph, and list which "
+        "of its tools are guarded.",
+    ),
+    AS_JSON,
+)
+def doctor(*, config: Path | None, graph: str | None, json: bool) -> None:
+    """Checks configuration, guard server, policy, rights, keys, anchor, agents, approvers, tools
+    and log; exit code 1 if a check fails. With --json, one object: ok, checks (each with status,
+    check, what), and for --graph tools (each with tool, where, agents, cached, origin, schema). The
     command imports the functions that the configuration names, as a guard does: set PYTHONPATH as
     there.
     """
@@ -90,7 +82,7 @@ def doctor(
         if tools:
             doctor_graph.draw(tools)
     if not ok:
-        raise typer.Exit(1)
+        raise SystemExit(1)
 
 
 def _findings(path: Path | None) -> Iterator[Finding]:

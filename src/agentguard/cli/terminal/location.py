@@ -187,14 +187,14 @@ def anchored_trust(location: Location, trust_of_state: TrustDocument) -> Trust |
 
 
 def log_options(
-    config_file: Path | None, state: Path | None, anchor: str | None, trust_file: Path | None
+    config: Path | None, state: Path | None, anchor: str | None, trust: Path | None
 ) -> str:
     """Write the options of this command for the line of another command that reads the same log."""
     options = (
-        ("--config", config_file),
+        ("--config", config),
         ("--state", state),
         ("--anchor", anchor),
-        ("--trust", trust_file),
+        ("--trust", trust),
     )
     return "".join(
         f" {name} {shlex.quote(str(value))}" for name, value in options if value is not None

@@ -8,23 +8,22 @@ the filter of entries, and ``times.py`` parses times.
 
 from __future__ import annotations
 
-import functools
-import inspect
 import re
 from collections.abc import Callable
-from datetime import datetime
 from inspect import cleandoc
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, TypedDict, get_args
+from typing import Any, Final, TypedDict
 
 import click
-import typer
 
 from agentguard.cli.terminal import times
 
 PATH: Final = click.Path(path_type=Path)
 PROGRAM: Final = {"allow_interspersed_args": False}
 """The settings of a command whose options end before the first word of another program."""
+
+_MOST_JOBS: Final = 64
+"""The most processes that a user may ask for: each takes memory, and has work waiting ahead."""
 
 _TRACE: Final = re.compile(r"[0-9a-fA-F]{4,32}")
 
@@ -144,8 +143,23 @@ class LogOptions(TypedDict):
     trust: Path | None
 
 
+JOBS: Final = Option(
+    "--jobs N",
+    "Verify in N processes; by default one on each core, four at most.",
+    type=click.IntRange(1, _MOST_JOBS),
+)
+
 # --- the output ---------------------------------------------------------------------------------
 
+WITHOUT_ARGUMENTS: Final = Option(
+    "--without-arguments",
+    "Leave out arguments, policy input and result: their commitments stay.",
+)
+EVERY: Final = Option(
+    "--all",
+    "Also print outcomes, keys, configuration and policy, as --json always does.",
+    name="every",
+)
 AS_JSON: Final = Option("--json", "Print JSON, for scripts.")
 OUTPUT: Final = Option("-o, --output FILE", "A new file; by default stdout.", type=PATH)
 FORCE: Final = Option("--force", "Overwrite an existing file.")
@@ -180,227 +194,3 @@ QUERY: Final = Option(
     "--query DATA.PATH",
     "The package to query; by default the configuration's, or data.agent.authz.",
 )
-
-# --- typer's forms, for the commands that are not Click's yet -----------------------------------
-
-Kind = Literal[
-    "call",
-    "outcome",
-    "secret",
-    "proof",
-    "receipt",
-    "received",
-    "refused",
-    "resolution",
-    "erasure",
-    "request",
-    "request_end",
-    "evaluation",
-    "delegation",
-    "revocation",
-    "freeze",
-    "logout",
-    "surrender",
-    "adoption",
-    "identity",
-    "config",
-    "policy",
-    "roster",
-    "key",
-    "shard",
-]
-Decided = Literal["allow", "deny", "approval", "observe"]
-
-_MOST_JOBS: Final = 64
-"""The most processes that a user may ask for: each takes memory, and has work waiting ahead."""
-
-
-def one_of(kind: Any) -> Callable[[str], str]:
-    """Return a parser of a ``Literal``'s values, which raises ``typer.BadParameter``.
-
-    Typer's own parser would print "Value error", which helps nobody.
-    """
-    choices: tuple[str, ...] = get_args(kind)
-
-    def choose(text: str) -> str:
-        if text not in choices:
-            raise typer.BadParameter(f"{text!r} is not one of {', '.join(choices)}")
-        return text
-
-    return choose
-
-
-def options_from(
-    name: str, gather: Callable[..., object]
-) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Return a decorator that replaces a command's parameter ``name`` by the options of ``gather``.
-
-    The command gets the value that ``gather`` returns for the options. Help lists the options in
-    the place of the parameter, in the order of ``gather``.
-    """
-    options = inspect.signature(gather, eval_str=True).parameters
-
-    def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        parameters: list[inspect.Parameter] = []
-        for own_name, parameter in inspect.signature(command, eval_str=True).parameters.items():
-            parameters += options.values() if own_name == name else [parameter]
-
-        @functools.wraps(command)
-        def run(**arguments: Any) -> None:
-            selected_options = {option: arguments.pop(option) for option in options}
-            command(**{name: gather(**selected_options)}, **arguments)
-
-        # Typer reads the signature and the annotations.
-        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-        run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-        return run
-
-    return decorate
-
-
-# --- the call -----------------------------------------------------------------------------------
-
-CallArgument = Annotated[str, typer.Argument(metavar=CALL, help=NAMES)]
-
-# --- the log and its trust document -------------------------------------------------------------
-
-ConfigOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--config",
-        metavar="FILE",
-        help="The configuration; by default the nearest agentguard.toml, from here upwards.",
-    ),
-]
-StateOption = Annotated[
-    Path | None, typer.Option("--state", metavar="DIR", help="The state directory to read.")
-]
-AnchorOption = Annotated[
-    str | None,
-    typer.Option(
-        "--anchor",
-        metavar="DIR",
-        help="Where checkpoints are kept outside the state; '' for nowhere.",
-    ),
-]
-TrustOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--trust",
-        metavar="FILE",
-        help="The trust document to verify with; by default the copy in the anchor.",
-    ),
-]
-
-WithoutArgumentsOption = Annotated[
-    bool,
-    typer.Option(
-        "--without-arguments",
-        help="Leave out arguments, policy input and result: their commitments stay.",
-    ),
-]
-JobsOption = Annotated[
-    int | None,
-    typer.Option(
-        "--jobs",
-        metavar="N",
-        min=1,
-        max=_MOST_JOBS,
-        help="Verify in N processes; by default one on each core, four at most.",
-    ),
-]
-
-# --- the output ---------------------------------------------------------------------------------
-
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
-EveryOption = Annotated[
-    bool,
-    typer.Option(
-        "--all", help="Also print outcomes, keys, configuration and policy, as --json always does."
-    ),
-]
-OutputOption = Annotated[
-    Path | None,
-    typer.Option("-o", "--output", metavar="FILE", help="A new file; by default stdout."),
-]
-ForceOption = Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")]
-
-CompromisedSinceOption = Annotated[
-    datetime | None,
-    typer.Option(
-        "--compromised-since",
-        metavar="TIME",
-        parser=times.parse_exact,
-        help="Signatures of the old key are invalid from this time on (RFC 3339, with an offset).",
-    ),
-]
-
-# --- the policy ---------------------------------------------------------------------------------
-
-NoteOption = Annotated[
-    str, typer.Option("--note", metavar="TEXT", help="Why, or how you know; the text is logged.")
-]
-
-# --- the filter of entries ----------------------------------------------------------------------
-
-AgentOption = Annotated[
-    str | None,
-    typer.Option(
-        "--agent",
-        metavar="NAME|URI",
-        help="An agent, or one instance by its URI or its short name, as in assistant:Zq3x.",
-    ),
-]
-PrincipalOption = Annotated[
-    str | None,
-    typer.Option("--principal", metavar="NAME", help="Calls for a principal, as in user:alice."),
-]
-ToolOption = Annotated[str | None, typer.Option("--tool", metavar="NAME", help="Calls of a tool.")]
-DecisionOption = Annotated[
-    Decided | None,
-    typer.Option(
-        "--decision",
-        metavar="DECISION",
-        parser=one_of(Decided),
-        help="Calls with a decision: allow, deny or approval; observe for calls that ran while the "
-        "policy was only observed.",
-    ),
-]
-SinceOption = Annotated[
-    datetime | None,
-    typer.Option(
-        "--since",
-        metavar="TIME",
-        parser=times.parse,
-        help="From a time on: 2026-11-25, 2026-11-25T09:30:00Z, or 30m, 2h, 7d ago.",
-    ),
-]
-UntilOption = Annotated[
-    datetime | None,
-    typer.Option("--until", metavar="TIME", parser=times.parse, help="Before a time."),
-]
-TaskOption = Annotated[str | None, typer.Option("--task", metavar="ID", help="Calls of a task.")]
-TraceOption = Annotated[
-    str | None,
-    typer.Option(
-        "--trace",
-        metavar="ID",
-        parser=beginning_of_trace_id,
-        help="Calls of a trace, by its id or the beginning of its id.",
-    ),
-]
-KindOption = Annotated[
-    Kind | None,
-    typer.Option(
-        "--kind",
-        metavar="KIND",
-        parser=one_of(Kind),
-        help="Entries of a kind: call, secret, proof, receipt, received, refused, outcome, "
-        "resolution, erasure, request, evaluation, delegation, revocation, freeze, adoption, "
-        "identity, config, policy, roster, key, shard.",
-    ),
-]
-InDoubtOption = Annotated[
-    bool,
-    typer.Option("--in-doubt", help="Calls that are authorised in the log and have no outcome."),
-]
