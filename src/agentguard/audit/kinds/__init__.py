@@ -25,6 +25,7 @@ from agentguard.errors import AgentguardError, DecodeError
 from agentguard.signing import canonical, declared
 
 __all__ = [
+    "KINDS",
     "administration",
     "announcements",
     "calls",

@@ -35,11 +35,14 @@ from agentguard.cli.terminal.options import (
 )
 from agentguard.cli.terminal.shown import Shown
 from agentguard.client.approvals import ClientInbox
+from agentguard.domain import domain
 from agentguard.errors import ConfigError
 from agentguard.guard import served
 from agentguard.identity.principal import require_principal
 from agentguard.identity.trust import seconds
 from agentguard.signing import canonical
+from agentguard.storage.approval_files import FileApprovals
+from agentguard.storage.ledger import Ledger
 
 _REQUEST: Final = Argument(
     "request_id",
@@ -240,9 +243,12 @@ def _inbox(config: Path | None) -> Iterator[ApprovalInbox]:
 
 
 def _own_inbox(config: Path | None) -> ApprovalInbox:
+    """Return the inbox of a state, which compares each request with the log."""
     settings = location.load_own(config)
-    history = LoggedHistory(location.locate(config).reader, times.now)
-    store = location.approvals(config)
+    where, trust = location.trusted_log(config, None, None, None)
+    domain.refuse_links(where.state)
+    store = FileApprovals(where.state, Ledger(where.state, where.anchor, lambda: trust.document))
+    history = LoggedHistory(where.reader, times.now)
     return ApprovalInbox(store, settings.roster, times.now, history=history)
 
 

@@ -12,6 +12,7 @@ from typing import Final, TypedDict, Unpack
 
 import click
 
+from agentguard.audit.kinds import KINDS
 from agentguard.audit.summary import Search, Summary
 from agentguard.call.invocation import timestamp
 from agentguard.cli.terminal import times
@@ -61,33 +62,6 @@ class Filter:
 EVERYTHING: Final = Filter()
 
 
-_KINDS: Final = (
-    "call",
-    "outcome",
-    "secret",
-    "proof",
-    "receipt",
-    "received",
-    "refused",
-    "resolution",
-    "erasure",
-    "request",
-    "request_end",
-    "evaluation",
-    "delegation",
-    "revocation",
-    "freeze",
-    "logout",
-    "surrender",
-    "adoption",
-    "identity",
-    "config",
-    "policy",
-    "roster",
-    "key",
-    "shard",
-)
-
 OPTIONS: Final = (
     Option(
         "--agent NAME|URI",
@@ -115,10 +89,8 @@ OPTIONS: Final = (
     ),
     Option(
         "--kind KIND",
-        "Entries of a kind: call, secret, proof, receipt, received, refused, outcome, resolution, "
-        "erasure, request, evaluation, delegation, revocation, freeze, adoption, identity, "
-        "config, policy, roster, key, shard.",
-        type=click.Choice(_KINDS),
+        f"Entries of a kind: {', '.join(sorted(KINDS))}.",
+        type=click.Choice(sorted(KINDS)),
     ),
     Option("--in-doubt", "Calls that are authorised in the log and have no outcome."),
 )

@@ -10,8 +10,6 @@ import os
 from pathlib import Path
 from typing import Final
 
-from agentguard.client import dial
-from agentguard.client.link import Link
 from agentguard.domain import keystore
 from agentguard.domain.config import Config
 from agentguard.domain.config.server import Host, ServerConfig
@@ -74,6 +72,10 @@ def _is_of_another(socket: Path, state: Path) -> bool:
 
 def _has_another_log(server: ServerConfig, settings: Config) -> bool:
     """Whether a server answers whose log is not that of the configuration's state."""
+    # few configurations leave it to the server's log
+    from agentguard.client import dial  # noqa: PLC0415
+    from agentguard.client.link import Link  # noqa: PLC0415
+
     try:
         own = keystore.load_trust(settings.state)
         link = Link(dial.at(server.address), timeout=min(server.timeout, _TIMEOUT))

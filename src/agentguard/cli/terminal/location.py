@@ -15,14 +15,12 @@ from typing import NamedTuple
 
 from agentguard.audit.log import LogReader
 from agentguard.cli.terminal import client_side, files
-from agentguard.domain import config, domain, keystore, trust_pin
+from agentguard.domain import config, keystore, trust_pin
 from agentguard.domain.config import Config
 from agentguard.errors import ConfigError, StorageError
 from agentguard.identity.trust import TrustDocument
 from agentguard.storage import sqlite, writers
 from agentguard.storage.anchor import log_folder, trust_path
-from agentguard.storage.approval_files import FileApprovals
-from agentguard.storage.ledger import Ledger
 from agentguard.storage.reader import StateReader
 
 
@@ -147,14 +145,6 @@ def trust_of(location: Location, file: Path | None) -> Trust:
         return Trust(trust_in(file), from_home(file), outside=True)
     trust_of_state = own_trust(location)
     return anchored_trust(location, trust_of_state.document) or trust_of_state
-
-
-def approvals(config_file: Path | None) -> FileApprovals:
-    """Return the store of requests, which compares each with the log; raises as ``trusted_log``."""
-    where, trust_source = trusted_log(config_file, None, None, None)
-    domain.refuse_links(where.state)
-    ledger = Ledger(where.state, where.anchor, lambda: trust_source.document)
-    return FileApprovals(where.state, ledger)
 
 
 def own_trust(location: Location) -> Trust:

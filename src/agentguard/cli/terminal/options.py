@@ -53,7 +53,7 @@ class Option(click.Option):
 
 
 class Argument(click.Argument):
-    """The function's name for an argument, how the help page names it, and a text about it."""
+    """An argument: its name in the function, its name on the help page, and a text."""
 
     def __init__(self, name: str, metavar: str, text: str, **settings: Any) -> None:
         super().__init__([name], metavar=metavar, help=text, **settings)
