@@ -218,16 +218,13 @@ def test_the_set_up_is_sound(project):
 
 def all_commands():
     """The commands of agentguard itself: ``agentguard init``, ``agentguard audit list``, ..."""
-    root: Any = app
-    context = root.make_context("agentguard", ["init"])
-    found = {}
-    for name in {*root.commands} - {"demo"}:  # another distribution's
-        _, command, _ = root.resolve_command(context, [name])
-        for inner in getattr(command, "commands", ()):
-            _, one, _ = command.resolve_command(context, [inner])
-            found[f"agentguard {name} {inner}"] = one.callback
-        if not hasattr(command, "commands"):
-            found[f"agentguard {name}"] = command.callback
+    found: dict[str, Any] = {}
+    own: dict[str, Any] = {**app.commands}
+    for name, command in own.items():
+        for inner, one in getattr(command, "commands", {}).items():
+            found[f"agentguard {name} {inner}"] = one.resolve().callback
+        if not hasattr(command, "commands") and name != "demo":  # another distribution's
+            found[f"agentguard {name}"] = command.resolve().callback
     return found
 
 

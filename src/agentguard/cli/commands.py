@@ -15,26 +15,26 @@ from collections.abc import Callable
 from copy import copy
 from functools import partial
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import click
 
 from agentguard.errors import AgentguardError, ConfigError
 
-if TYPE_CHECKING:
-    from importlib.metadata import EntryPoint
-
 GROUP: Final = "agentguard.commands"
 """The entry point group of the commands of other distributions, which are Click's commands."""
 
-# The help page lists this command of another distribution even where that one is not installed: the
-# README begins with ``agentguard demo``, and the command's message says how to install it.
 _DEMO: Final = "demo"
-_SUMMARIES: Final = {_DEMO: "Watch a guarded agent at work, offline."}
+"""A command of another distribution that the help page lists even where it is not installed.
+
+The README begins with it, and the message of its absence says how to install it.
+"""
+
 _FAILED: Final = 2
 
 _COMMANDS: Final = {
     "init": ("setup.init:init", "Create a trust domain in a folder."),
+    _DEMO: ("", "Watch a guarded agent at work, offline."),
     "doctor": ("setup.doctor:doctor", "Check the setup of a trust domain."),
     "policy": (None, "Check a policy, test it, and replay calls against it."),
     "policy check": (
@@ -146,7 +146,10 @@ _COMMANDS: Final = {
     "trust pin": ("setup.trust:pin", "Pin the log and its keys in the anchor."),
     "adopt": ("setup.adopt:adopt", "Continue the log in a copied or restored state."),
 }
-"""Where each command is, or None for a group, and its summary, in the order of the help pages."""
+"""Where a command is, and its summary, in the order of the help pages.
+
+A group is nowhere (None), and the place of a command of another distribution is empty.
+"""
 
 
 class Deferred(click.Command):
@@ -156,6 +159,10 @@ class Deferred(click.Command):
         super().__init__(name, help=summary)
         self.resolve = resolve
         """Imports and returns the command."""
+
+    def make_context(self, *args: Any, **settings: Any) -> click.Context:
+        """Import the command, and parse the command line as the command's."""
+        return self.resolve().make_context(*args, **settings)
 
 
 class Group(click.Group):
@@ -168,18 +175,12 @@ class Group(click.Group):
             if group == name and place is None:
                 self.add_command(Group(own, help=summary))
             elif group == name:
-                self.add_command(Deferred(own, summary, partial(_own, str(place), summary)))
+                load = partial(_own, place, summary) if place else partial(_of_another, own)
+                self.add_command(Deferred(own, summary, load))
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  click passes it
         """Return the names of the commands, in the order of the table."""
         return [*self.commands]
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the command that was typed, and import the command."""
-        name, command, rest = super().resolve_command(ctx, args)
-        return name, command.resolve() if isinstance(command, Deferred) else command, rest
 
 
 class _Root(Group):
@@ -188,27 +189,22 @@ class _Root(Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names of all commands, those of other distributions at the end."""
         self._add_others()
-        first, *rest = (name for name in super().list_commands(ctx) if name != _DEMO)
-        return [first, _DEMO, *rest]
+        return super().list_commands(ctx)
 
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Find a command; other distributions are searched for a name of theirs alone."""
-        if args[0] not in self.commands:
+        if cmd_name not in self.commands:
             self._add_others()
-        return super().resolve_command(ctx, args)
+        return super().get_command(ctx, cmd_name)
 
     def _add_others(self) -> None:
         """Add the commands of other distributions; none replaces a command of agentguard's own."""
         from importlib.metadata import entry_points  # noqa: PLC0415  the import is slow
 
-        installed = {entry_point.name: entry_point for entry_point in entry_points(group=GROUP)}
-        for name in sorted({_DEMO, *installed} - {*self.commands}):
-            entry_point = installed.get(name)
-            module = "" if entry_point is None else entry_point.module
-            summary = _SUMMARIES.get(name, f"A command of {module}.")
-            self.add_command(Deferred(name, summary, partial(_of_another, name, entry_point)))
+        for name, module in sorted((one.name, one.module) for one in entry_points(group=GROUP)):
+            if name not in self.commands:
+                load = partial(_of_another, name)
+                self.add_command(Deferred(name, f"A command of {module}.", load))
 
 
 def _own(place: str, summary: str) -> click.Command:
@@ -218,18 +214,20 @@ def _own(place: str, summary: str) -> click.Command:
     return command
 
 
-def _of_another(name: str, entry_point: EntryPoint | None) -> click.Command:
+def _of_another(name: str) -> click.Command:
+    from importlib.metadata import entry_points  # noqa: PLC0415  the import is slow
+
     missing: str | None = "agentguard-demo"
-    if entry_point is not None:
+    for entry_point in entry_points(group=GROUP, name=name):
         try:
             command = entry_point.load()
         except ModuleNotFoundError as error:
             missing = error.name
-        else:
-            if isinstance(command, click.Command):
-                return command
-            message = f"agentguard {name}: expected a command of Click, found {command!r}"
-            raise ConfigError(message, code="command.missing")
+            break
+        if isinstance(command, click.Command):
+            return command
+        message = f"agentguard {name}: expected a command of Click, found {command!r}"
+        raise ConfigError(message, code="command.missing")
     message = f"agentguard {name} needs {missing}, which is not installed"
     if name == _DEMO:
         message += (

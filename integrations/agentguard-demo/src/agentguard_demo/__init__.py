@@ -40,6 +40,8 @@ from langsmith import tracing_context
 from rich.console import Console
 
 from agentguard import AgentguardError, ApprovalRequest, ConfigError, Guard, Report, adapters
+from agentguard.cli.terminal import options
+from agentguard.cli.terminal.options import Option
 from agentguard.storage.reader import StateReader
 from agentguard_demo import people, proof, server, tampering, team, trace
 from agentguard_demo.forge import CURRENT_FORGE
@@ -77,38 +79,31 @@ class Run:
         return self.report.ok and self.report.anchored and not self.copy_report.ok
 
 
-@click.command()
-@click.option(
-    "--dir",
-    "directory",
-    metavar="DIR",
-    type=click.Path(path_type=Path),
-    help="An empty or new folder, instead of a temporary one.",
+@options.command(
+    Option(
+        "--dir DIR",
+        "An empty or new folder, instead of a temporary one.",
+        name="directory",
+        type=options.PATH,
+    ),
+    Option(
+        "--model PROVIDER:NAME",
+        "A real model, as init_chat_model names it. CI then runs, on this machine and without a "
+        "sandbox, whatever that model commits.",
+    ),
+    Option("--interactive", "Ask you, at the terminal, what bob says to the merge into main."),
+    Option(
+        "--otlp URL",
+        "Send the trace to an OTLP receiver, such as Jaeger's http://localhost:4318, and print "
+        "where to look for it.",
+    ),
+    Option(
+        "--server",
+        "Have the guard in a server, a process of its own (agentguard serve).",
+        name="in_server",
+    ),
+    Option("--json", "One JSON object instead of the timeline.", name="as_json"),
 )
-@click.option(
-    "--model",
-    metavar="PROVIDER:NAME",
-    help="A real model, as init_chat_model names it. CI then runs, on this machine and without a "
-    "sandbox, whatever that model commits.",
-)
-@click.option(
-    "--interactive",
-    is_flag=True,
-    help="Ask you, at the terminal, what bob says to the merge into main.",
-)
-@click.option(
-    "--otlp",
-    metavar="URL",
-    help="Send the trace to an OTLP receiver, such as Jaeger's http://localhost:4318, and print "
-    "where to look for it.",
-)
-@click.option(
-    "--server",
-    "in_server",
-    is_flag=True,
-    help="Have the guard in a server, a process of its own (agentguard serve).",
-)
-@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of the timeline.")
 def command(
     *,
     directory: Path | None,
