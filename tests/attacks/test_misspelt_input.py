@@ -19,10 +19,9 @@ from agentguard import Decision, Denied, Guard, PolicyError
 from agentguard.call import vocabulary
 from agentguard.call.vocabulary import Path
 from agentguard.policy.cedar import CedarEngine
-from agentguard.policy.function import FunctionEngine
+from agentguard.policy.function import FunctionEngine, StrictMembers, UnknownNameError
 from agentguard.policy.names import Names
 from agentguard.policy.rego import RegoEngine
-from agentguard.policy.strict_input import StrictMembers, UnknownNameError
 
 MEMBERS = [path for path, _member in input_members() if len(path) > 1]
 """The members whose names are fixed below an object of the input."""

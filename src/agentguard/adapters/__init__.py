@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from agentguard.adapters.approvals import note_waiting, take_answer, verdict_of
     from agentguard.adapters.calls import (
+        ResultBudget,
         aevaluate,
         agent_scope,
         arun,
         check_tool_names,
         configure_tool,
+        denial_text,
         evaluate,
         log_denial,
         next_call_id,
@@ -33,9 +35,7 @@ if TYPE_CHECKING:
         stream_within,
         take_over,
     )
-    from agentguard.adapters.denial import denial_text
     from agentguard.adapters.framework_versions import require_supported
-    from agentguard.adapters.results import ResultBudget
     from agentguard.adapters.spans import agent_span, workflow_span
     from agentguard.approvals.answer import MAX_NOTE, Verdict
     from agentguard.approvals.nested import NestedCalls
@@ -78,11 +78,13 @@ if TYPE_CHECKING:
 _NAMES = {
     "adapters.approvals": ("note_waiting", "take_answer", "verdict_of"),
     "adapters.calls": (
+        "ResultBudget",
         "aevaluate",
         "agent_scope",
         "arun",
         "check_tool_names",
         "configure_tool",
+        "denial_text",
         "evaluate",
         "log_denial",
         "next_call_id",
@@ -96,9 +98,7 @@ _NAMES = {
         "stream_within",
         "take_over",
     ),
-    "adapters.denial": ("denial_text",),
     "adapters.framework_versions": ("require_supported",),
-    "adapters.results": ("ResultBudget",),
     "adapters.spans": ("agent_span", "workflow_span"),
     "approvals.nested": ("NestedCalls",),
     "approvals.answer": ("MAX_NOTE", "Verdict"),

@@ -1,6 +1,7 @@
 """How an adapter has an ``Agent`` decide on calls, run calls, and configure tools.
 
-Delegations between agents stand in ``delegation.py``, spans in ``spans.py``.
+What a model is told about a denial, and the limit on a result's size, are here as well. Delegations
+between agents are in ``delegation.py``, spans in ``spans.py``.
 """
 
 from __future__ import annotations
@@ -8,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeVar, overload
 
-from agentguard.call.decision import Decision
+from agentguard.call.decision import MAY_HAVE_RUN, Decision
 from agentguard.call.invocation import Invocation
-from agentguard.call.journal import RunStore
+from agentguard.call.journal import MAX_RESULT, RunStore
 from agentguard.call.options import CallOptions
 from agentguard.call.tool import ToolSpec
+from agentguard.errors import EncodeError
 from agentguard.guard.agent import Agent, caller_of
 
 R = TypeVar("R")
@@ -129,3 +131,46 @@ def run_store(agent: Agent) -> RunStore:
     caller = caller_of(agent)
     caller.instance()  # a forked process opens its store with its first instance
     return caller.runtime.parts.runs
+
+
+def denial_text(
+    tool: str, decision: Decision, *, may_call_again: bool = False, shows_code: bool = True
+) -> str:
+    """Return a text that says that ``tool`` was not run, why, and whether a retry can help.
+
+    ``may_call_again`` is true where the framework may make the same call again. A model whose call
+    meets a failure that may pass (``Decision.may_pass_later``) is told to try later. ``shows_code``
+    puts the reason code behind the reason, for a framework that has no place of its own for it.
+    """
+    reason = f"{decision.model_reason} [{decision.code}]" if shows_code else decision.model_reason
+    if decision.may_pass_later:
+        return (
+            f"Not now: {tool} was not run. Reason: {reason}. The same call may work later: "
+            "try again after a while."
+        )
+    if may_call_again:
+        return f"Not now: {tool} was not run. Reason: {reason}."
+    again = " again" if decision.code in MAY_HAVE_RUN else ""
+    return (
+        f"Denied: {tool} was not run{again}. Reason: {reason}. "
+        "Do not retry: repeating the same call will not help."
+    )
+
+
+class ResultBudget:
+    """Counts the bytes that a ``ResultCodec`` encodes, up to the journal's limit (8 MiB).
+
+    A value that holds the same part many times grows at each level when it is encoded. So a codec
+    counts during the encoding, and stops before the memory is used up.
+    """
+
+    __slots__ = ("_left",)
+
+    def __init__(self) -> None:
+        self._left = MAX_RESULT
+
+    def spend(self, size: int) -> None:
+        """Count ``size`` bytes; raises ``EncodeError`` past the limit."""
+        self._left -= size
+        if self._left < 0:
+            raise EncodeError(f"a result takes more than {MAX_RESULT} bytes")

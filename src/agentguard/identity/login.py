@@ -52,7 +52,7 @@ class LogIn(NamedTuple):
 
 
 class LogOut(NamedTuple):
-    """A log-out that a provider has signed: the ``iss``, ``sub``, ``sid``, ``iat`` and ``jti``.
+    """A log-out that a provider has signed: the ``iss``, ``sub``, ``sid`` and ``iat``.
 
     At least one of ``subject`` and ``session`` is not None. ``issued_at`` is in seconds since the
     epoch, of the provider's clock.
@@ -62,7 +62,6 @@ class LogOut(NamedTuple):
     subject: str | None
     session: str | None
     issued_at: int
-    token_id: str
 
     @property
     def keys(self) -> tuple[str, ...]:

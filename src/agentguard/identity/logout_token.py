@@ -54,7 +54,7 @@ def read(claims: Mapping[str, JSON]) -> LogOut:
         raise _malformed("iss, jti and one of sub and sid have to be there")
     if "iat" not in claims:
         raise _malformed("iat has to be there")
-    return LogOut(issuer, subject, session, int(jwt.read_time(claims, "iat")), token_id)
+    return LogOut(issuer, subject, session, int(jwt.read_time(claims, "iat")))
 
 
 def _text(claims: Mapping[str, JSON], name: str) -> str | None:

@@ -1,7 +1,11 @@
 """The files of Cedar policies, and the checks that the policies pass before use.
 
 Each file is read once. A policy that Cedar would accept and never match, or match without its
-author's condition (a template, a misspelt annotation), is refused.
+author's condition (a template, a misspelt annotation, a name that no input has), is refused.
+
+In a Cedar request, ``principal`` is the input's ``agent``, and ``context`` has the members other
+than ``agent``, ``action`` and ``resource``. A misspelt ``has`` is false without an error, and so is
+``principal in`` a misspelt type. The checks read Cedar's own JSON form of the policies.
 """
 
 from __future__ import annotations
@@ -15,7 +19,6 @@ from typing import Any, Final, NamedTuple
 
 from agentguard.call import vocabulary
 from agentguard.errors import ConfigError, PolicyError
-from agentguard.policy import cedar_reads
 from agentguard.signing import canonical
 from agentguard.signing.canonical import JSON
 from agentguard.storage import files
@@ -29,6 +32,19 @@ _APPROVAL: Final = frozenset({"approval", "approvers", "roles", "quorum", "ttl"}
 _ANNOTATIONS: Final = frozenset({"id", "description", "reason"}) | _APPROVAL
 _AT: Final = [f"@{annotation}" for annotation in _ANNOTATIONS]
 _NUMBERS: Final = frozenset({"quorum", "ttl"})
+
+ENTITIES: Final = ("Agent", "Role", "Action", "Resource")
+"""The types of the entities in a request."""
+
+_VARIABLES: Final[Mapping[str, vocabulary.Path]] = {
+    "principal": ("agent",),
+    "action": ("action",),
+    "resource": ("resource",),
+    "context": (),
+}
+
+_TAGS: Final = ("hasTag", "getTag")
+"""The methods for tags, which no entity of a request has: ``hasTag`` is always false."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,14 +125,14 @@ class CedarSource:
         slips = [
             f"{places[name]}: {problem}"
             for name, policy in static.items()
-            for problem in cedar_reads.mistakes(policy)
+            for problem in _mistakes(policy)
         ]
         if slips:
             raise _invalid("\n".join(slips))
         reads = {
             path: places[name]
             for name, policy in static.items()
-            for path in sorted(cedar_reads.reads(policy))
+            for path in sorted(_read_paths(policy))
         }
         schema = None
         if self.schema is not None:
@@ -231,3 +247,84 @@ def _approval(label: str, annotations: Mapping[str, str]) -> dict[str, JSON]:
 
 def _invalid(message: str) -> PolicyError:
     return PolicyError(message, code="policy.invalid")
+
+
+def _mistakes(policy: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a sentence for each name of the policy that no request has."""
+    for path, variable in dict.fromkeys(_reads(policy["conditions"])):
+        problem = _outside(path, variable) or vocabulary.slip(path)
+        if problem is not None:
+            yield _in_cedar(problem)
+    for kind in _TAGS:
+        if any(kind in node for node in _objects(policy["conditions"])):
+            yield f"{kind}: nothing in a request has tags; write has, and read an attribute"
+    for name in sorted(_types(policy)):
+        if name not in ENTITIES:
+            types = ", ".join(ENTITIES)
+            yield f"no request has an entity of the type {name}; the types are {types}"
+
+
+def _read_paths(policy: Mapping[str, Any]) -> set[vocabulary.Path]:
+    """Return the paths below ``input`` that a policy reads."""
+    return {path for path, _variable in _reads(policy["conditions"])}
+
+
+def _outside(path: vocabulary.Path, variable: str) -> str | None:
+    """Return why the context lacks a member that stands in a variable of its own."""
+    if variable != "context" or not path:
+        return None
+    for name, root in _VARIABLES.items():
+        if path[:1] == root:
+            return f"no input has context.{path[0]}; did you mean {name}?"
+    return None
+
+
+def _in_cedar(problem: str) -> str:
+    """Return a message about the input in the words of Cedar."""
+    for variable, path in _VARIABLES.items():
+        if path:
+            problem = problem.replace(f"input.{path[0]}", variable)
+    return problem.replace("input.", "context.")
+
+
+def _reads(tree: object) -> Iterator[tuple[vocabulary.Path, str]]:
+    for node in _objects(tree):
+        for kind in (".", "has", *_TAGS):
+            if isinstance(member := node.get(kind), dict):
+                name = member["right"].get("Value") if kind in _TAGS else member["attr"]
+                below = (name,) if isinstance(name, str) else ()
+                for path, variable in _values(member["left"]):
+                    yield (*path, *below), variable
+
+
+def _objects(tree: object) -> Iterator[Mapping[str, Any]]:
+    todo = [tree]
+    while todo:
+        node = todo.pop()
+        if isinstance(node, dict):
+            yield node
+            todo += node.values()
+        elif isinstance(node, list):
+            todo += node
+
+
+def _values(node: Mapping[str, Any]) -> Iterator[tuple[vocabulary.Path, str]]:
+    """Yield the paths of the values that an expression may have, with their variables."""
+    match node:
+        case {"Var": str(name)}:
+            yield _VARIABLES[name], name
+        case {".": {"left": left, "attr": name}}:
+            yield from (((*path, name), variable) for path, variable in _values(left))
+        case {"if-then-else": {"then": one, "else": other}}:
+            yield from _values(one)
+            yield from _values(other)
+
+
+def _types(tree: object) -> set[str]:
+    """Return the types of all entities in a policy."""
+    found: set[str] = set()
+    for node in _objects(tree):
+        match node:
+            case {"type": str(name), "id": str()} | {"entity_type": str(name)}:
+                found.add(name)
+    return found

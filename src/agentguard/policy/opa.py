@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from agentguard.call.responsibility import responsibility_for
 from agentguard.errors import ConfigError, DecodeError, PolicyError
@@ -30,13 +30,6 @@ MAX_TEXT: Final = 256
 _PLAIN: Final = re.compile(rf"[ -~]{{0,{MAX_TEXT}}}")
 _EVALUATION_ERROR: Final = re.compile(r"(?:eval|rego)_[a-z_]{1,60}")
 _FILE: Final = re.compile(r"[\w./ -]{1,200}")
-
-
-class _Client(Protocol):
-    """The used methods of ``opa_http.Client``."""
-
-    def post(self, body: bytes) -> tuple[int, bytes]: ...
-    def close(self) -> None: ...
 
 
 class OpaEngine:
@@ -62,7 +55,7 @@ class OpaEngine:
         self._server = server
         self._query = query
         path = "/".join(["/v1", *query.split(".")])
-        self._client: _Client = _http().Client(server, path, limit=MAX_ANSWER)
+        self._client = _http().Client(server, path, limit=MAX_ANSWER)
 
     @property
     def policy_files(self) -> Mapping[str, str]:

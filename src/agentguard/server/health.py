@@ -69,12 +69,6 @@ class HealthListener:
         )
         self._thread.start()
 
-    @property
-    def port(self) -> int:
-        """The port."""
-        port: int = self._server.server_address[1]
-        return port
-
     def close(self) -> None:
         """Answer no request any more."""
         self._server.shutdown()

@@ -10,6 +10,9 @@ import threading
 from datetime import datetime
 from typing import Final, NamedTuple
 
+from agentguard.audit.kinds.identities import DelegationEntry
+from agentguard.audit.log import AuditLog
+from agentguard.delegation.chain import Chain
 from agentguard.domain.config import Config
 from agentguard.domain.config.service import ServiceConfig
 from agentguard.domain.id_jags import IdJags
@@ -21,8 +24,36 @@ from agentguard.guard.embedded import Embedded
 from agentguard.guard.process import Present
 from agentguard.identity.trust import TrustDocument
 from agentguard.server.tokens import TokenClients
-from agentguard.service.recorded_chains import RecordedChains
 from agentguard.storage.proof_store import ProofStore
+
+_MOST: Final = 4096
+"""The most chains that are known; the oldest is dropped for a newer one."""
+
+
+class RecordedChains:
+    """Knows which chains this process has put into the log; may be used from any thread.
+
+    A chain stands in the shard of the log before whatever names the chain. A chain that is not
+    known any more is put into the log once more.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._digests: dict[str, None] = {}
+
+    def record(self, log: AuditLog, chain: Chain, at: str) -> None:
+        """Make the entry of a chain durable, unless the log has the chain; ``at`` is RFC 3339.
+
+        Raises ``StorageError``.
+        """
+        if chain.sha256 in self._digests:
+            return
+        log.append(DelegationEntry.new(chain, at=at))
+        with self._lock:
+            while len(self._digests) >= _MOST:
+                del self._digests[next(iter(self._digests))]
+            self._digests[chain.sha256] = None
+
 
 LOGGER: Final = logging.getLogger("agentguard")
 

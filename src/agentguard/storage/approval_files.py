@@ -188,11 +188,6 @@ class FileApprovals:
             return
         self._record(StoredRequest(request, tuple(self._answers(request.request_id))))
 
-    def _holds(self, key: str, request: ApprovalRequest) -> bool:
-        """Whether the request lies under the key; the call may have asked anew meanwhile."""
-        stored = self.read(key)
-        return stored is not None and not stored.altered and stored.request == request
-
     def remove(self, key: str) -> None:
         """Remove the request, then the answers to the request."""
         with self._locked():

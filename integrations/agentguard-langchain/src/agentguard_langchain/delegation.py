@@ -3,7 +3,7 @@
 The first of these counts: the delegation of ``agent.under``, the delegation that an enclosing
 guarded call hands on, the result of the ``delegation`` function of ``guard_tools``, and the
 delegation in force in the context. In a sub-agent, the sub-agent's scope narrows each of them
-(``subagent_scope.py``). A failure refuses the call, on record: no wider authority takes its place.
+(``subagent.py``). A failure refuses the call, on record: no wider authority takes its place.
 """
 
 from __future__ import annotations

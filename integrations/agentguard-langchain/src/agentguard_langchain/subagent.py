@@ -1,7 +1,9 @@
 """``guard_subagent``: a child graph, chain or tool that runs with less than its parent has.
 
-The wrappers stand here, the delegation in force while the child runs in ``subagent_scope.py``. The
-guarded tools of the child make the hop to the child's agent when they are used.
+``SubagentScope`` is the delegation in force while the child runs. A stream runs in a context of its
+own, copied where the stream begins: code that asks for the items neither gets the sub-agent's scope
+nor changes the delegation of the sub-agent. The guarded tools of the child make the hop to the
+child's agent when they are used.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import functools
 import inspect
 import types
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar, overload
 
 from langchain_core.runnables import Runnable, RunnableConfig
@@ -19,12 +22,12 @@ from langchain_core.runnables.utils import ConfigurableFieldSpec
 from langchain_core.tools import BaseTool
 from langgraph.pregel import Pregel
 
-from agentguard import Agent, ConfigError
-from agentguard.adapters import parse_scopes
+from agentguard import Agent, ConfigError, Delegation, DelegationError
+from agentguard.adapters import Narrowing, astream_within, parse_scopes, stream_within
 from agentguard_langchain.binding import Entrance, origin_of
 from agentguard_langchain.guarded_tool import GuardedTool, refuse_replaced_methods
 from agentguard_langchain.nested_work import SubagentTool
-from agentguard_langchain.subagent_scope import SubagentScope
+from agentguard_langchain.run_spans import subagent
 from agentguard_langchain.tool_state import METHODS, SLOTS
 
 Input = TypeVar("Input")
@@ -236,3 +239,53 @@ def _in_scope(
     wrapper.__name__ = getattr(function, "__name__", wrapper.__name__)
     wrapper.__doc__ = getattr(function, "__doc__", None)
     return wrapper  # type: ignore[no-any-return]
+
+
+Item = TypeVar("Item")
+
+
+class SubagentScope(Narrowing):
+    """One run of the sub-agent ``agent``, within which ``scope`` is all that is in force."""
+
+    __slots__ = ("agent",)
+
+    def __init__(self, agent: Agent, scope: tuple[str, ...]) -> None:
+        def lessen(delegation: object) -> object:
+            return _narrowed(delegation, agent, scope)
+
+        super().__init__(lessen, agent)
+        self.agent = agent
+
+    @property
+    def delegation(self) -> object:
+        """The narrowed delegation: the agent's own (``under``), or else the one in force around."""
+        own = self.agent.delegation
+        return super().delegation if own is None else self.narrow(own)
+
+    @contextmanager
+    def entered(self) -> Iterator[None]:
+        """Put the scope in force within the block."""
+        self.begin()
+        try:
+            with subagent(self.agent):
+                yield
+        finally:
+            self.end()
+
+    def stream(self, start: Callable[[], Iterator[Item]]) -> Iterator[Item]:
+        """Begin the scope now, in a context of its own, in which ``start`` makes the items."""
+        return stream_within(self, start)
+
+    def astream(self, start: Callable[[], AsyncIterator[Item]]) -> AsyncIterator[Item]:
+        """Begin the scope now; the async twin of ``stream``."""
+        return astream_within(self, start)
+
+
+def _narrowed(delegation: object, agent: Agent, scope: tuple[str, ...]) -> object:
+    if not isinstance(delegation, Delegation):
+        return delegation
+    try:
+        return delegation.narrowed(scope=scope)
+    except DelegationError as error:
+        message = f"the sub-agent {agent.name} is to have more than there is: {error}"
+        raise DelegationError(message, code=error.code, delegation=delegation) from error

@@ -105,12 +105,8 @@ def _findings(path: Path | None) -> Iterator[Finding]:
     yield from _inputs(settings)
     yield from doctor_approvals.approvals(settings)
     yield from doctor_secrets.findings(settings)
-    if settings.issuers:
-        from agentguard.cli.setup import doctor_issuers  # noqa: PLC0415  few name an issuer
-
-        yield from doctor_issuers.findings(settings)
-    if settings.service is not None:
-        from agentguard.cli.setup import doctor_service  # noqa: PLC0415  few have a token service
+    if settings.issuers or settings.service is not None:
+        from agentguard.cli.setup import doctor_service  # noqa: PLC0415  few have tokens of others
 
         yield from doctor_service.findings(settings)
     yield from _gateways(settings, own=True)

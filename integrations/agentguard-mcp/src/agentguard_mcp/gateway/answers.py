@@ -11,11 +11,13 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from agentguard import ApprovalRequest, Decision
+from agentguard import ApprovalRequest, Decision, Denied
 from agentguard.adapters import denial_text
 from agentguard_mcp.gateway import error_codes
 from agentguard_mcp.gateway.messages import Message, RequestId, is_modern
-from agentguard_mcp.messages import CODE, ERROR, REQUEST, error_result
+from agentguard_mcp.gateway.settings import Settings
+from agentguard_mcp.gateway.upstream import NotSentError, RefusedError, UpstreamLostError
+from agentguard_mcp.messages import CODE, ERROR, REQUEST, error_result, is_failure, is_unfinished
 
 _IN_DOUBT: Final = frozenset({"tool.timeout", "tool.lost"})
 _FOR_CLIENT: Final = frozenset(
@@ -166,3 +168,54 @@ def _answer(request: Message, text: str, data: dict[str, str]) -> Message:
         return error(request["id"], ERROR, text, data)
     result = error_result(text, data, is_modern=is_modern(request))
     return {"id": request["id"], "result": result}
+
+
+class FailedError(Exception):
+    """The server has answered with an error; ``response`` is the answer."""
+
+    def __init__(self, response: Message) -> None:
+        super().__init__("the MCP server reports an error")
+        self.response = response
+
+
+class TaskError(UpstreamLostError):
+    """The server has answered with a task, which goes on after the call."""
+
+    def __init__(self) -> None:
+        super().__init__("the server goes on with the call as a task, unseen")
+
+
+def result_of(response: Message) -> Any:
+    """Return the result of a call; raises ``FailedError`` or ``TaskError`` for another answer.
+
+    A result that names a task is none of a failed call, whatever else the result says: the work
+    goes on.
+    """
+    result = response.get("result", {})
+    if is_unfinished(result):
+        raise TaskError
+    if "error" in response or is_failure(result):
+        raise FailedError(response)
+    return result
+
+
+def failure(request: Message, name: str, error: Exception, settings: Settings) -> Message:
+    """Return the answer to a request for the tool ``name`` whose call ended with ``error``."""
+    server = f"the MCP server {settings.server}"
+    match error:
+        case Denied():
+            return refusal(request, name, error.decision)
+        case FailedError():
+            return of_server(request, name, error.response)
+        case RefusedError():
+            return refused_by_server(request, name, str(error))
+        case TimeoutError():
+            what = f"{server} did not answer in {settings.timeout:g} seconds"
+            return in_doubt(request, name, "tool.timeout", what)
+        case UpstreamLostError():
+            return in_doubt(request, name, "tool.lost", f"{server} is lost: {error}")
+    code, what = "tool.unreachable", f"{server} can't be reached: {error}"
+    if not isinstance(error, NotSentError):
+        what = "the gateway has met an error"
+        code = Decision.of_exception(error, "tool.failed", "the call failed in the gateway").code
+    return failed(request, name, code, what)

@@ -39,6 +39,7 @@ from agentguard.adapters import (
 )
 from agentguard_mcp.arguments import bound, is_exact
 from agentguard_mcp.gateway import answers, error_codes, traces
+from agentguard_mcp.gateway.answers import failure, result_of
 from agentguard_mcp.gateway.approval_wait import approved, approved_for_client, unless
 from agentguard_mcp.gateway.call_params import CallParams, InvalidParamsError
 from agentguard_mcp.gateway.caller_source import Caller, CallerSource
@@ -47,7 +48,6 @@ from agentguard_mcp.gateway.dialogs import Dialogs, question_first
 from agentguard_mcp.gateway.limits import Limits
 from agentguard_mcp.gateway.messages import Message
 from agentguard_mcp.gateway.pins import Definition
-from agentguard_mcp.gateway.results import failure, result_of
 from agentguard_mcp.gateway.settings import BEARER, Settings
 from agentguard_mcp.gateway.tool_list import Ask, ToolList
 from agentguard_mcp.gateway.upstream import NotSentError, UpstreamLostError
