@@ -1,10 +1,11 @@
 """The command line ``agentguard``: the table of commands, its entry point and its exit codes.
 
-A command's module is imported when the command is called, so that a help page imports no command;
-it imports no other command's module. An error becomes one line on stderr and an exit code: 0 ok,
-1 the check failed, 2 usage or configuration. Commands share options (``cli/terminal/options.py``),
-the search for a state (``cli/terminal/location.py``), the reading of a log
-(``cli/audit/history.py``) and the printing (``cli/terminal/screen.py``).
+A new command is a line of the table and a function below ``@command``. A command's module is
+imported when the command is called, so that a help page imports no command; it imports no other
+command's module. An error becomes one line on stderr and an exit code: 0 ok, 1 the check failed, 2
+usage or configuration. Commands share options (``cli/terminal/options.py``), the search for a state
+(``cli/terminal/location.py``), the reading of a log (``cli/audit/history.py``) and the printing
+(``cli/terminal/screen.py``).
 """
 
 from __future__ import annotations
@@ -33,51 +34,45 @@ The README begins with it, and the message of its absence says how to install it
 _FAILED: Final = 2
 
 _COMMANDS: Final = {
-    "init": ("setup.init:init", "Create a trust domain in a folder."),
+    "init": ("setup.init", "Create a trust domain in a folder."),
     _DEMO: ("", "Watch a guarded agent at work, offline."),
-    "doctor": ("setup.doctor:doctor", "Check the setup of a trust domain."),
+    "doctor": ("setup.doctor", "Check the setup of a trust domain."),
     "policy": (None, "Check a policy, test it, and replay calls against it."),
-    "policy check": (
-        "policy.commands:check",
-        "Load a policy as a guard does, and report its problems.",
-    ),
+    "policy check": ("policy.commands", "Load a policy as a guard does, and report its problems."),
     "policy test": ("policy.test:run_tests", "Run the tests of a policy."),
     "policy eval": ("policy.commands:evaluate", "Ask a policy about one call."),
-    "policy replay": (
-        "policy.replay:replay",
-        "Decide the calls of the log again by another policy.",
-    ),
+    "policy replay": ("policy.replay", "Decide the calls of the log again by another policy."),
     "agents": (None, "List the agents and their instances."),
     "agents list": (
         "agents.agents:list_agents",
         "List the agents of the configuration and of the log.",
     ),
-    "agents show": ("agents.agents:show", "Show one agent, its instances and their delegations."),
-    "serve": ("server.serve:serve", "Serve the guard to programs in other processes."),
-    "run": ("server.run:run", "Start a program as one agent of a running guard server."),
+    "agents show": ("agents.agents", "Show one agent, its instances and their delegations."),
+    "serve": ("server.serve", "Serve the guard to programs in other processes."),
+    "run": ("server.run", "Start a program as one agent of a running guard server."),
     "server": (None, "Look after a running guard server."),
     "server status": (
-        "server.commands:status",
+        "server.commands",
         "Show how many clients a running guard server has, and how many calls.",
     ),
     "server reload": (
-        "server.commands:reload",
+        "server.commands",
         "Have a running guard server load its configuration and its policy anew.",
     ),
     "server accept": (
-        "server.commands:accept",
+        "server.commands",
         "Accept that a tool of an agent has changed: the next call pins the tool anew.",
     ),
     "mcp": (None, "Put a gateway in front of an MCP server, and pin the server's tools."),
-    "mcp run": ("mcp.run:run", "Serve an MCP client, and guard each call on the server behind."),
+    "mcp run": ("mcp.run", "Serve an MCP client, and guard each call on the server behind."),
     "mcp serve": (
-        "mcp.serve:serve",
+        "mcp.serve",
         "Serve MCP clients over HTTP, and guard each call on the server behind.",
     ),
-    "mcp pin": ("mcp.pins:pin", "Pin the tools of an MCP server as they are now."),
-    "mcp diff": ("mcp.pins:diff", "Show how the tools of an MCP server differ from the pins."),
+    "mcp pin": ("mcp.pins", "Pin the tools of an MCP server as they are now."),
+    "mcp diff": ("mcp.pins", "Show how the tools of an MCP server differ from the pins."),
     "mcp install": (
-        "mcp.install:install",
+        "mcp.install",
         "Put a gateway in front of a server that an MCP client has in its configuration.",
     ),
     "approvals": (None, "List the calls that wait for a person, and answer them."),
@@ -85,70 +80,62 @@ _COMMANDS: Final = {
         "approvals.commands:list_requests",
         "List the requests that wait for an answer, the oldest first.",
     ),
-    "approvals show": ("approvals.commands:show", "Show a request whole, as it is signed."),
+    "approvals show": ("approvals.commands", "Show a request whole, as it is signed."),
     "approvals approve": (
-        "approvals.commands:approve",
+        "approvals.commands",
         "Approve a request: this exact call may run, once.",
     ),
-    "approvals reject": ("approvals.commands:reject", "Reject a request: the call is denied."),
+    "approvals reject": ("approvals.commands", "Reject a request: the call is denied."),
     "approvals export": (
-        "approvals.commands:export",
+        "approvals.commands",
         "Write a request to a file, to be answered on another machine.",
     ),
     "approvals import": (
         "approvals.commands:import_answer",
         "Record a signed answer from another machine, if it counts.",
     ),
-    "trace": ("audit.trace:trace", "Show the calls of one run as a tree, from the log alone."),
+    "trace": ("audit.trace", "Show the calls of one run as a tree, from the log alone."),
     "audit": (None, "Read the log, and verify it."),
     "audit list": ("audit.listing:list_entries", "List the calls, the newest last."),
-    "audit show": ("audit.show:show", "Show all that the log says of one call."),
-    "audit tail": ("audit.tail:tail", "Print the newest calls, and wait for new ones."),
-    "audit export": ("audit.export:export", "Write the log's entries as JSON lines."),
-    "audit verify": ("audit.verify:verify", "Verify the whole log."),
+    "audit show": ("audit.show", "Show all that the log says of one call."),
+    "audit tail": ("audit.tail", "Print the newest calls, and wait for new ones."),
+    "audit export": ("audit.export", "Write the log's entries as JSON lines."),
+    "audit verify": ("audit.verify", "Verify the whole log."),
     "audit match": (
-        "audit.match:match",
+        "audit.match",
         "Compare the requests in the logs of an agent and of a tool's server.",
     ),
     "evidence": (None, "Make the evidence of one call, and verify it."),
-    "evidence make": ("audit.evidence:make", "Write the evidence of one call to a file."),
+    "evidence make": ("audit.evidence", "Write the evidence of one call to a file."),
     "evidence export": (
-        "audit.evidence_export:export",
-        "Write the evidence of many calls into a folder, a file for each.",
+        "audit.evidence_export",
+        "Write the evidence of many calls to a folder, a file for each.",
     ),
-    "evidence verify": ("audit.evidence:verify", "Verify evidence files, and say what they prove."),
+    "evidence verify": ("audit.evidence", "Verify evidence files, and say what they prove."),
     "token": (None, "Get, inspect and verify access tokens and delegations."),
     "token exchange": (
-        "agents.token_exchange:exchange",
+        "agents.token_exchange",
         "Exchange a user's token for an access token of an agent.",
     ),
-    "token inspect": ("agents.token:inspect", "Explain a token or a delegation, hop by hop."),
-    "token verify": (
-        "agents.token:verify",
-        "Verify a token or a delegation as its receiver would.",
-    ),
-    "revoke": ("agents.revoke:revoke", "Revoke an agent, a delegation, a principal or a key."),
-    "freeze": ("agents.freeze:freeze", "Deny every call of every agent."),
-    "thaw": ("agents.freeze:thaw", "Allow calls again after a freeze."),
-    "resolve": ("audit.resolve:resolve", "Record whether the tool of a call in doubt ran."),
-    "erase": (
-        "audit.resolve:erase",
-        "Erase the arguments, the policy input and the result of a call.",
-    ),
+    "token inspect": ("agents.token", "Explain a token or a delegation, hop by hop."),
+    "token verify": ("agents.token", "Verify a token or a delegation as its receiver would."),
+    "revoke": ("agents.revoke", "Revoke an agent, a delegation, a principal or a key."),
+    "freeze": ("agents.freeze", "Deny every call of every agent."),
+    "thaw": ("agents.freeze", "Allow calls again after a freeze."),
+    "resolve": ("audit.resolve", "Record whether the tool of a call in doubt ran."),
+    "erase": ("audit.resolve", "Erase the arguments, the policy input and the result of a call."),
     "keys": (None, "List the keys of the trust domain, and rotate them."),
     "keys list": ("setup.keys:list_keys", "List the public keys of the trust document."),
-    "keys rotate": ("setup.keys:rotate", "Replace a key of the trust domain with a new key."),
+    "keys rotate": ("setup.keys", "Replace a key of the trust domain with a new key."),
     "trust": (None, "Export the public keys of the trust domain, or pin them."),
-    "trust export": (
-        "setup.trust:export",
-        "Write the public keys with which others verify the log.",
-    ),
-    "trust pin": ("setup.trust:pin", "Pin the log and its keys in the anchor."),
-    "adopt": ("setup.adopt:adopt", "Continue the log in a copied or restored state."),
+    "trust export": ("setup.trust", "Write the public keys with which others verify the log."),
+    "trust pin": ("setup.trust", "Pin the log and its keys in the anchor."),
+    "adopt": ("setup.adopt", "Continue the log in a copied or restored state."),
 }
 """Where a command is, and its summary, in the order of the help pages.
 
-A group is nowhere (None), and the place of a command of another distribution is empty.
+A place is a module below this package; its function has the last word of the command for a name, or
+the one that is given. A group is nowhere (None). The place of another distribution's is empty.
 """
 
 
@@ -175,7 +162,7 @@ class Group(click.Group):
             if group == name and place is None:
                 self.add_command(Group(own, help=summary))
             elif group == name:
-                load = partial(_own, place, summary) if place else partial(_of_another, own)
+                load = partial(_own, place, own, summary) if place else partial(_of_another, own)
                 self.add_command(Deferred(own, summary, load))
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  click passes it
@@ -207,9 +194,9 @@ class _Root(Group):
                 self.add_command(Deferred(name, f"A command of {module}.", load))
 
 
-def _own(place: str, summary: str) -> click.Command:
+def _own(place: str, word: str, summary: str) -> click.Command:
     module, _, name = place.partition(":")
-    command: click.Command = copy(getattr(import_module(f"{__package__}.{module}"), name))
+    command: click.Command = copy(getattr(import_module(f"{__package__}.{module}"), name or word))
     command.help = f"{summary}\n\n{command.help or ''}"
     return command
 
