@@ -15,7 +15,7 @@ import pytest
 from recorded_calls import allow_all, records
 
 from agentguard import Decision, DelegationError, Denied, Guard, PolicyError, adapters
-from agentguard.call.responsibility import CODES, NOUNS, UNKNOWN, responsibility_for
+from agentguard.call.reason_codes import CODES, NOUNS, UNKNOWN, responsibility_for
 from agentguard.policy.document import NO_RULE
 
 DECISIONS = "agentguard.decisions"
@@ -345,5 +345,5 @@ def test_a_model_is_told_the_reason_that_is_for_agents(code):
 
 
 def test_who_mends_has_a_remedy():
-    for responsibility in (*CODES.values(), *NOUNS.values(), UNKNOWN):
-        assert (responsibility.party == "agent") == (responsibility.remedy == "")
+    for row in (*map(responsibility_for, CODES), *NOUNS.values(), UNKNOWN):
+        assert (row.party == "agent") == (row.remedy == "")

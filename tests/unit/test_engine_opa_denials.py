@@ -11,7 +11,7 @@ import pytest
 from opa_calls import AUTHZ
 
 from agentguard import Decision, Denied, Guard, adapters
-from agentguard.call.responsibility import responsibility_for
+from agentguard.call.reason_codes import responsibility_for
 from agentguard.domain import config, domain
 from agentguard.policy.opa import OpaEngine
 from agentguard.policy.opa_server import Server

@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 from agentguard.approvals.status import RequestEnd
 from agentguard.audit.entry import BEGINNING, parse_time
 from agentguard.audit.journal_names import NAME_SIZE, JournalNames
-from agentguard.call.responsibility import THAW
+from agentguard.call.reason_codes import CODES
 from agentguard.identity import login
 from agentguard.identity.login import Ended, LogOut
 
@@ -207,7 +207,7 @@ class Restrictions(NamedTuple):
     def refusal(self, names: AbstractSet[str]) -> tuple[str, str] | None:
         """Return the code and reason for denying calls of these names; None where none applies."""
         if self.frozen:
-            return "domain.frozen", f"all calls are frozen: {THAW}"
+            return "domain.frozen", f"all calls are frozen: {CODES['domain.frozen'].remedy}"
         if self.logouts and login.any_ended(names, self.logouts):
             return "delegation.logged_out", LOGGED_OUT
         if self.surrendered and not self.surrendered.keys().isdisjoint(names):

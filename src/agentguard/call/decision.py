@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 from agentguard.call import redaction
+from agentguard.call.reason_codes import responsibility_for
 from agentguard.call.redaction import Redaction
-from agentguard.call.responsibility import responsibility_for
 from agentguard.errors import AgentguardError, PolicyError
 from agentguard.signing.canonical import JSON
 

@@ -16,8 +16,8 @@ from collections.abc import Callable
 from contextvars import ContextVar, Token
 
 from agentguard.approvals.nested import NestedCalls
+from agentguard.call.reason_codes import CODES
 from agentguard.call.releases import Releases
-from agentguard.call.responsibility import CODES
 from agentguard.errors import ConfigError, DelegationError, UnguardedCallError
 
 

@@ -30,8 +30,8 @@ from agentguard.call.invocation import (
 )
 from agentguard.call.masking import Masks
 from agentguard.call.options import CallOptions
+from agentguard.call.reason_codes import CODES
 from agentguard.call.releases import Releases
-from agentguard.call.responsibility import CODES
 from agentguard.call.tool import FactsFunction, FactsInput, ToolSpec, facts_in
 from agentguard.delegation.claim import Claim
 from agentguard.errors import AgentguardError, ArgumentsError

@@ -3,7 +3,7 @@
 ``DenialListener`` listens to one call (``flow/listener.py``) in front of the listener of telemetry.
 The logger ``agentguard.decisions`` gets one line for each refused call, without arguments and
 reasons. The logger ``agentguard`` gets the reason and the remedy of a refusal that a developer or
-an operator has to mend (``call/responsibility.py``). Nothing here raises.
+an operator has to mend (``call/reason_codes.py``). Nothing here raises.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from agentguard.approvals.request import ApprovalRequest
 from agentguard.audit.checkpoint import Checkpoint
 from agentguard.audit.entry import Attachment, LogPlace
 from agentguard.call.decision import Decision, Denied
-from agentguard.call.responsibility import responsibility_for
+from agentguard.call.reason_codes import responsibility_for
 from agentguard.domain.policy_place import PolicyPlace
 from agentguard.flow.authority import Authority
 from agentguard.flow.listener import CallListener, LoggedInvocation

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Final
 
-from agentguard.call.responsibility import responsibility_for
+from agentguard.call.reason_codes import responsibility_for
 from agentguard.errors import ConfigError, DecodeError, PolicyError
 from agentguard.policy.document import DEFAULT_QUERY, QUERY, UNDEFINED, Evaluated
 from agentguard.policy.opa_server import Server

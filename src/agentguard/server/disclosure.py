@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from agentguard.call.responsibility import CODES
+from agentguard.call.reason_codes import CODES
 from agentguard.wire.frame import Frame
 
 _LOGGER = logging.getLogger("agentguard")
@@ -44,7 +44,7 @@ _TOLD: Final = frozenset(
 )
 """Codes whose texts are about what the client has sent, or may see.
 
-A client is also told the text of each refusal whose reason a model reads (``responsibility.py``).
+A client is also told the text of each refusal whose reason a model reads (``reason_codes.py``).
 """
 
 _TEXTS: Final = {"agent.unknown": "the guard server has no such agent: correct the name"}

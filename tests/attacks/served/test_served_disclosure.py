@@ -14,7 +14,7 @@ from served_place import founded_place
 from agentguard import ServerError, errors
 from agentguard.approvals.status import PastRequest, RequestEndedError, RequestStatus
 from agentguard.call.decision import Decision
-from agentguard.call.responsibility import CODES
+from agentguard.call.reason_codes import CODES
 from agentguard.client.dial import Inherited
 from agentguard.errors import AgentguardError
 from agentguard.server.connection import refuse
