@@ -5,11 +5,13 @@ from __future__ import annotations
 import sys
 from importlib.metadata import version
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from click.testing import CliRunner
 
 from agentguard.cli.commands import app
+from agentguard.cli.terminal import location
 
 COMMANDS = [
     "init",
@@ -120,6 +122,12 @@ def test_a_wrong_command_line(command):
     shown = CliRunner().invoke(app, command, prog_name="agentguard")
     assert (shown.exit_code, shown.stdout) == (2, "")
     assert "Usage: agentguard" in shown.stderr
+
+
+def test_ctrl_c_is_no_failed_check(monkeypatch):
+    monkeypatch.setattr(location, "load", Mock(side_effect=KeyboardInterrupt))
+    ended = CliRunner().invoke(app, ["agents", "list"])
+    assert (ended.exit_code, ended.output) == (130, "")
 
 
 def test_a_demo_that_is_not_installed_names_the_command_that_installs_it(project):

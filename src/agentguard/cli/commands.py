@@ -32,6 +32,7 @@ The README begins with it, and the message of its absence says how to install it
 """
 
 _FAILED: Final = 2
+_INTERRUPTED: Final = 130
 
 _COMMANDS: Final = {
     "init": ("setup.init", "Create a trust domain in a folder."),
@@ -183,6 +184,13 @@ class _Root(Group):
         if cmd_name not in self.commands:
             self._add_others()
         return super().get_command(ctx, cmd_name)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; Ctrl-C is no failed check, as it would be by Click's own exit code."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise SystemExit(_INTERRUPTED) from None
 
     def _add_others(self) -> None:
         """Add the commands of other distributions; none replaces a command of agentguard's own."""
