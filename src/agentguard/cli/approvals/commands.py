@@ -44,12 +44,8 @@ from agentguard.signing import canonical
 from agentguard.storage.approval_files import FileApprovals
 from agentguard.storage.ledger import Ledger
 
-_REQUEST: Final = Argument(
-    "request_id",
-    "REQUEST",
-    "The request's id, or its beginning, as approvals list shows it.",
-    required=False,
-)
+_REQUEST_HELP: Final = "The request's id, or its beginning, as approvals list shows it."
+_REQUEST: Final = Argument("request_id", "REQUEST", _REQUEST_HELP, required=False)
 _REQUEST_FILE: Final = Option(
     "--request FILE",
     "A request that approvals export has written; no state.",
@@ -181,10 +177,8 @@ def reject(**options: Any) -> None:
     _decide("reject", _AnswerOptions(**options))
 
 
-@command(_REQUEST, OUTPUT, FORCE, CONFIG)
-def export(
-    *, request_id: str | None, output: Path | None, force: bool, config: Path | None
-) -> None:
+@command(Argument("request_id", "REQUEST", _REQUEST_HELP), OUTPUT, FORCE, CONFIG)
+def export(*, request_id: str, output: Path | None, force: bool, config: Path | None) -> None:
     """The file holds the arguments of the call."""
     with _question(request_id, None, config) as question, files.new(output, force=force) as file:
         file.write(question.approval_request.dumps() + b"\n")

@@ -14,9 +14,9 @@ from agentguard.storage import files
 
 
 @command(
-    *SERVER,
     URL,
     Option("--update", "Replace pins that differ from the server's tools."),
+    *SERVER,
     context_settings=PROGRAM,
 )
 def pin(*, update: bool, **given: Unpack[ServerOptions]) -> None:
@@ -42,7 +42,7 @@ def pin(*, update: bool, **given: Unpack[ServerOptions]) -> None:
     screen.line(f"pinned {number} of {probe.server} in {location.from_home(path)}")
 
 
-@command(*SERVER, URL, AS_JSON, context_settings=PROGRAM)
+@command(URL, *SERVER, AS_JSON, context_settings=PROGRAM)
 def diff(*, json: bool, **given: Unpack[ServerOptions]) -> None:
     """Starts the server and asks for its tools. With --json, one object: server, added, changed and
     removed, each a list of names. Exit code 1 if a tool differs, and 2 if nothing is pinned.

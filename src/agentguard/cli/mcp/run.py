@@ -11,7 +11,7 @@ from agentguard.cli.terminal import location
 from agentguard.cli.terminal.options import PROGRAM, command
 
 
-@command(*SERVER, URL, AGENT, PRINCIPAL, TASK, context_settings=PROGRAM)
+@command(AGENT, PRINCIPAL, TASK, URL, *SERVER, context_settings=PROGRAM)
 def run(
     *, agent: str | None, principal: str | None, task: str | None, **given: Unpack[ServerOptions]
 ) -> None:

@@ -32,15 +32,15 @@ _LISTENER = "agentguard_mcp.gateway.http.server"
 
 
 @command(
-    *SERVER,
+    AGENT,
+    PRINCIPAL,
+    TASK,
     UPSTREAM,
     Option(
         "--listen HOST:PORT",
         f"Where to listen, or unix:PATH; or in [mcp.SERVER.serve], by default {LISTEN}.",
     ),
-    AGENT,
-    PRINCIPAL,
-    TASK,
+    *SERVER,
     context_settings=PROGRAM,
 )
 def serve(
