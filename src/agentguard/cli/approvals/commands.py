@@ -168,20 +168,24 @@ def approve(**options: Any) -> None:
     """The request is shown first. On another machine, name the exported request with --request and
     yourself with --as: the signed answer is written to -o FILE, for approvals import.
     """
-    _decide("approve", _AnswerOptions(**options))
+    given = _AnswerOptions(**options)
+    with _question(given.request_id, given.request_file, given.config) as question:
+        _answer("approve", given, *question)
 
 
 @command(*_ANSWER)
 def reject(**options: Any) -> None:
     """The agent is told the note."""
-    _decide("reject", _AnswerOptions(**options))
+    given = _AnswerOptions(**options)
+    with _question(given.request_id, given.request_file, given.config) as question:
+        _answer("reject", given, *question)
 
 
 @command(Argument("request_id", "REQUEST", _REQUEST_HELP), OUTPUT, FORCE, CONFIG)
 def export(*, request_id: str, output: Path | None, force: bool, config: Path | None) -> None:
     """The file holds the arguments of the call."""
-    with _question(request_id, None, config) as question, files.new(output, force=force) as file:
-        file.write(question.approval_request.dumps() + b"\n")
+    with _question(request_id, None, config) as (asked, _), files.new(output, force=force) as file:
+        file.write(asked.dumps() + b"\n")
     if not files.is_stream(output):
         screen.line(f"written: {output}; agentguard approvals approve --request FILE answers it")
 
@@ -218,13 +222,6 @@ class _AnswerOptions(NamedTuple):
     config: Path | None
 
 
-class _Question(NamedTuple):
-    """A request and its inbox; the inbox is None for a request from a file."""
-
-    approval_request: ApprovalRequest
-    inbox: ApprovalInbox | None
-
-
 @contextmanager
 def _inbox(config: Path | None) -> Iterator[ApprovalInbox]:
     """Open the inbox of a configuration: that of its state, or of its guard server."""
@@ -249,26 +246,26 @@ def _own_inbox(config: Path | None) -> ApprovalInbox:
 @contextmanager
 def _question(
     request_id: str | None, file: Path | None, config: Path | None
-) -> Iterator[_Question]:
+) -> Iterator[tuple[ApprovalRequest, ApprovalInbox | None]]:
+    """Yield a request and its inbox, which a request from a file has not."""
     if (request_id is None) == (file is None):
         raise click.BadParameter(
             "name one request: REQUEST as approvals list shows it, or --request"
         )
     if file is not None:
         data = files.read_or_stdin(file, MAX_REQUEST_BYTES + 2)
-        yield _Question(ApprovalRequest.loads(data.removesuffix(b"\n")), None)
+        yield ApprovalRequest.loads(data.removesuffix(b"\n")), None
         return
     with _inbox(config) as inbox:
-        yield _Question(inbox.find(str(request_id)), inbox)
+        yield inbox.find(str(request_id)), inbox
 
 
-def _decide(verdict: Verdict, options: _AnswerOptions) -> None:
-    with _question(options.request_id, options.request_file, options.config) as question:
-        _answer(verdict, question, options)
-
-
-def _answer(verdict: Verdict, question: _Question, options: _AnswerOptions) -> None:
-    approval_request, inbox = question
+def _answer(
+    verdict: Verdict,
+    options: _AnswerOptions,
+    approval_request: ApprovalRequest,
+    inbox: ApprovalInbox | None,
+) -> None:
     if options.principal is not None:
         require_principal(options.principal, "person", ConfigError)
     if not options.yes:
