@@ -28,7 +28,7 @@ from agentguard.audit.kinds import parse_entry
 from agentguard.audit.kinds.calls import CallEntry
 from agentguard.audit.prove import prove_call
 from agentguard.audit.tlog_proof import TlogProof
-from agentguard.cli.audit import evidence_batch, evidence_worker, lookup
+from agentguard.cli.audit import evidence_batch, lookup
 from agentguard.domain import administration, keystore, worker_processes
 from agentguard.errors import DecodeError
 from agentguard.signing import canonical
@@ -73,7 +73,7 @@ def workers() -> list[int]:
     """The ids of the processes that verify files for this one."""
     children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
     commands = {int(child): Path(f"/proc/{child}/cmdline").read_bytes() for child in children}
-    started = f"\0-m\0{evidence_worker.__name__}\0".encode()
+    started = f"\0-m\0{evidence_batch.NAME}\0".encode()
     return [child for child, command in commands.items() if started in command]
 
 
@@ -81,13 +81,13 @@ def workers() -> list[int]:
 def verified_here(monkeypatch) -> list[Path]:
     """The files that this process verifies itself."""
     seen: list[Path] = []
-    answer = evidence_worker.answer
+    answer = evidence_batch.answer
 
     def spied(path, verifier):
         seen.append(path)
         return answer(path, verifier)
 
-    monkeypatch.setattr(evidence_worker, "answer", spied)
+    monkeypatch.setattr(evidence_batch, "answer", spied)
     return seen
 
 
@@ -108,8 +108,8 @@ def test_a_process_answers_what_this_one_answers(paths, trust, verified_here):
     """Without a task in this process, which would hide an answer that is lost."""
     alone = list(evidence_batch.answers(paths, trust, 1))
     verified_here.clear()
-    task = evidence_worker.dumps(paths, trust.dumps())
-    assert json.loads(evidence_worker._answers(task)) == alone
+    task = evidence_batch._dumps(paths, trust.dumps())
+    assert json.loads(evidence_batch._answers(task)) == alone
     verified_here.clear()
     tasks = iter([paths])
     answers = evidence_batch._shared_out(tasks, EvidenceVerifier(trust), trust.dumps(), 1)
@@ -147,7 +147,7 @@ def test_where_no_process_answers_the_answers_are_the_same(paths, trust, monkeyp
 def test_what_else_a_process_prints_is_no_answer(paths, trust, tmp_path, monkeypatch):
     alone = list(evidence_batch.answers(paths, trust, 1))
     (tmp_path / "sitecustomize.py").write_text("import os\nos.write(1, b'[]' * 99)\n", "utf-8")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     assert in_processes(paths, trust, monkeypatch, 2) == alone
 
 

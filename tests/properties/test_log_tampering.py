@@ -31,7 +31,7 @@ from agentguard.audit.findings import ShardReport
 from agentguard.audit.merkle import CompactRange
 from agentguard.audit.summary import Search, Summary
 from agentguard.audit.verify import ShardVerifier
-from agentguard.domain import entry_worker, worker_processes
+from agentguard.domain import entry_processes, worker_processes
 from agentguard.domain.entry_processes import entry_reader
 from agentguard.domain.report import Report
 from agentguard.domain.verify import examine
@@ -452,7 +452,7 @@ def workers() -> list[int]:
     """The ids of the processes that read entries for this one."""
     children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
     commands = {int(child): Path(f"/proc/{child}/cmdline").read_bytes() for child in children}
-    started = f"\0-m\0{entry_worker.__name__}\0".encode()  # others only have the name among others
+    started = f"\0-m\0{entry_processes.NAME}\0".encode()  # others only have the name among others
     return [child for child, command in commands.items() if started in command]
 
 

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
-from msgspec import msgpack
 
 from agentguard import Decision, Denied, Guard
 from agentguard.audit.ahead import Batch, InOneThread, Reading, read_ahead
 from agentguard.audit.entry import StoredEntry
 from agentguard.audit.kinds.calls import CallEntry, OutcomeEntry
-from agentguard.domain import entry_worker
+from agentguard.domain import entry_processes
 from agentguard.domain.entry_processes import entry_reader
 from agentguard.signing import canonical
 
@@ -132,7 +132,7 @@ def test_what_else_a_process_prints_is_no_answer(batch, read_here, tmp_path, mon
     read_here.clear()
     program = f"import os\nos.write(1, {printed!r})\n"
     (tmp_path / "sitecustomize.py").write_text(program, "utf-8")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     with entry_reader(2, alone=0) as reader:
         answers = [reader.start(batch) for _ in range(3)]
         assert [signers(answer()) for answer in answers] == [expected] * 3
@@ -143,9 +143,10 @@ def test_what_else_a_process_prints_is_no_answer(batch, read_here, tmp_path, mon
 def test_an_answer_that_can_not_be_read_is_read_here(batch, read_here, monkeypatch, answer):
     expected = InOneThread().start(batch)()
     read_here.clear()
-    signers_of = entry_worker.signers_of
-    assert list(signers_of(msgpack.encode(["a", None]))) == ["a", None]
-    monkeypatch.setattr(entry_worker, "signers_of", lambda _answer: signers_of(answer))
+    readings = entry_processes._InProcesses._readings
+    monkeypatch.setattr(
+        entry_processes._InProcesses, "_readings", lambda self, _answer: readings(self, answer)
+    )
     with entry_reader(2, alone=0) as reader:
         assert reader.start(batch)() == expected
     assert len(read_here) == 1

@@ -1,18 +1,25 @@
-"""Reads the entries of a log on several cores, as tasks of ``worker_processes.py``."""
+"""Reads the entries of a log on several cores, as tasks of ``worker_processes.py``.
+
+A task is a batch, and the answer names the signers, both in MessagePack. The process that asks
+reads the entries itself: an answer spares work alone.
+"""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Final
 
-from msgspec import MsgspecError
+from msgspec import MsgspecError, msgpack
 
 from agentguard.audit.ahead import MOST_KEYS, Batch, EntryReader, InOneThread, Reading
-from agentguard.domain import entry_worker
-from agentguard.domain.worker_processes import TaskKind, WorkerProcesses
+from agentguard.domain.worker_processes import TaskKind, WorkerProcesses, work
 from agentguard.signing.keys import PublicKey
+
+NAME: Final = "agentguard.domain.entry_processes"
+"""The module that the other processes run: this one."""
 
 _ALONE: Final = 256
 """The entries that are read here first: for so few, no process is worth its start."""
@@ -41,7 +48,7 @@ class _InProcesses:
     """
 
     def __init__(self, count: int, alone: int) -> None:
-        kind = TaskKind(entry_worker.__name__, self._read, self._dumps, self._readings)
+        kind = TaskKind(NAME, self._read, self._dumps, self._readings)
         self._processes = WorkerProcesses(kind, count)
         self.batches = self._processes.tasks
         self._alone = alone
@@ -62,13 +69,13 @@ class _InProcesses:
 
     def _dumps(self, batch: Batch, process: int) -> bytes:
         keys = self._keys[process]
-        data = entry_worker.dumps(batch._replace(keys=list(keys)))
+        data = msgpack.encode((batch.bodies, [key.raw for key in keys], batch.since))
         keys.clear()
         return data
 
     def _readings(self, answer: bytes) -> Sequence[Reading] | None:
         try:
-            signers = entry_worker.signers_of(answer)
+            signers = msgpack.decode(answer, type=list[str | None])
         except MsgspecError:
             return None
         keys = self._here.keys
@@ -77,3 +84,14 @@ class _InProcesses:
     def close(self) -> None:
         """End the processes."""
         self._processes.close()
+
+
+def _answer(task: bytes, reader: InOneThread) -> bytes:
+    bodies, keys, since = msgpack.decode(task, type=tuple[list[bytes], list[bytes], int])
+    readings = reader.start(Batch(bodies, [PublicKey(key) for key in keys], since))()
+    signers = [one.signer for one in readings]
+    return msgpack.encode([None if one is None else one.thumbprint for one in signers])
+
+
+if __name__ == "__main__":
+    work(partial(_answer, reader=InOneThread()))

@@ -1,14 +1,18 @@
-"""Does tasks on several cores: in this process, and in others, which run a module with ``worker``.
+"""Does tasks on several cores: in this process, and in others, which run a module with ``work``.
 
 Threads do not help: each would wait for the interpreter. While this process waits for an answer, it
 does other tasks itself. A process that fails or stands still gives no answer, and this process does
 the tasks of that process, too. An answer that can't be read is no answer either. The answer to a
 task bears the task's random name: other output of the process, which a module of the site may
 print, is no answer. ``entry_processes.py`` and ``agentguard evidence verify`` have the tasks.
+
+A message is a task's name, the length of a value in four bytes, and the value: tasks on the stdin
+of a process, and their answers on its stdout.
 """
 
 from __future__ import annotations
 
+import gc
 import os
 import select
 import subprocess
@@ -19,8 +23,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Final, Generic, TypeVar
-
-from agentguard.domain import worker
 
 _AHEAD: Final = 3
 """The most tasks that a process has to answer: it does not wait for this process."""
@@ -35,6 +37,12 @@ _PATIENCE: Final = 30.0
 """The longest time without a byte from a process that has to answer, in seconds."""
 
 _PIPE_SIZE: Final = 1024 * 1024
+
+_NAME_SIZE: Final = 16
+"""The size of a task's name, in bytes."""
+
+_HEAD_SIZE: Final = _NAME_SIZE + 4
+"""The size of a message before its value, in bytes."""
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -166,8 +174,8 @@ class _Worker:
 
     def send(self, task: bytes) -> _Asked:
         """Send a task, whose answer arrives in an ``exchange``."""
-        asked = _Asked(os.urandom(worker.NAME_SIZE))
-        self._unsent += worker.message(asked.name, task)
+        asked = _Asked(os.urandom(_NAME_SIZE))
+        self._unsent += _message(asked.name, task)
         self._asked.append(asked)
         self.exchange()
         return asked
@@ -197,14 +205,14 @@ class _Worker:
         received += data
         if not data:  # it has ended
             self.close()
-        while len(received) >= worker.HEAD_SIZE:
+        while len(received) >= _HEAD_SIZE:
             if not self._asked or not received.startswith(self._asked[0].name):  # it prints more
                 self.close()
                 return
-            end = worker.HEAD_SIZE + worker.size_of_value(received)
+            end = _HEAD_SIZE + _size_of_value(received)
             if len(received) < end:
                 return
-            self._asked.popleft().answer = bytes(received[worker.HEAD_SIZE : end])
+            self._asked.popleft().answer = bytes(received[_HEAD_SIZE:end])
             del received[:end]
 
     def close(self) -> None:
@@ -233,3 +241,24 @@ def _process(module: str) -> subprocess.Popen[bytes]:
         if pipe is not None:
             os.set_blocking(pipe.fileno(), False)
     return process
+
+
+def _message(name: bytes, value: bytes) -> bytes:
+    """Return the message with a task or with the answer to a task."""
+    return name + len(value).to_bytes(4) + value
+
+
+def _size_of_value(head: bytes | bytearray) -> int:
+    """Return the length of the value of a message that begins with ``head``, in bytes."""
+    return int.from_bytes(head[_NAME_SIZE:_HEAD_SIZE])
+
+
+def work(answer: Callable[[bytes], bytes]) -> None:
+    """Answer tasks until stdin ends."""
+    source, target = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what a module prints from now on is in no answer
+    gc.freeze()  # the modules stay: nobody has to look whether they do
+    while head := source.read(_HEAD_SIZE):
+        value = answer(source.read(_size_of_value(head)))
+        target.write(_message(head[:_NAME_SIZE], value))
+        target.flush()
