@@ -52,5 +52,6 @@ def codes_in(tree: ast.AST, nouns: Collection[str], known: Collection[str]) -> I
 
 
 def _is_module(root: Path, text: str) -> bool:
-    """Whether a text is the name of a module below ``agentguard``, as ``call.tool``."""
-    return (root / SOURCES[0] / f"{text.replace('.', '/')}.py").is_file()
+    """Whether a text is the name of a module, as ``call.tool``, or of one with commands."""
+    path = f"{text.replace('.', '/')}.py"
+    return any((root / SOURCES[0] / folder / path).is_file() for folder in ("", "cli"))
