@@ -8,7 +8,7 @@ application's code. The command decrypts the keys to check the passphrase, and k
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -39,6 +39,7 @@ from agentguard.domain.passphrase import passphrase_of
 from agentguard.domain.verify import examine
 from agentguard.errors import AgentguardError, ConfigError
 from agentguard.identity.trust import TrustDocument
+from agentguard.policy.engine import Engine
 from agentguard.storage import journal_secret, ledger, sqlite
 from agentguard.telemetry import Settings
 
@@ -101,9 +102,9 @@ def _findings(path: Path | None) -> Iterator[Finding]:
         return
     yield from _agents(settings)
     yield from _functions(settings)
-    yield from _policy(settings)
-    yield from _inputs(settings)
-    yield from doctor_approvals.approvals(settings)
+    engine = yield from _policy(settings)
+    yield from _inputs(settings, engine)
+    yield from doctor_approvals.approvals(settings, engine)
     yield from doctor_secrets.findings(settings)
     if settings.issuers or settings.service is not None:
         from agentguard.cli.setup import doctor_service  # noqa: PLC0415  few have tokens of others
@@ -142,18 +143,21 @@ def _platform() -> Finding:
     return Finding("ok", "platform", "POSIX")
 
 
-def _policy(settings: Config) -> Iterator[Finding]:
+def _policy(settings: Config) -> Generator[Finding, None, Engine | None]:
+    """Load the policy, and return its engine; None where the policy can't be loaded."""
+    engine = None
     try:
-        yield Finding("ok", "policy", _loaded(settings))
+        engine = source.load(settings)
+        yield Finding("ok", "policy", _loaded(engine))
     except ConfigError as error:
         if not isinstance(error.__cause__, ImportError):  # the functions have it already
             yield Finding("fail", "policy", str(error))
     except (AgentguardError, OSError) as error:
         yield Finding("fail", "policy", str(error))
+    return engine
 
 
-def _loaded(settings: Config) -> str:
-    engine = source.load(settings)
+def _loaded(engine: Engine) -> str:
     if engine.waits:
         _decision, evaluation = source.probe(engine)
         detail = "without any details"
@@ -164,16 +168,14 @@ def _loaded(settings: Config) -> str:
     return f"{engine.name} {engine.version} loads the policy; sha256 {sha256}"
 
 
-def _inputs(settings: Config) -> Iterator[Finding]:
+def _inputs(settings: Config, engine: Engine | None) -> Iterator[Finding]:
     not_enforced = observation_warning(settings)
     if not_enforced is not None:
         yield Finding("warn", "policy", not_enforced)
     for missing in source.astray(settings):
         yield Finding("warn", "paths", missing)
-    try:
-        engine = source.load(settings)
-    except AgentguardError:
-        return  # the check of the policy has reported the error
+    if engine is None:
+        return
     unknown = source.unknown(engine, settings).values()
     for warning in (*engine.warnings, *unknown):
         yield Finding("warn", "policy", warning)

@@ -11,22 +11,24 @@ from datetime import UTC, datetime
 from agentguard.approvals.inbox import ApprovalInbox
 from agentguard.approvals.quorum import unmeetable
 from agentguard.call.decision import Requirement
-from agentguard.cli.policy import source
 from agentguard.cli.setup.finding import Finding
 from agentguard.cli.terminal import screen, times
 from agentguard.domain.config import Config
 from agentguard.domain.config.spelling import did_you_mean
 from agentguard.errors import AgentguardError
 from agentguard.identity.trust import TrustDocument, seconds
-from agentguard.policy.engine import StatesRequirements
+from agentguard.policy.engine import Engine, StatesRequirements
 from agentguard.storage.approval_files import FileApprovals
 from agentguard.storage.ledger import Ledger
 
 
-def approvals(settings: Config) -> Iterator[Finding]:
-    """Check the roster, and whether it can meet the policy's requirements."""
+def approvals(settings: Config, engine: Engine | None) -> Iterator[Finding]:
+    """Check the roster, and whether it can meet the policy's requirements.
+
+    ``engine`` is None for a policy that can't be loaded.
+    """
     yield from _roster(settings)
-    yield from _unsatisfiable(settings)
+    yield from _unsatisfiable(settings, engine)
     yield from _owners(settings)
 
 
@@ -48,12 +50,10 @@ def _roster(settings: Config) -> Iterator[Finding]:
         yield Finding("ok", "approvals", what)
 
 
-def _unsatisfiable(settings: Config) -> Iterator[Finding]:
+def _unsatisfiable(settings: Config, engine: Engine | None) -> Iterator[Finding]:
     """Report the requirements of the policy's text that nobody on the roster can meet."""
-    try:
-        engine = source.load(settings)
-    except AgentguardError:
-        return  # the check of the policy reports the error
+    if engine is None:
+        return
     requirements = engine.requirements if isinstance(engine, StatesRequirements) else ()
     if requirements and not settings.roster.can_answer:
         what = (
