@@ -43,6 +43,10 @@ path = "authz.rego"
 type = "code-agent"
 authority = "own"
 max_scope = ["pr:write"]
+[tools.trigger_ci]
+attributes = { branch = "branch" }
+[tools.open_pr]
+attributes = { repo = "repo" }
 """
 SERVER = '[server]\nurl = "unix:s"\n'
 SPAWN = get_context("spawn")
