@@ -7,7 +7,6 @@ protocol of the place where requests wait in ``store.py``. ``flow/decide.py`` cr
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Final
@@ -22,12 +21,14 @@ from agentguard.errors import (
     VerificationError,
 )
 from agentguard.signing import canonical, declared
-from agentguard.signing.canonical import JSON, Fragment, b64_decode, b64_encode, is_integer
+from agentguard.signing.canonical import JSON, Fragment, b64_decode, b64_encode
+from agentguard.signing.declared import Id
 
-_ID: Final = re.compile(r"[0-9a-f]{32}")
 REQUEST_TYPE: Final = "urn:agentguard:approval-request:v1"
 MAX_REQUEST_BYTES: Final = 1 << 20
 """The longest request, with all arguments, in bytes."""
+
+_WHAT: Final = "a well-formed request for an approval"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +53,7 @@ class ApprovalRequest:
     requirements.
     """
 
-    request_id: str
+    request_id: Id
     trust_domain: str
     call_site: str
     agent: str
@@ -181,12 +182,12 @@ class ApprovalRequest:
             is_mismatch = document["call_digest"] != request.call_digest
             is_canonical = request.dumps() == data
         except (LookupError, TypeError, ValueError, AttributeError, AgentguardError) as error:
-            raise _malformed("request for an approval") from error
+            raise DecodeError(f"not {_WHAT}", code="approval.malformed") from error
         if is_mismatch:
             message = "the request shows another call than the one whose digest it has"
             raise VerificationError(message, code="approval.mismatch")
         if not is_canonical:
-            raise _malformed("request for an approval")
+            raise DecodeError(f"not {_WHAT}", code="approval.malformed")
         return request
 
 
@@ -219,30 +220,18 @@ def request_key(
 def _read_request(document: Mapping[str, Any]) -> ApprovalRequest:
     """Read each member; ``ApprovalRequest.loads`` refuses members that are not read here."""
     agent, tool = document["agent"], document["tool"]
-    return ApprovalRequest(
-        request_id=canonical_id(document["request_id"]),
-        trust_domain=_text(document["trust_domain"]),
-        call_site=_text(document["call_site"]),
-        agent=_text(agent["id"]),
-        agent_name=_text(agent["name"]),
-        principal=_text(document["principal"]),
-        actors=_texts(document["actors"]),
-        requesters=_texts(document["requesters"]),
-        tool=_text(tool["name"]),
-        description=_text(tool["description"]),
-        tool_digest=_text(tool["digest"]),
-        resource=_text_or_none(document["resource"]),
-        task_id=_text_or_none(document["task_id"]),
-        thread=_text_or_none(document["thread"]),
-        arguments=canonical.dumps(document["args"]),
-        unbound=_texts(document["unbound"]),
-        salt=b64_decode(document["salt"]),
-        requirements=tuple([read_requirement(one) for one in document["requirements"]]),
-        policy_sha256=_text_or_none(document["policy_sha256"]),
-        traceparent=_text_or_none(document["traceparent"]),
-        requested_at=_integer(document["requested_at"]),
-        expires_at=_integer(document["expires_at"]),
-    )
+    members = {
+        **document,
+        "agent": agent["id"],
+        "agent_name": agent["name"],
+        "tool": tool["name"],
+        "description": tool["description"],
+        "tool_digest": tool["digest"],
+        "arguments": canonical.dumps(document["args"]),
+        "salt": b64_decode(document["salt"]),
+        "requirements": tuple(map(read_requirement, document["requirements"])),
+    }
+    return declared.read(ApprovalRequest, members, _WHAT, code="approval.malformed")
 
 
 def read_requirement(value: JSON) -> Requirement:
@@ -261,16 +250,6 @@ def read_requirement(value: JSON) -> Requirement:
 def requirements_digest(requirements: Sequence[Requirement]) -> str:
     """Return the SHA-256 (hex) of requirements, in the order in which people see them."""
     return canonical.digest([requirement.as_json() for requirement in requirements])
-
-
-def canonical_id(value: object) -> str:
-    """Return ``value`` if it is 32 lower-case hex digits, else raise ``ValueError``.
-
-    Such an id is safe as a file's name.
-    """
-    if isinstance(value, str) and _ID.fullmatch(value):
-        return value
-    raise ValueError("an id is 32 lower-case hex digits")
 
 
 class ApprovalPending(AgentguardError):
@@ -294,29 +273,3 @@ class ApprovalPending(AgentguardError):
 
     def __reduce__(self) -> tuple[type[ApprovalPending], tuple[ApprovalRequest, str]]:
         return type(self), (self.request, self.missing)
-
-
-def _malformed(what: str) -> DecodeError:
-    return DecodeError(f"not a well-formed {what}", code="approval.malformed")
-
-
-def _text(value: JSON) -> str:
-    if isinstance(value, str):
-        return value
-    raise ValueError("expected text")
-
-
-def _text_or_none(value: JSON) -> str | None:
-    return None if value is None else _text(value)
-
-
-def _texts(value: JSON) -> tuple[str, ...]:
-    if isinstance(value, list):
-        return tuple(map(_text, value))
-    raise ValueError("expected a list of texts")
-
-
-def _integer(value: JSON) -> int:
-    if is_integer(value):
-        return value
-    raise ValueError("expected a whole number")

@@ -15,10 +15,27 @@ from agentguard.approvals.answer import Approval, read_answer
 from agentguard.approvals.request import ApprovalRequest
 from agentguard.errors import ConfigError, DecodeError, KeyMaterialError, VerificationError
 from agentguard.identity.principal import require_principal
-from agentguard.signing import canonical
+from agentguard.signing import canonical, declared
 from agentguard.signing.canonical import JSON
+from agentguard.signing.declared import Declared
 from agentguard.signing.dsse import Envelope
 from agentguard.signing.keys import PublicKey
+
+
+class _Approver(Declared, frozen=True):
+    """An approver as the issuer signs one into the log."""
+
+    principal: str
+    keys: tuple[dict[str, str], ...]
+    roles: tuple[str, ...]
+
+
+class _Roster(Declared, frozen=True):
+    """A roster as the issuer signs it into the log."""
+
+    approvers: dict[str, _Approver]
+    application: bool
+    application_roles: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,19 +124,18 @@ class Roster:
     @classmethod
     def from_json(cls, value: Mapping[str, JSON]) -> Roster:
         """Read what ``as_json`` has written; raises ``DecodeError`` (``roster.malformed``)."""
-        match value:
-            case {
-                "approvers": dict(approvers),
-                "application": bool(application),
-                "application_roles": [*roles],
-                **others,
-            } if not others and all(isinstance(role, str) for role in roles):
-                try:
-                    by_name = {name: _read_approver(name, one) for name, one in approvers.items()}
-                    return cls(by_name, application, tuple(map(str, roles)))
-                except (ConfigError, KeyMaterialError) as error:
-                    raise _malformed() from error
-        raise _malformed()
+        read = declared.read(_Roster, value, "a roster of approvers", code="roster.malformed")
+        try:
+            approvers = {
+                name: Approver(
+                    name, one.principal, tuple(map(PublicKey.from_jwk, one.keys)), one.roles
+                )
+                for name, one in read.approvers.items()
+            }
+            return cls(approvers, read.application, read.application_roles)
+        except (ConfigError, KeyMaterialError) as error:
+            message = f"not a roster of approvers: {error}"
+            raise DecodeError(message, code="roster.malformed") from error
 
     def verify(self, envelope: Envelope, request: ApprovalRequest, *, at: int) -> Answer:
         """Return the answer in ``envelope``, to ``request``, by an approver, valid ``at`` a time.
@@ -183,21 +199,3 @@ class Roster:
                     return approver, key
         message = "the answer is signed with a key that is not on the roster: see [approvers]"
         raise VerificationError(message, code="approval.unknown")
-
-
-def _read_approver(name: str, value: JSON) -> Approver:
-    match value:
-        case {
-            "principal": str(principal),
-            "keys": [*jwks],
-            "roles": [*roles],
-            **others,
-        } if not others and all(isinstance(role, str) for role in roles):
-            keys = tuple(PublicKey.from_jwk(jwk) for jwk in jwks if isinstance(jwk, dict))
-            if len(keys) == len(jwks):
-                return Approver(name, principal, keys, tuple(map(str, roles)))
-    raise _malformed()
-
-
-def _malformed() -> DecodeError:
-    return DecodeError("not a roster of approvers", code="roster.malformed")
