@@ -47,7 +47,7 @@ from agentguard.service.application import make_application
 from agentguard.service.client import TokenService
 from agentguard.service.exchange import exchange
 from agentguard.service.identities import register
-from agentguard.service.messages import Identity, Sent
+from agentguard.service.messages import ExchangedToken, Identity, Question
 from agentguard.service.parts import ServiceParts, open_parts
 from agentguard.service.reading import Request, read_headers
 
@@ -152,9 +152,7 @@ class Parts:
         signer = Ed25519Signer.from_seed(os.urandom(32))
         sent = messages.registration(place.url, "support", place.workload(), signer)
         answer = register(parts, _request(sent))
-        self._identity: Identity = messages.read_identity(
-            answer.status, answer.body, "support", signer
-        )
+        self._identity: Identity = sent.read(answer.status, answer.body)
 
     def endpoint(self, requests: int) -> float:
         """Return the CPU of an exchange by the endpoint, in microseconds."""
@@ -175,7 +173,7 @@ class Parts:
             await _call(self._application, sent)
         return (time.process_time() - started) * 1e6 / requests
 
-    def _sent(self, requests: int) -> list[Sent]:
+    def _sent(self, requests: int) -> list[Question[ExchangedToken]]:
         """Return requests of one identity, each with a proof and a token of its own."""
         kind, scope = messages.ACCESS_TOKEN, ["tickets:read"]
         return [
@@ -184,16 +182,16 @@ class Parts:
         ]
 
 
-def _request(sent: Sent) -> Request:
+def _request(sent: Question[Any]) -> Request:
     path = urlsplit(sent.url).path
     return Request("POST", path, read_headers(_raw(sent)), sent.body)
 
 
-def _raw(sent: Sent) -> list[tuple[bytes, bytes]]:
+def _raw(sent: Question[Any]) -> list[tuple[bytes, bytes]]:
     return [(name.lower().encode(), value.encode()) for name, value in sent.headers.items()]
 
 
-async def _call(application: Any, sent: Sent) -> None:
+async def _call(application: Any, sent: Question[Any]) -> None:
     """Make a request of an application, as a server of ASGI does."""
     address, answered = urlsplit(sent.url), []
 
@@ -228,15 +226,15 @@ class Client:
     def __init__(self, place: Place, pid: int, service: TokenService) -> None:
         self._place = place
         self._status = Path(f"/proc/{pid}/stat")
-        self._tokens = service.tokens
-        self._identity = service.identities.register("support", workload_token=place.workload())
+        self._service = service
+        self._identity = service.register("support", workload_token=place.workload())
         self.walls: list[float] = []
 
     def exchanges(self, requests: int) -> float:
         """Return the CPU of the server for an exchange, in microseconds; add to ``walls``."""
         tokens, started, before = self._place.tokens(requests), time.perf_counter(), self._cpu()
         for token in tokens:
-            self._tokens.exchange(self._identity, token, scope=["tickets:read"])
+            self._service.exchange(self._identity, token, scope=["tickets:read"])
         self.walls.append((time.perf_counter() - started) * 1e6 / requests)
         return (self._cpu() - before) * 1e6 / requests
 

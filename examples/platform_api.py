@@ -149,9 +149,9 @@ def call(url: str, provider: Provider, trust: TrustDocument) -> None:
     said = {"sub": "4711", "preferred_username": "alice", "scope": "openid"}
     alice = provider.token(aud="support-app", **said)
     with TokenService(url) as service:
-        identity = service.identities.register("support", workload_token=workload)
+        identity = service.register("support", workload_token=workload)
         print("registered:", identity.uri.rpartition("/")[0])
-        got = service.tokens.exchange(identity, alice, scope=["tickets:read"], audience=[TICKETS])
+        got = service.exchange(identity, alice, scope=["tickets:read"], audience=[TICKETS])
         print("exchanged for the scope:", *got.scope)
         read, close = (
             service.authorize(
@@ -166,7 +166,7 @@ def call(url: str, provider: Provider, trust: TrustDocument) -> None:
         print("read_ticket of ticket:42:", read.decision.outcome)
         print("close_ticket of ticket:42:", close.decision.outcome, close.code)
         try:
-            service.tokens.exchange(identity, alice, scope=["admin"])
+            service.exchange(identity, alice, scope=["admin"])
         except ServerError as error:
             print("refused:", error)
 
@@ -180,7 +180,7 @@ def call(url: str, provider: Provider, trust: TrustDocument) -> None:
     )
     print("verified:", " acts for ".join([verified.chain.actors[-1], verified.chain.principal]))
     with TokenService(url) as service:
-        active = service.tokens.introspect(got.issued.token, workload_token=workload)
+        active = service.introspect(got.issued.token, workload_token=workload)
     print("active:", active is not None)
     # With each request, the program proves that it has the key of the token (RFC 9449).
     headers = {

@@ -79,21 +79,21 @@ def test_receivers_and_the_log_know_who_has_given_up_what(service, key, credenti
 def test_both_clients_give_tokens_up(service):
     user, workload = service.provider.token(), service.workload()
     with TokenService(service.url) as client:
-        identity = client.identities.register("clerk", workload_token=workload)
-        got = client.tokens.exchange(identity, user)
+        identity = client.register("clerk", workload_token=workload)
+        got = client.exchange(identity, user)
         assert is_active(service, got.issued.token)
-        client.tokens.revoke(identity, got.issued)
+        client.revoke(identity, got.issued)
         assert not is_active(service, got.issued.token)
-        client.tokens.revoke(identity, got.issued)  # once more is no error
-        other = client.identities.register("clerk", workload_token=workload)
-        theirs = client.tokens.exchange(other, user)
+        client.revoke(identity, got.issued)  # once more is no error
+        other = client.register("clerk", workload_token=workload)
+        theirs = client.exchange(other, user)
         with pytest.raises(ServerError) as refused:
-            client.tokens.revoke(identity, theirs.issued)
+            client.revoke(identity, theirs.issued)
         assert refused.value.code == "service.refused"
 
     async def give_up() -> None:
         async with AsyncTokenService(service.url) as client:
-            await client.tokens.revoke(other, theirs.issued)
+            await client.revoke(other, theirs.issued)
 
     assert is_active(service, theirs.issued.token)
     asyncio.run(give_up())

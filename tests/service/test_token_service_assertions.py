@@ -130,11 +130,11 @@ def test_a_service_without_id_jag_takes_none_and_says_so(service, key, credentia
 def test_both_clients_redeem_an_id_jag(service):
     async def wait(identity):
         async with AsyncTokenService(service.url) as tokens:
-            return await tokens.tokens.redeem(identity, service.id_jag(), audience=[PAYMENTS])
+            return await tokens.redeem(identity, service.id_jag(), audience=[PAYMENTS])
 
     with TokenService(service.url) as tokens:
-        identity = tokens.identities.register("clerk", workload_token=service.workload())
-        got = tokens.tokens.redeem(identity, service.id_jag(), scope=["read"])
+        identity = tokens.register("clerk", workload_token=service.workload())
+        got = tokens.redeem(identity, service.id_jag(), scope=["read"])
     assert got.scope == ("read",)
     assert asyncio.run(wait(identity)).scope == ("pay", "read")
 

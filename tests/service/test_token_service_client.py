@@ -40,11 +40,9 @@ def verified(service, issued):
 def test_a_program_registers_an_agent_and_exchanges_a_token(service):
     user = service.provider.token()
     with TokenService(service.url) as tokens:
-        identity = tokens.identities.register("clerk", workload_token=service.workload())
-        got = tokens.tokens.exchange(identity, user, scope=["read"], audience=[PAYMENTS])
-        again = tokens.identities.register(
-            "clerk", workload_token=service.workload(), signer=identity.signer
-        )
+        identity = tokens.register("clerk", workload_token=service.workload())
+        got = tokens.exchange(identity, user, scope=["read"], audience=[PAYMENTS])
+        again = tokens.register("clerk", workload_token=service.workload(), signer=identity.signer)
     assert verified(service, got.issued).chain.leaf.delegatee == identity.uri == again.uri
     assert got.scope == ("read",)
     assert user not in repr((identity, got))
@@ -57,46 +55,46 @@ def test_a_url_with_more_than_a_host_is_refused(service, more):
     for client in (TokenService, AsyncTokenService):
         assert code_of(client, f"{service.url}{more}") == "config.invalid"
     with TokenService(f"{service.url}/") as tokens:  # the twin
-        identity = tokens.identities.register("clerk", workload_token=service.workload())
+        identity = tokens.register("clerk", workload_token=service.workload())
     assert identity.uri.startswith("spiffe://")
 
 
 def test_a_server_asks_both_clients_whether_a_token_counts(service):
     workload = service.workload()
     with TokenService(service.url) as client:
-        identity = client.identities.register("clerk", workload_token=workload)
-        got = client.tokens.exchange(identity, service.provider.token())
+        identity = client.register("clerk", workload_token=workload)
+        got = client.exchange(identity, service.provider.token())
 
         async def asked(token, chain):
             async with AsyncTokenService(service.url) as other:
-                return await other.tokens.introspect(token, workload_token=workload, chain=chain)
+                return await other.introspect(token, workload_token=workload, chain=chain)
 
         def said(token, chain=None):
-            plain = client.tokens.introspect(token, workload_token=workload, chain=chain)
+            plain = client.introspect(token, workload_token=workload, chain=chain)
             assert plain == asyncio.run(asked(token, chain))
             return plain
 
         for chain in (None, got.issued.chain):
             assert said(got.issued.token, chain)["sub"] == "user:alice"
         assert said(f"{got.issued.token[:-4]}AAAA") is None
-        client.tokens.revoke(identity, got.issued)
+        client.revoke(identity, got.issued)
         assert said(got.issued.token) is None
         shown = {"workload_token": service.provider.token()}
-        assert code_of(client.tokens.introspect, got.issued.token, **shown) == "service.refused"
+        assert code_of(client.introspect, got.issued.token, **shown) == "service.refused"
 
 
 @pytest.mark.parametrize("active", [None, "true", 1, {}])
 def test_an_answer_that_does_not_say_whether_a_token_counts_is_an_error(active):
     answer = httpx.Response(200, json={"active": active})
     http = httpx.Client(transport=httpx.MockTransport(lambda _request: answer))
-    tokens = TokenService("https://agents.example", http=http).tokens
+    tokens = TokenService("https://agents.example", http=http)
     assert code_of(tokens.introspect, "a.b.c", workload_token="a.b.c") == "service.malformed"
 
 
 def test_the_proof_of_an_identity_verifies_at_a_receiver(service):
     with TokenService(service.url) as tokens:
-        identity = tokens.identities.register("clerk", workload_token=service.workload())
-        token = tokens.tokens.exchange(identity, service.provider.token()).issued.token
+        identity = tokens.register("clerk", workload_token=service.workload())
+        token = tokens.exchange(identity, service.provider.token()).issued.token
     proof = identity.proof("GET", f"{PAYMENTS}/invoices?page=2", access_token=token)
     target = Target.parse(f"{PAYMENTS}/invoices")
     given: dict[str, Any] = {"access_token": token, "at": int(time.time())}
@@ -108,9 +106,9 @@ def test_the_asynchronous_twin_does_the_same(service):
     async def work():
         async with AsyncTokenService(service.url) as tokens:
             workload = service.workload()
-            identity = await tokens.identities.register("clerk", workload_token=workload)
+            identity = await tokens.register("clerk", workload_token=workload)
             user = service.provider.token()
-            return identity, await tokens.tokens.exchange(identity, user, audience=[PAYMENTS])
+            return identity, await tokens.exchange(identity, user, audience=[PAYMENTS])
 
     identity, got = asyncio.run(work())
     assert verified(service, got.issued).chain.leaf.delegatee == identity.uri
@@ -118,17 +116,15 @@ def test_the_asynchronous_twin_does_the_same(service):
 
 def test_a_refusal_says_why_and_holds_no_token(service):
     with TokenService(service.url) as tokens:
-        identity = tokens.identities.register("clerk", workload_token=service.workload())
+        identity = tokens.register("clerk", workload_token=service.workload())
         user = service.provider.token()
         with pytest.raises(AgentguardError) as caught:
-            tokens.tokens.exchange(identity, user, scope=["admin"])
+            tokens.exchange(identity, user, scope=["admin"])
         assert caught.value.code == "service.refused"
         assert "invalid_scope" in str(caught.value)
         assert user not in str(caught.value)
         workload = service.workload("batch-1")
-        assert code_of(tokens.identities.register, "clerk", workload_token=workload) == (
-            "service.refused"
-        )
+        assert code_of(tokens.register, "clerk", workload_token=workload) == ("service.refused")
 
 
 @pytest.mark.parametrize(
@@ -146,7 +142,7 @@ def test_a_refusal_says_why_and_holds_no_token(service):
 )
 def test_an_answer_of_something_else_is_an_error(answer):
     http = httpx.Client(transport=httpx.MockTransport(lambda _request: answer))
-    identities = TokenService("https://agents.example", http=http).identities
+    identities = TokenService("https://agents.example", http=http)
     assert code_of(identities.register, "clerk", workload_token="a.b.c") == "service.malformed"
 
 
@@ -169,7 +165,7 @@ def test_a_token_that_could_steer_a_terminal_or_a_header_is_refused(changes, cod
     said = {"access_token": "a.b.c", "token_type": "DPoP", "expires_in": 5, "scope": "read pay"}
     answer = httpx.Response(200, json={**said, CHAIN: {}, **changes})
     http = httpx.Client(transport=httpx.MockTransport(lambda _request: answer))
-    tokens = TokenService("https://agents.example", http=http).tokens
+    tokens = TokenService("https://agents.example", http=http)
     if code is None:  # the twin
         assert tokens.exchange(identity, "a.b.c").scope == ("read", "pay")
     else:
@@ -178,7 +174,7 @@ def test_a_token_that_could_steer_a_terminal_or_a_header_is_refused(changes, cod
 
 def test_a_service_that_is_not_there_is_unreachable():
     with TokenService("http://127.0.0.1:9") as tokens:
-        code = code_of(tokens.identities.register, "clerk", workload_token="a.b.c")
+        code = code_of(tokens.register, "clerk", workload_token="a.b.c")
     assert code == "service.unreachable"
 
 
@@ -192,11 +188,11 @@ def registered_by_both(url: str, workload: str) -> list[str]:
 
     async def wait():
         async with AsyncTokenService(url) as tokens:
-            return await tokens.identities.register("clerk", workload_token=workload)
+            return await tokens.register("clerk", workload_token=workload)
 
     def plain():
         with TokenService(url) as tokens:
-            return tokens.identities.register("clerk", workload_token=workload)
+            return tokens.register("clerk", workload_token=workload)
 
     said: list[str] = []
     for register in (plain, lambda: asyncio.run(wait())):
@@ -251,9 +247,9 @@ def test_a_client_of_authlib_exchanges_a_token(service, key, credential):
 
 def test_a_tool_s_server_takes_a_token_of_a_service_that_it_names(service, tmp_path):
     with TokenService(service.url) as tokens:
-        identity = tokens.identities.register("clerk", workload_token=service.workload())
+        identity = tokens.register("clerk", workload_token=service.workload())
         user = service.provider.token()
-        issued = tokens.tokens.exchange(identity, user, audience=[PAYMENTS]).issued
+        issued = tokens.exchange(identity, user, audience=[PAYMENTS]).issued
     trust = keystore.load_trust(service.place.folder / "state")
 
     def caller(issuers, method="GET"):

@@ -18,7 +18,7 @@ from empty_parameters import require_no_two
 from token_service import GRANT, JWT_BEARER, PAYMENTS, TYPES, claims
 
 from agentguard import AgentguardError
-from agentguard.service.client import AsyncTokens, AsyncTokenService, Tokens, TokenService
+from agentguard.service.client import AsyncTokenService, TokenService
 from agentguard.service.openapi import DESCRIPTION
 from agentguard.service.reading import FORM
 
@@ -111,7 +111,7 @@ def test_an_empty_field_of_a_request_asks_for_nothing(ask, path, number, name, s
 
 PARAMETERS = [
     (kind, method, name)
-    for kind in (Tokens, AsyncTokens)
+    for kind in (TokenService, AsyncTokenService)
     for method in ("exchange", "redeem")
     for name, one in inspect.signature(getattr(kind, method)).parameters.items()
     if "Iterable" in str(one.annotation)
@@ -137,17 +137,17 @@ def test_one_name_of_a_scope_is_no_two(service, kind, method, name):
 def asked_of(service: Any, kind: Any, method: str, **changes: Any) -> tuple[str, ...]:
     given = {"scope": ["read"], "audience": [PAYMENTS]}
     token = service.id_jag if method == "redeem" else service.provider.token
-    if kind is Tokens:
+    if kind is TokenService:
         with TokenService(service.url) as client:
-            identity = client.identities.register("clerk", workload_token=service.workload())
-            send = getattr(client.tokens, method)
+            identity = client.register("clerk", workload_token=service.workload())
+            send = getattr(client, method)
             return tuple(send(identity, token(), **{**given, **changes}).scope)
 
     async def run() -> tuple[str, ...]:
         async with AsyncTokenService(service.url) as client:
-            made = client.identities.register("clerk", workload_token=service.workload())
+            made = client.register("clerk", workload_token=service.workload())
             identity = await made
-            send = getattr(client.tokens, method)
+            send = getattr(client, method)
             return tuple((await send(identity, token(), **{**given, **changes})).scope)
 
     return asyncio.run(run())

@@ -191,8 +191,8 @@ def test_the_client_of_the_library_asks_and_so_does_its_twin(service):
             )
 
     with TokenService(service.url) as tokens:
-        identity = tokens.identities.register("clerk", workload_token=service.workload())
-        token = tokens.tokens.exchange(identity, service.provider.token()).issued.token
+        identity = tokens.register("clerk", workload_token=service.workload())
+        token = tokens.exchange(identity, service.provider.token()).issued.token
         own = tokens.authorize(identity, "slow", {"text": "x"}, resource="note:x")
         denied = tokens.authorize(identity, "drop", {}, resource="note:x", access_token=token)
         asked = tokens.authorize(identity, "pay", {}, resource="note:x")

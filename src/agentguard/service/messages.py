@@ -1,17 +1,19 @@
-"""The requests to a token service and its answers, as values; ``client.py`` sends and receives."""
+"""What is asked of a token service, and how its answers are read; ``client.py`` asks."""
 
 from __future__ import annotations
 
 import os
-import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Annotated, Any, Final, Generic, Literal, TypeVar
 from urllib.parse import urlencode
 
+import msgspec
+from msgspec import Meta
+
 from agentguard.approvals.request import read_requirement
-from agentguard.call.decision import Decision
+from agentguard.call.decision import Decision, Outcome
 from agentguard.call.evaluation import Evaluation
 from agentguard.delegation.access_token import IssuedToken
 from agentguard.delegation.grant import parse_scopes
@@ -39,9 +41,13 @@ MAX_ANSWER: Final = 256 * 1024
 
 _MAX_ERROR: Final = 300
 _UNAVAILABLE: Final = 503
-_VISIBLE: Final = re.compile(r"[\x21-\x7e]+")
+_CREDENTIAL: Final = "Workload-Identity-Token"
 _FORM: Final = "application/x-www-form-urlencoded"
-_PLAIN: Final = {"Accept-Encoding": "identity"}
+
+T = TypeVar("T")
+
+_Visible = Annotated[str, Meta(pattern=r"\A[\x21-\x7e]+\Z")]
+"""A text that goes into a header and onto a terminal as it is (RFC 6749, A.12)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,12 +87,46 @@ class ExchangedToken:
 
 
 @dataclass(frozen=True, slots=True)
-class Sent:
-    """A request: a ``POST`` to a URL."""
+class Question(Generic[T]):
+    """A ``POST`` to a URL, and what reads the answer's status and body (raises ``ServerError``)."""
 
     url: str
     headers: dict[str, str] = field(repr=False)
     body: bytes = field(repr=False)
+    read: Callable[[int, bytes], T]
+
+
+class _Registered(msgspec.Struct):
+    credential: _Visible
+    uri: _Visible
+    expires_at: int
+
+
+class _Issued(msgspec.Struct):
+    access_token: _Visible
+    token_type: Literal["DPoP"]
+    scope: Annotated[str, Meta(pattern=r"\A[\x21-\x7e]+( [\x21-\x7e]+)*\Z")]
+    expires_in: int
+    chain: dict[str, Any] = msgspec.field(name=CHAIN)
+
+
+class _Decided(msgspec.Struct):
+    outcome: Outcome
+    code: str
+    reasons: tuple[str, ...]
+    requirements: list[Any]
+    entry: str
+    statement: dict[str, Any]
+    salt: str
+
+
+class _Evaluated(msgspec.Struct):
+    decision: bool
+    context: _Decided
+
+
+class _Introspected(msgspec.Struct):
+    active: bool
 
 
 def parse_url(url: str) -> str:
@@ -104,17 +144,23 @@ def parse_url(url: str) -> str:
     return base.origin
 
 
-def registration(url: str, agent: str, workload_token: str, signer: Ed25519Signer) -> Sent:
-    """Return the request for a credential of a key."""
+def registration(
+    url: str, agent: str, workload_token: str, signer: Ed25519Signer | None
+) -> Question[Identity]:
+    """Return the question for a credential of a key, which is new without a ``signer``."""
+    key = Ed25519Signer.from_seed(os.urandom(32)) if signer is None else signer
     target = f"{url}/identities"
     headers = {
-        **_PLAIN,
-        "Authorization": f"Bearer {workload_token}",
-        "Content-Type": "application/json",
-        dpop.HEADER: _proof(signer, "POST", target, workload_token),
+        **_bearing(workload_token, "application/json"),
+        dpop.HEADER: _proof(key, "POST", target, workload_token),
     }
-    body = canonical.dumps({"agent": agent, "jwk": {**signer.public_key.jwk()}})
-    return Sent(target, headers, body)
+
+    def read(status: int, body: bytes) -> Identity:
+        said = _as(_Registered, _answer(status, body, 201))
+        return Identity(agent, said.uri, said.credential, said.expires_at, key)
+
+    asked = canonical.dumps({"agent": agent, "jwk": {**key.public_key.jwk()}})
+    return Question(target, headers, asked, read)
 
 
 def exchange(
@@ -124,14 +170,14 @@ def exchange(
     subject_token_type: str,
     scope: Iterable[str] | None,
     audience: Iterable[str] | None,
-) -> Sent:
-    """Return the request for an access token, with a user's token."""
+) -> Question[ExchangedToken]:
+    """Return the question for an access token, with a user's token."""
     form = [
         ("grant_type", GRANT),
         ("subject_token", subject_token),
         ("subject_token_type", subject_token_type),
     ]
-    return _token_request(url, identity, form, scope, audience)
+    return _for_token(url, identity, form, scope, audience)
 
 
 def redemption(
@@ -140,40 +186,32 @@ def redemption(
     assertion: str,
     scope: Iterable[str] | None,
     audience: Iterable[str] | None,
-) -> Sent:
-    """Return the request for an access token, with an ID-JAG of a user."""
+) -> Question[ExchangedToken]:
+    """Return the question for an access token, with an ID-JAG of a user."""
     form = [("grant_type", JWT_BEARER), ("assertion", assertion)]
-    return _token_request(url, identity, form, scope, audience)
+    return _for_token(url, identity, form, scope, audience)
 
 
-def _token_request(
+def _for_token(
     url: str,
     identity: Identity,
     form: list[tuple[str, str]],
     scope: Iterable[str] | None,
     audience: Iterable[str] | None,
-) -> Sent:
+) -> Question[ExchangedToken]:
     if audience is not None:
-        names = list(audience)
-        form += [("audience", name) for name in names]
-        if not names:  # a form has no empty list: the service refuses an empty name
-            form.append(("audience", ""))
+        # a form has no empty list: the service refuses an empty name
+        form += [("audience", name) for name in list(audience) or [""]]
     if scope is not None:
         form.append(("scope", " ".join(parse_scopes(scope))))
-    return _form_request(f"{url}/token", identity, form, None)
 
+    def read(status: int, body: bytes) -> ExchangedToken:
+        said = _as(_Issued, _answer(status, body, 200))
+        issued = IssuedToken(said.access_token, canonical.dumps(said.chain))
+        return ExchangedToken(issued, tuple(said.scope.split(" ")), said.expires_in)
 
-def _form_request(
-    target: str, identity: Identity, form: list[tuple[str, str]], access_token: str | None
-) -> Sent:
-    """Return a request with a form, a credential and a proof, which names an ``access_token``."""
-    headers = {
-        **_PLAIN,
-        "Workload-Identity-Token": identity.credential,
-        "Content-Type": _FORM,
-        dpop.HEADER: _proof(identity.signer, "POST", target, access_token),
-    }
-    return Sent(target, headers, urlencode(form).encode("ascii"))
+    target = f"{url}/token"
+    return Question(target, _showing(identity, target, _FORM, None), _encoded(form), read)
 
 
 def authorization(
@@ -183,109 +221,93 @@ def authorization(
     arguments: Mapping[str, JSON],
     resource: str,
     access_token: str | None,
-) -> Sent:
-    """Return the request for an evaluation; raises ``ConfigError`` for a malformed resource."""
+) -> Question[Evaluation]:
+    """Return the question for an evaluation; raises ``ConfigError`` for a malformed resource."""
     kind, colon, identifier = resource.partition(":")
     if not (kind and colon and identifier):
         raise ConfigError(f"resource: expected TYPE:ID, got {resource!r}")
     target = f"{url}/access/v1/evaluation"
-    body = {
+    asked = {
         "subject": {"type": "agent", "id": identity.uri},
         "action": {"name": tool},
         "resource": {"type": kind, "id": identifier},
         "context": {"arguments": {**arguments}},
     }
-    shown = (
-        {"Workload-Identity-Token": identity.credential}
-        if access_token is None
-        else {"Authorization": f"DPoP {access_token}"}
-    )
     headers = {
-        **_PLAIN,
-        **shown,
+        "Accept-Encoding": "identity",
         "Content-Type": "application/json",
         dpop.HEADER: _proof(identity.signer, "POST", target, access_token),
     }
-    return Sent(target, headers, canonical.dumps(body))
+    if access_token is None:
+        headers[_CREDENTIAL] = identity.credential
+    else:
+        headers["Authorization"] = f"DPoP {access_token}"
+    return Question(target, headers, canonical.dumps(asked), _read_evaluation)
 
 
-def read_evaluation(status: int, body: bytes) -> Evaluation:
-    """Return the evaluation in an answer, unverified; raises ``ServerError``."""
-    answer = _answer(status, body, 200)
-    match answer.get("context"):
-        case {
-            "outcome": "allow" | "deny" | "approval" as outcome,
-            "code": str(code),
-            "reasons": [*reasons],
-            "requirements": [*requirements],
-            "entry": str(entry),
-            "statement": {**statement},
-            "salt": str(salt),
-        } if answer.get("decision") is (outcome == "allow"):
-            try:
-                needed = tuple(map(read_requirement, requirements))
-                decision = Decision(outcome, code, tuple(map(str, reasons)), needed)
-                sealed = canonical.dumps(statement)
-                return Evaluation(decision, entry, sealed, canonical.b64url_decode(salt))
-            except DecodeError as error:
-                raise _malformed() from error
-    raise _malformed()
+def _read_evaluation(status: int, body: bytes) -> Evaluation:
+    """Return the evaluation in an answer, unverified."""
+    said = _as(_Evaluated, _answer(status, body, 200))
+    context = said.context
+    try:
+        needed = tuple(map(read_requirement, context.requirements))
+        salt = canonical.b64url_decode(context.salt)
+    except DecodeError as error:
+        raise _malformed() from error
+    if said.decision is not (context.outcome == "allow"):
+        raise _malformed()
+    decision = Decision(context.outcome, context.code, context.reasons, needed)
+    return Evaluation(decision, context.entry, canonical.dumps(context.statement), salt)
 
 
-def revocation(url: str, identity: Identity, issued: IssuedToken) -> Sent:
+def revocation(url: str, identity: Identity, issued: IssuedToken) -> Question[None]:
     """Return the request that gives an access token up; its proof names the token."""
     form = [("token", issued.token), (CHAIN, issued.chain.decode("utf-8"))]
-    return _form_request(f"{url}/revoke", identity, form, issued.token)
+    target = f"{url}/revoke"
+
+    def read(status: int, body: bytes) -> None:
+        _answer(status, body, 200)
+
+    return Question(target, _showing(identity, target, _FORM, issued.token), _encoded(form), read)
 
 
-def read_revocation(status: int, body: bytes) -> None:
-    """Read the answer to the request that gives a token up; raises ``ServerError``."""
-    _answer(status, body, 200)
-
-
-def introspection(url: str, token: str, workload_token: str, chain: bytes | None) -> Sent:
-    """Return the question whether a token counts now."""
+def introspection(
+    url: str, token: str, workload_token: str, chain: bytes | None
+) -> Question[dict[str, JSON] | None]:
+    """Return the question what a token says, None for one that does not count now."""
     form = [("token", token)]
     if chain is not None:
         form.append((CHAIN, chain.decode("utf-8")))
-    headers = {**_PLAIN, "Authorization": f"Bearer {workload_token}", "Content-Type": _FORM}
-    return Sent(f"{url}/introspect", headers, urlencode(form).encode("ascii"))
+
+    def read(status: int, body: bytes) -> dict[str, JSON] | None:
+        answer = _answer(status, body, 200)
+        return answer if _as(_Introspected, answer).active else None
+
+    return Question(f"{url}/introspect", _bearing(workload_token, _FORM), _encoded(form), read)
 
 
-def read_introspection(status: int, body: bytes) -> dict[str, JSON] | None:
-    """Return what a token says, None for one that does not count; raises ``ServerError``."""
-    answer = _answer(status, body, 200)
-    match answer.get("active"):
-        case True:
-            return answer
-        case False:
-            return None
-    raise _malformed()
+def _bearing(workload_token: str, media_type: str) -> dict[str, str]:
+    return {
+        "Accept-Encoding": "identity",
+        "Authorization": f"Bearer {workload_token}",
+        "Content-Type": media_type,
+    }
 
 
-def read_identity(status: int, body: bytes, agent: str, signer: Ed25519Signer) -> Identity:
-    """Return the identity in an answer; raises ``ServerError``."""
-    match _answer(status, body, 201):
-        case {"credential": str(credential), "uri": str(uri), "expires_at": int(expires_at)} if (
-            _is_visible(credential, uri)
-        ):
-            return Identity(agent, uri, credential, expires_at, signer)
-    raise _malformed()
+def _showing(
+    identity: Identity, target: str, media_type: str, access_token: str | None
+) -> dict[str, str]:
+    """Return the headers with a credential and a proof, which names an ``access_token``."""
+    return {
+        "Accept-Encoding": "identity",
+        _CREDENTIAL: identity.credential,
+        "Content-Type": media_type,
+        dpop.HEADER: _proof(identity.signer, "POST", target, access_token),
+    }
 
 
-def read_token(status: int, body: bytes) -> ExchangedToken:
-    """Return the token in an answer, unverified; raises ``ServerError``."""
-    answer = _answer(status, body, 200)
-    chain = answer.get(CHAIN)
-    match answer:
-        case {"access_token": str(token), "scope": str(scope), "expires_in": int(expires_in)} if (
-            isinstance(chain, dict)
-            and answer.get("token_type") == "DPoP"
-            and _is_visible(token, *scope.split(" "))
-        ):
-            issued = IssuedToken(token, canonical.dumps(chain))
-            return ExchangedToken(issued, tuple(scope.split(" ")), expires_in)
-    raise _malformed()
+def _encoded(form: list[tuple[str, str]]) -> bytes:
+    return urlencode(form).encode("ascii")
 
 
 def unreachable(error: Exception) -> ServerError:
@@ -316,9 +338,12 @@ def _proof(signer: Ed25519Signer, method: str, url: str, access_token: str | Non
     return dpop.sign(signer, method, url, access_token=access_token, at=at, jti=jti)
 
 
-def _is_visible(*texts: str) -> bool:
-    """Whether each text goes into a header and onto a terminal as it is (RFC 6749, A.12)."""
-    return all(_VISIBLE.fullmatch(text) for text in texts)
+def _as(declared: type[T], answer: dict[str, JSON]) -> T:
+    """Return an answer as it is declared; further members are left to later versions."""
+    try:
+        return msgspec.convert(answer, declared)
+    except msgspec.ValidationError as error:
+        raise _malformed() from error
 
 
 def _malformed() -> ServerError:

@@ -222,7 +222,7 @@ def _told(parts: TokenParts, service: str, workload_token: Path) -> tuple[str, s
     shown = token_in(workload_token)
     chain = canonical.dumps(canonical.loads_object(parts.chain))  # a file may have line feeds
     with TokenService(service) as asked:
-        said = asked.tokens.introspect(parts.text, workload_token=shown, chain=chain)
+        said = asked.introspect(parts.text, workload_token=shown, chain=chain)
     if said is None:
         return "token.inactive", "the token service says that the token does not count now"
     return None

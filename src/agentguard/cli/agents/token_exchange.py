@@ -94,8 +94,8 @@ def exchange(  # noqa: PLR0913  the options of the command
     # the file is opened first: an ID-JAG counts once, and would be lost with the chain
     with place as written, TokenService(service) as tokens:
         signer = _signer(key)
-        identity = tokens.identities.register(agent, workload_token=workload, signer=signer)
-        send = tokens.tokens.redeem if id_jag else tokens.tokens.exchange
+        identity = tokens.register(agent, workload_token=workload, signer=signer)
+        send = tokens.redeem if id_jag else tokens.exchange
         got = send(identity, user, scope=scope, audience=audience)
         if written is not None:
             written.write(got.issued.chain + b"\n")
