@@ -24,7 +24,7 @@ from token_service import Key
 
 from agentguard import AgentguardError, Decision, Guard
 from agentguard.domain.config import parse
-from agentguard.domain.config.server import ClientConfig
+from agentguard.domain.config.clients import ClientConfig
 from agentguard.domain.key_sources import KeySources
 from agentguard.domain.logouts import LogOutTokens
 from agentguard.identity.jwks import parse_jwks

@@ -16,6 +16,7 @@ from denial_lines import without_denials
 
 from agentguard import ApprovalRequest, RequestStatus
 from agentguard.approvals.inbox import ApprovalInbox
+from agentguard.approvals.store import Limits
 from agentguard.domain import config
 from agentguard.policy.rego import RegoEngine
 
@@ -64,7 +65,7 @@ def test_the_tables_are_those_of_a_configuration(signer):
     tables = tomllib.loads(re.sub(r'"ssh-ed25519 [^"]*"', f'"{signer.public_key.openssh()}"', toml))
     read = config.parse(tables, source="page", base=Path.cwd())
     assert read.roster.approvers["bob"].roles == ("release-manager",)
-    assert read.limits == config.parse({}, source="page", base=Path.cwd()).limits  # the defaults
+    assert read.approvals.limits == Limits()  # the defaults
     assert not read.roster.application
 
 
@@ -185,7 +186,7 @@ def test_the_tables_of_a_web_application_are_those_of_a_configuration():
     read = config.parse(tomllib.loads(word + people), source="page", base=Path.cwd())
     assert read.roster.application_roles == ("manager",)
     assert read.roster.roles_of("user:dora") == {"manager"}
-    assert read.approver_roles == "acme.staff:roles_of"
+    assert read.approvals.roles == "acme.staff:roles_of"
 
 
 def public(documented: type) -> set[str]:

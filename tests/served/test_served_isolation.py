@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from agentguard import ServerError
-from agentguard.domain.config.server import ClientConfig
+from agentguard.domain.config.clients import ClientConfig
 from agentguard.guard.embedded import open_embedded
 from agentguard.server.launch import read_launch
 from agentguard.server.peer import Peer

@@ -12,7 +12,8 @@ import pytest
 from agentguard import Decision, Denied, Guard, ServerError
 from agentguard.approvals.nested import NestedCalls
 from agentguard.call.client import Client
-from agentguard.domain.config.server import ClientConfig, ServerConfig
+from agentguard.domain.config.clients import ClientConfig
+from agentguard.domain.config.server import ServerConfig
 from agentguard.server import pins
 from agentguard.server import session as sessions
 from agentguard.server.served_call import CallRequest, ServedCall

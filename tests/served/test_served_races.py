@@ -20,7 +20,7 @@ from served_intruder import CALL, described, new_id
 
 from agentguard import ConfigError, ServerError
 from agentguard.audit.kinds import parse_entry
-from agentguard.domain.config.server import ClientConfig
+from agentguard.domain.config.clients import ClientConfig
 from agentguard.guard.embedded import open_embedded
 from agentguard.server import requests
 from agentguard.server.health import HealthListener

@@ -15,6 +15,7 @@ from ports import free_port
 from token_service import PAYMENTS, served
 
 from agentguard.domain.config import parse
+from agentguard.domain.config.address import Address
 from agentguard.domain.config.service import ServiceConfig
 from agentguard.errors import ConfigError
 
@@ -27,7 +28,7 @@ def read(folder, **service):
 
 
 def test_the_defaults(tmp_path):
-    assert read(tmp_path, issuer=ISSUER) == ServiceConfig(ISSUER, "127.0.0.1", 8787)
+    assert read(tmp_path, issuer=ISSUER) == ServiceConfig(ISSUER, Address("127.0.0.1", 8787))
 
 
 @pytest.mark.parametrize(

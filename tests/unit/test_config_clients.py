@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from agentguard.domain.config import client_agents, parse
+from agentguard.domain.config import clients, parse
 from agentguard.errors import ConfigError
 from agentguard.server.rights import require_agent
 
@@ -94,7 +94,7 @@ def test_a_mistake_says_what_to_do(clients, message):
 
 def test_messages_name_the_table_of_the_group():
     settings = read(crew={"group": "agents", "agents": ["clark"]})
-    (warning,) = client_agents.warnings(settings)
+    (warning,) = clients.warnings(settings)
     assert "agents in [clients.crew] has 'clark'" in warning
     with pytest.raises(ConfigError, match=r"the client crew/ada .* \[clients\.crew\]"):
         require_agent(settings.clients["crew/ada"], "clerk")

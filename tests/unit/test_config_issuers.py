@@ -182,7 +182,7 @@ def test_a_client_has_one_proof(proof):
     assert (host.certificate is None) == ("certificate" not in proof)
     assert host.token_file == (Path("/run/token") if "token_file" in proof else None)
     if host.oauth is not None:
-        assert host.oauth.secret_file == Path("/base/secret")
+        assert host.oauth.client_secret_file == Path("/base/secret")
 
 
 @pytest.mark.parametrize(

@@ -9,13 +9,12 @@ import pytest
 from agentguard.cli.mcp import gateway
 from agentguard.cli.mcp.tokens import oauth_of
 from agentguard.domain.config import parse
-from agentguard.domain.config.mcp import McpConfig, read_mcp
-from agentguard.domain.config.table import Table
+from agentguard.domain.config.mcp import McpConfig
 from agentguard.errors import ConfigError
 
 
 def read(**members: object) -> McpConfig:
-    return read_mcp(Table({"mcp": {"git": members}}, "agentguard.toml", ""), Path)["git"]
+    return parse({"mcp": {"git": members}}, source="agentguard.toml", base=Path("/")).mcp["git"]
 
 
 def test_a_server_is_not_filtered_and_has_no_limit_by_default():
@@ -35,6 +34,15 @@ def test_the_keys_of_a_server_are_read():
 def test_a_limit_is_a_whole_number_within_its_bounds(key, value):
     with pytest.raises(ConfigError, match=key):
         read(**{key: value})
+
+
+@pytest.mark.parametrize("command", [["serve"], []], ids=["command", "empty"])
+def test_a_server_has_a_command_or_a_url(command):
+    url = "https://tickets.acme.example/mcp"
+    with pytest.raises(ConfigError, match="either a command or a url"):
+        read(command=command, url=url)
+    assert read(url=url).url == url
+    assert read(command=["serve"]).command == ("serve",)
 
 
 def test_a_dialog_is_about_a_wait():
@@ -107,7 +115,7 @@ def test_scopes_of_tokens_count_unless_they_are_ignored():
     def claim(**members: object) -> str | None:
         oauth = read(oauth={"issuers": ["acme"], **members}).oauth
         assert oauth is not None
-        return oauth.scope_claim
+        return oauth.counted_claim
 
     assert (claim(), claim(scope_claim="scp"), claim(ignore_scope=True)) == ("scope", "scp", None)
     with pytest.raises(ConfigError, match="scope_claim: expected no scope_claim beside"):

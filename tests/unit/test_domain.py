@@ -13,6 +13,7 @@ from agentguard import ConfigError, StorageError
 from agentguard.audit.kinds import parse_entry
 from agentguard.audit.registry import verify_registry
 from agentguard.domain import config, domain, keystore, memory
+from agentguard.domain.config.settings import KeysConfig
 from agentguard.domain.keystore import PASSPHRASE_VARIABLE
 from agentguard.domain.passphrase import passphrase_of
 from agentguard.domain.verify import examine
@@ -241,7 +242,7 @@ def test_the_environment_comes_before_the_file(settings, tmp_path, monkeypatch):
     secret = tmp_path / "passphrase"
     secret.write_bytes(b" from the file \n")
     secret.chmod(0o600)
-    settings = dataclasses.replace(settings, passphrase_file=secret)
+    settings = dataclasses.replace(settings, keys=KeysConfig(secret))
     monkeypatch.delenv(PASSPHRASE_VARIABLE, raising=False)
     assert passphrase_of(settings).reveal() == b"from the file"
     monkeypatch.setenv(PASSPHRASE_VARIABLE, "from the environment")
@@ -258,7 +259,7 @@ def test_a_passphrase_file_that_is_none_is_an_error_of_ours(settings, tmp_path, 
             path.chmod(0o644 if kind == "exposed" else 0o600)
         case "directory":
             path.mkdir(mode=0o700)
-    settings = dataclasses.replace(settings, passphrase_file=None if kind == "none" else path)
+    settings = dataclasses.replace(settings, keys=KeysConfig(None if kind == "none" else path))
     with pytest.raises(KeyMaterialError) as caught:
         passphrase_of(settings)
     assert caught.value.code in {"key.passphrase", "key.exposed", "key.unreadable"}

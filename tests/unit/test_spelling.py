@@ -7,9 +7,8 @@ import re
 
 import pytest
 
-from agentguard import ConfigError, Decision, Denied, Guard
-from agentguard.domain.config import spelling
-from agentguard.domain.config.spelling import Spelling, closest_name, closest_scope
+from agentguard import ConfigError, Decision, Denied, Guard, spelling
+from agentguard.spelling import Spelling, closest_name, closest_scope
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,8 @@ from token_issuer import HttpIssuer, TokenIssuer
 from agentguard.client.tokens import TokenFile
 from agentguard.domain.config import rights
 from agentguard.errors import ServerError
-from agentguard.issuers.client_credentials import ClientCredentials, TokenEndpoint
+from agentguard.issuers.client_credentials import TokenEndpoint
+from agentguard.issuers.credentials import ClientCredentials
 
 
 @pytest.fixture

@@ -192,8 +192,7 @@ def test_only_the_task_lacks_the_scope_of_the_secret(as_json):
     """alice and the code agent both have it, and the fixing agent could run CI."""
     home, _printed = as_json
     settings = config.load(home / "here" / "agentguard.toml")
-    assert settings.principals is not None
-    assert "secret:read" in settings.principals["user:alice"].scope
+    assert "secret:read" in settings.principal_tables["user:alice"].scope
     assert "secret:read" in (settings.agents[CODER].scope or ())
     assert "ci:trigger" in (settings.agents[FIXER].scope or ())
     assert "secret:read" not in team.TASK_SCOPE

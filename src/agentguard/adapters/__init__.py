@@ -55,7 +55,6 @@ if TYPE_CHECKING:
         nested_calls,
     )
     from agentguard.delegation.grant import parse_scopes
-    from agentguard.domain.config.spelling import closest_name
     from agentguard.errors import ArgumentsError, DecodeError, EncodeError
     from agentguard.server.unix_socket import listen_unix
     from agentguard.service.uvicorn_server import (
@@ -64,6 +63,7 @@ if TYPE_CHECKING:
         uvicorn_config,
     )
     from agentguard.signing.canonical import JSON, MAX_INTEGER, digest, loads
+    from agentguard.spelling import closest_name
     from agentguard.telemetry import (
         SILENT_SPAN,
         AgentSpan,
@@ -118,7 +118,7 @@ _NAMES = {
         "nested_calls",
     ),
     "delegation.grant": ("parse_scopes",),
-    "domain.config.spelling": ("closest_name",),
+    "spelling": ("closest_name",),
     "errors": ("ArgumentsError", "DecodeError", "EncodeError"),
     "server.unix_socket": ("listen_unix",),
     "service.uvicorn_server": ("HttpConnection", "listen_tcp", "uvicorn_config"),

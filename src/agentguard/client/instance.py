@@ -65,10 +65,10 @@ class ClientInstance:
         self._identity = self._made()[1]
 
     def _make(self) -> tuple[str, Identity]:
-        profile = self._config.profile
-        made = self._link.request({"op": "instance", "name": profile.name}).header
+        name = self._config.name
+        made = self._link.request({"op": "instance", "name": name}).header
         uri = values.text(made.get("uri"))
-        return values.text(made.get("name")), Identity(profile.name, uri, profile.type)
+        return values.text(made.get("name")), Identity(name, uri, self._config.type)
 
     @property
     def actor(self) -> Identity:
@@ -124,7 +124,7 @@ class ClientInstance:
         delegation: Delegation | DelegationError | None,
     ) -> ClientCall:
         current, around = current_delegation(delegation), context.running_call()
-        principal = f"agent:{self._config.profile.name}"
+        principal = f"agent:{self._config.name}"
         claim: Claim | None = None
         if isinstance(current, Delegation):
             principal = current.chain.principal
@@ -184,7 +184,7 @@ class ClientInstance:
 
     def describe_run(self, delegation: Delegation | DelegationError | None) -> AgentRun:
         """Describe a run of this agent under ``delegation``, or else the one in force here."""
-        current, own = current_delegation(delegation), f"agent:{self._config.profile.name}"
+        current, own = current_delegation(delegation), f"agent:{self._config.name}"
         if not isinstance(current, Delegation):
             return AgentRun(own, (), None)
         chain = current.chain

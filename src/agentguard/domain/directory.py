@@ -97,9 +97,9 @@ class Directory:
         self._settings = settings
         self._principals: DirectoryLookUp[PrincipalConfig | None] | None = None
         self._owners: DirectoryLookUp[str | None] | None = None
-        if settings.principals_function is not None:
+        if isinstance(settings.principals, str):
             self._principals = DirectoryLookUp(
-                _load(settings, "principals", settings.principals_function),
+                _load(settings, "principals", settings.principals),
                 self._read_principal,
                 seconds=settings.directory_seconds,
                 where=f"{settings.source}: principals",
@@ -107,9 +107,9 @@ class Directory:
                 code="principal.failed",
                 clock=clock,
             )
-        if settings.owners_function is not None:
+        if settings.owners is not None:
             self._owners = DirectoryLookUp(
-                _load(settings, "owners", settings.owners_function),
+                _load(settings, "owners", settings.owners),
                 _read_owner,
                 seconds=settings.directory_seconds,
                 where=f"{settings.source}: owners",
@@ -139,9 +139,7 @@ class Directory:
         """
         if self._owners is None:
             return agent
-        return replace(
-            agent, profile=replace(agent.profile, owner=self._owners(agent.profile.name))
-        )
+        return replace(agent, owner=self._owners(agent.name))
 
     def _read_principal(self, roles: object) -> PrincipalConfig | None:
         if roles is None:

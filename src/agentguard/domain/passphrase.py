@@ -51,7 +51,7 @@ def passphrase_of(config: Config) -> Secret:
     passphrase = keystore.from_environment()
     if passphrase is not None:
         return passphrase
-    path = config.passphrase_file
+    path = config.keys.passphrase_file
     if path is None:
         message = (
             f"no passphrase: set {PASSPHRASE_VARIABLE}, or [keys] passphrase_file in "

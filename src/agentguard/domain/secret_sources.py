@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from agentguard.domain.config import Config
-from agentguard.domain.config.secrets import SecretConfig
 from agentguard.errors import ConfigError
 from agentguard.secrets.rule import SecretRule, SecretSource
 from agentguard.secrets.sources import EnvironmentSource, FileSource
+
+if TYPE_CHECKING:
+    from agentguard.domain.config.secrets import SecretConfig
 
 
 def open_secrets(settings: Config) -> Mapping[str, SecretRule]:

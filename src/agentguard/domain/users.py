@@ -172,13 +172,13 @@ def _require_kind(verified: VerifiedJwt, users: UsersConfig) -> None:
         or ("client_id" in claims and not says_id)
     )
     wrong = (
-        is_access is not (users.kind == "access")
-        or any(claims.get(name, says[users.kind]) != says[users.kind] for name, says in _KINDS)
-        or (users.kind == "access" and says_id)
+        is_access is not users.takes_access
+        or any(claims.get(name, says[users.token]) != says[users.token] for name, says in _KINDS)
+        or (users.takes_access and says_id)
         or "events" in claims
     )
     if wrong:
-        message = f"the token is no {users.kind} token: pass the provider's {users.kind} token"
+        message = f"the token is no {users.token} token: pass the provider's {users.token} token"
         raise VerificationError(message, code="jwt.type")
 
 

@@ -34,7 +34,7 @@ class AgentRuntime:
     @property
     def name(self) -> str:
         """The agent's name in the configuration."""
-        return self.config.profile.name
+        return self.config.name
 
     @property
     def has_instance(self) -> bool:

@@ -46,10 +46,10 @@ class Callbacks(NamedTuple):
         """
         source = f"{settings.source}: approvals"
         found = Functions(
-            _function(given.on_request, settings.on_request, f"{source}.on_request"),
-            _function(given.on_expiring, settings.on_expiring, f"{source}.on_expiring"),
-            _function(given.on_expired, settings.on_expired, f"{source}.on_expired"),
-            _function(given.approver_roles, settings.approver_roles, f"{source}.roles"),
+            _function(given.on_request, settings.approvals.on_request, f"{source}.on_request"),
+            _function(given.on_expiring, settings.approvals.on_expiring, f"{source}.on_expiring"),
+            _function(given.on_expired, settings.approvals.on_expired, f"{source}.on_expired"),
+            _function(given.approver_roles, settings.approvals.roles, f"{source}.roles"),
         )
         for name, function in found._asdict().items():
             if function is not None:

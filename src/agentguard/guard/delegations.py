@@ -21,13 +21,13 @@ from agentguard.delegation.handle import Delegation, Holder
 from agentguard.delegation.terms import Lender
 from agentguard.domain.config import Config
 from agentguard.domain.config.agents import PrincipalConfig
-from agentguard.domain.config.spelling import ScopeSpelling
 from agentguard.errors import DecodeError, DelegationError, VerificationError
 from agentguard.guard import process
 from agentguard.guard.process import Present, Runtime
 from agentguard.identity.revocation import require_unrevoked
 from agentguard.identity.trust import seconds
 from agentguard.signing.canonical import is_integer
+from agentguard.spelling import ScopeSpelling
 
 if TYPE_CHECKING:
     from agentguard.domain.users import User, UserTokens
@@ -137,7 +137,9 @@ class Delegations:
     def _rights_of(self, user: User | None) -> Callable[[str], PrincipalConfig | None] | None:
         """Return the look-up of what a principal may lend; None where nothing limits that."""
         rights_of: Callable[[str], PrincipalConfig | None] | None
-        rights_of = self._runtime.directory.principal if self._settings.lists_principals else None
+        rights_of = (
+            self._runtime.directory.principal if self._settings.principals is not None else None
+        )
         if user is None:
             return rights_of
         if user.rights is not None:

@@ -17,8 +17,8 @@ def agent_description(
     """Return the member ``agent`` of the policy's input (policy-document.md, Input)."""
     members: dict[str, JSON] = {
         "id": uri,
-        "name": config.profile.name,
-        "type": config.profile.type,
+        "name": config.name,
+        "type": config.type,
         "instance": instance,
         "roles": list(config.roles),
     }

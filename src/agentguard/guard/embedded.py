@@ -20,7 +20,6 @@ from agentguard.delegation.context import require_separate_threads
 from agentguard.domain.config import Config
 from agentguard.domain.config.agents import AgentConfig, unknown_agent
 from agentguard.domain.config.engine_loader import open_engine
-from agentguard.domain.config.spelling import ScopeSpelling
 from agentguard.domain.key_sources import KeySources
 from agentguard.domain.policy_place import PolicyPlace
 from agentguard.domain.protocol import Domain
@@ -32,9 +31,9 @@ from agentguard.guard.delegations import Delegations
 from agentguard.guard.instance import Instance
 from agentguard.guard.process import Runtime
 from agentguard.guard.tools import Tools
-from agentguard.identity.credential import AgentProfile
 from agentguard.identity.trust import TrustDocument
 from agentguard.policy.engine import Engine
+from agentguard.spelling import ScopeSpelling
 from agentguard.telemetry import watch_pending
 from agentguard.telemetry.settings import Settings
 
@@ -145,7 +144,7 @@ class Embedded:
         config = self._settings.agents.get(name)
         if config is None:
             delegators = self._settings.delegators(name)
-            config = AgentConfig(AgentProfile(name), "own", max_scope=None, delegators=delegators)
+            config = AgentConfig(name, authority="own", max_scope=None, delegators=delegators)
         return self.runtime.directory.with_owner(config)
 
     def instance(

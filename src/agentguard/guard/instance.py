@@ -84,7 +84,7 @@ class Instance:
         self._acceptance_lock = threading.RLock()
         self._acceptances = Acceptances(room)
         signer = Ed25519Signer.from_seed(ports.entropy(32))
-        name = config.profile.name
+        name = config.name
         uri = credential.agent_uri(domain().trust.trust_domain, name, signer.public_key)
         self._names = frozenset({uri, f"agent:{name}", signer.key_id})
         own = Authority(f"agent:{name}", config.scope, self._names)
@@ -96,8 +96,8 @@ class Instance:
             renew=self._renew,
             description=agent_description(uri, config, signer.key_id, client),
             uri=uri,
-            type=config.profile.type,
-            owner=config.profile.owner,
+            type=config.type,
+            owner=config.owner,
             client=client,
         )
         self._renew(ports.now())

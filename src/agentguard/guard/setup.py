@@ -93,8 +93,8 @@ def ports_on(
 ) -> tuple[Ports, Store]:
     """Put the ports of a configuration together; return them and their store of requests."""
     engine, settings, callbacks = setup.engine, setup.settings, setup.callbacks
-    ends = RequestEnds(log, settings.roster, clock, callbacks, settings.expiring_seconds)
-    approvals = domain.approvals(settings.limits, ledger, ends.record)
+    ends = RequestEnds(log, settings.roster, clock, callbacks, settings.approvals.expiring_seconds)
+    approvals = domain.approvals(settings.approvals.limits, ledger, ends.record)
     revocations = domain.revocations(ledger)
     ports = Ports(
         engine=engine,
@@ -103,7 +103,7 @@ def ports_on(
         clock=clock,
         entropy=os.urandom,
         config_sha256=canonical.sha256_hex(settings.encoded),
-        redactions=settings.redactions,
+        redactions=settings.redact,
         revocations=revocations,
         approvals=approvals,
         journal=domain.journal(ledger),

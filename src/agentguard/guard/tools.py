@@ -15,9 +15,9 @@ from typing import Any
 from agentguard.call.tool import FactsFunction, ToolSpec, function_schema
 from agentguard.delegation.grant import parse_scopes
 from agentguard.domain.config import Config
-from agentguard.domain.config.spelling import ScopeSpelling, Spelling, key
 from agentguard.errors import ConfigError, DelegationError
 from agentguard.policy.names import Names
+from agentguard.spelling import ScopeSpelling, Spelling, key
 
 
 class Tools:
@@ -30,7 +30,7 @@ class Tools:
         self._settings = settings
         self._scopes = scopes
         self._given = given
-        self._spelling = Spelling(settings.tool_names, settings.tools)
+        self._spelling = Spelling(settings.tool_names, settings.tools.tables)
 
     def configure(self, spec: ToolSpec, *, listed: bool = False) -> ToolSpec:
         """Return ``spec`` with the settings of ``[tools.NAME]`` in place of its own.
@@ -49,10 +49,10 @@ class Tools:
             )
             raise ConfigError(message)
         spec = spec.overridden(name=self._settings.aliases.get(spec.name))
-        override = self._settings.tools.get(spec.name)
+        override = self._settings.tools.tables.get(spec.name)
         if override is not None:
             spec = override.over(spec)
-        elif self._settings.denies_unlisted and not listed:
+        elif self._settings.tools.unlisted == "deny" and not listed:
             spec = replace(spec, unlisted=self._unlisted(spec.name))
         if spec.gives and spec.facts is None:
             message = (
@@ -72,7 +72,7 @@ class Tools:
         The tool's code is in another process: its description, its schema and the scopes in its
         code are not known here, and no pin is compared. Raises ``ConfigError``.
         """
-        table = self._settings.tools.get(name)
+        table = self._settings.tools.tables.get(name)
         if table is None:
             return None
         bare = ToolSpec(name, "", {}, f"tools.{name}" if table.origin is None else table.origin)
@@ -82,8 +82,8 @@ class Tools:
 
     def looks_up_facts(self, name: str) -> bool:
         """Return whether the configuration names a look-up of facts for a configured tool."""
-        override = self._settings.tools.get(name)
-        return override is not None and override.facts is not None
+        override = self._settings.tools.tables.get(name)
+        return override is not None and override.look_up is not None
 
     def require_names(self) -> None:
         """Refuse a configuration whose names don't fit the tools; before the first agent is made.

@@ -11,12 +11,12 @@ import threading
 import time
 from base64 import b64encode
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
 from urllib.parse import quote_plus, urlencode
 
 from agentguard.errors import AgentguardError, DecodeError, ServerError
+from agentguard.issuers.credentials import ClientCredentials
 from agentguard.issuers.http import endpoint_of
 from agentguard.signing import canonical
 from agentguard.signing.keys import Secret
@@ -26,21 +26,6 @@ _MARGIN: Final = 60.0
 """Seconds before its end from which a token is not used for a new connection."""
 
 _MAX_SECRET: Final = 4096
-
-
-@dataclass(frozen=True, slots=True)
-class ClientCredentials:
-    """``[server.oauth]``: the token endpoint, and who this process is there.
-
-    ``secret_file`` has the client's secret, ``scope`` the scopes that are asked for, None for the
-    provider's default. ``ca`` has the certificates that are trusted, None for the system's.
-    """
-
-    token_url: str
-    client_id: str
-    secret_file: Path
-    scope: str | None = None
-    ca: Path | None = None
 
 
 class _Kept(NamedTuple):
@@ -120,10 +105,10 @@ class TokenEndpoint:
     def _headers(self) -> list[tuple[bytes, bytes]]:
         """Return the headers, with the client's secret (RFC 6749, 2.3.1)."""
         try:
-            secret = self._read(self._credentials.secret_file, _MAX_SECRET).strip()
+            secret = self._read(self._credentials.client_secret_file, _MAX_SECRET).strip()
             pair = f"{quote_plus(self._credentials.client_id)}:{quote_plus(secret)}"
         except (OSError, AgentguardError) as error:
-            path = self._credentials.secret_file
+            path = self._credentials.client_secret_file
             problem = files.unreadable(path, error) if isinstance(error, OSError) else error
             message = f"[server.oauth] client_secret_file: {problem}"
             raise ServerError(message, code="server.token") from None

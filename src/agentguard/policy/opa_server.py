@@ -4,35 +4,56 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 from urllib.parse import SplitResult
 
 from agentguard import base_url
 from agentguard.errors import ConfigError
-
-TIMEOUT: Final = 2.0
-CONNECT_TIMEOUT: Final = 1.0
+from agentguard.tables import kinds, setting
 
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """The address of an OPA server, and the credentials of its client.
+    """An OPA server decides; ``query`` and ``mode`` are as for a policy in a file.
 
-    ``timeout`` is for a whole evaluation and ``connect_timeout`` for a connection to one address,
-    both in seconds. ``ca`` is a file with the certificates that are trusted, by default the
-    system's; ``certificate`` and ``key`` are the client's. A bearer token is in ``token_file``,
-    read for every evaluation, or in the environment's ``token_variable``. Raises ``ConfigError``,
-    whose message begins with the name of the member.
+    Raises ``ConfigError``, whose message begins with the name of the key.
+
+    ::
+
+        [policy]
+        engine = "opa"
+        url = "https://opa.acme.example"
+        timeout = 2.0
+        connect_timeout = 1.0
+        ca = "ca.pem"
+        certificate = "client.pem"
+        key = "client.key"
+        token_file = "opa.token"
+        # token_variable = "OPA_TOKEN"
     """
 
-    url: str
-    timeout: float = TIMEOUT
-    connect_timeout: float = CONNECT_TIMEOUT
-    ca: Path | None = None
-    certificate: Path | None = None
-    key: Path | None = None
-    token_file: Path | None = None
-    token_variable: str | None = None
+    url: str = setting(kinds.text)
+    """The server's address; it is in the place of ``path``."""
+
+    timeout: float = setting(kinds.seconds, default=2.0)
+    """How long an answer may take; then the call is denied."""
+
+    connect_timeout: float = setting(kinds.seconds, default=1.0)
+    """How long a connection to one address may take; then the call is denied."""
+
+    ca: Path | None = setting(kinds.file, default=None)
+    """The authorities that vouch for the server, in the place of the machine's."""
+
+    certificate: Path | None = setting(kinds.file, default=None)
+    """The certificate that is shown to the server."""
+
+    key: Path | None = setting(kinds.file, default=None)
+    """The certificate's private key."""
+
+    token_file: Path | None = setting(kinds.file, default=None)
+    """A file with the bearer token for the server, which is read for every evaluation."""
+
+    token_variable: str | None = setting(kinds.text, default=None)
+    """The environment variable with the bearer token, in the place of ``token_file``."""
 
     def __post_init__(self) -> None:
         encrypted = self.address.scheme == "https"

@@ -10,30 +10,55 @@ from urllib.parse import SplitResult
 
 from agentguard import base_url
 from agentguard.errors import ConfigError
-
-TIMEOUT: Final = 5.0
-"""The default of ``timeout``, in seconds."""
+from agentguard.tables import kinds, setting
 
 _PATH: Final = re.compile(r"(?:[A-Za-z0-9_~-][A-Za-z0-9._~-]*/)+[A-Za-z0-9_~-][A-Za-z0-9._~-]*\Z")
 
 
 @dataclass(frozen=True, slots=True)
 class VaultSettings:
-    """One field of one secret in a key-value store of version 2, and the client's token.
+    """A field of a secret in OpenBao or Vault, in a key-value store of version 2.
 
-    ``path`` is the path of the API (``secret/data/github``). The token is in ``token_file`` or in
-    the environment's ``token_env``, and is read for every look-up. ``ca`` is a file with the
-    certificates that are trusted, by default the system's. ``timeout`` (seconds) is for a whole
-    look-up. Raises ``ConfigError``, whose message begins with the name of the member.
+    It takes the extra ``vault``.
+
+    Raises ``ConfigError``, whose message begins with the name of the key.
+
+    ::
+
+        [secrets.PAY_KEY]
+        tools = ["pay"]
+
+        [secrets.PAY_KEY.vault]
+        url = "https://vault.example:8200"
+        path = "secret/data/pay"
+        field = "key"
+        token_file = "/run/secrets/vault-token"
+        # token_env = "VAULT_TOKEN"
+        ca = "/etc/ssl/vault-ca.pem"
+        timeout = 5.0
     """
 
-    url: str
-    path: str
-    field: str
-    token_file: Path | None = None
-    token_env: str | None = None
-    ca: Path | None = None
-    timeout: float = TIMEOUT
+    url: str = setting(kinds.text)
+    """The address; ``http`` only on this machine."""
+
+    path: str = setting(kinds.text)
+    """The path of the API: the mount, ``data``, the secret."""
+
+    field: str = setting(kinds.text)
+    """The field of the secret."""
+
+    token_file: Path | None = setting(kinds.file, default=None)
+    """A file with the token, which others can't read, and which is read for every look-up; this or
+    ``token_env``."""
+
+    token_env: str | None = setting(kinds.text, default=None)
+    """A variable with the token."""
+
+    ca: Path | None = setting(kinds.file, default=None)
+    """The certificates that are trusted; by default the system's."""
+
+    timeout: float = setting(kinds.seconds, default=5.0)
+    """The time for a whole look-up."""
 
     def __post_init__(self) -> None:
         address = self.address

@@ -20,7 +20,7 @@ import threading
 from collections.abc import Callable
 from typing import Any, Final
 
-from agentguard.domain.config.server import LAUNCHED, ClientConfig
+from agentguard.domain.config.clients import LAUNCHED, ClientConfig
 from agentguard.errors import AgentguardError, DecodeError, ServerError
 from agentguard.server.disclosure import disclosed
 from agentguard.server.peer import Peer

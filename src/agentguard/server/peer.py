@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 from typing import Final
 
-from agentguard.domain.config.server import ClientConfig
+from agentguard.domain.config.clients import ClientConfig
 from agentguard.server.share import Share
 from agentguard.wire.stream import EndedError
 

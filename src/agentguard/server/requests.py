@@ -20,7 +20,7 @@ from agentguard.call.client import Client
 from agentguard.call.tool import ToolSpec
 from agentguard.delegation.handle import Delegation
 from agentguard.delegation.terms import Lender
-from agentguard.domain.config.server import LAUNCHED
+from agentguard.domain.config.clients import LAUNCHED
 from agentguard.errors import ApprovalError, DecodeError, DelegationError, ServerError
 from agentguard.guard.embedded import Embedded
 from agentguard.server import calls

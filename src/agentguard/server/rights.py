@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from agentguard.delegation.grant import Grant
-from agentguard.domain.config.server import LAUNCHED, ClientConfig
+from agentguard.domain.config.clients import LAUNCHED, ClientConfig
 from agentguard.errors import ConfigError, DelegationError, ServerError
 from agentguard.signing import canonical
 

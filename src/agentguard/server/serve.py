@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from agentguard.domain.config import Config
-from agentguard.domain.config.server import ClientConfig
+from agentguard.domain.config.clients import ClientConfig
 from agentguard.errors import ServerError
 from agentguard.guard.embedded import Embedded
 from agentguard.server import connection, tls, unix_socket

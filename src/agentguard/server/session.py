@@ -18,7 +18,8 @@ from typing import Any, Final, TypeVar
 from agentguard.call.client import Isolation
 from agentguard.delegation.chain import Chain
 from agentguard.delegation.handle import Delegation
-from agentguard.domain.config.server import LAUNCHED, ClientConfig, ServerConfig
+from agentguard.domain.config.clients import LAUNCHED, ClientConfig
+from agentguard.domain.config.server import ServerConfig
 from agentguard.errors import (
     AgentguardError,
     DecodeError,

@@ -19,7 +19,8 @@ from typing import Any
 from agentguard.call.client import Isolation
 from agentguard.domain import config
 from agentguard.domain.config import Config
-from agentguard.domain.config.server import EVERYTHING, LAUNCHED, ClientConfig, ServerConfig
+from agentguard.domain.config.clients import EVERYTHING, LAUNCHED, ClientConfig
+from agentguard.domain.config.server import ServerConfig
 from agentguard.domain.issuer_keys import open_issuers
 from agentguard.domain.key_sources import KeySources
 from agentguard.errors import AgentguardError, ServerError

@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Final
 
-from agentguard.domain.config.server import ClientConfig
+from agentguard.domain.config.clients import ClientConfig
 from agentguard.errors import ServerError
 
 MOST_CONNECTIONS: Final = 1024

@@ -18,7 +18,8 @@ from typing import Any, Final, NamedTuple
 
 from cryptography import x509
 
-from agentguard.domain.config.server import ClientConfig, TlsListener
+from agentguard.domain.config.clients import ClientConfig
+from agentguard.domain.config.server import TlsListener
 from agentguard.errors import ServerError
 from agentguard.wire.stream import Stream
 
@@ -56,12 +57,12 @@ def listen(config: TlsListener) -> socket.socket:
     """Return a socket that listens; raises ``ServerError`` (``server.address``)."""
     try:
         return socket.create_server(
-            (config.host, config.port),
-            family=socket.AF_INET6 if ":" in config.host else socket.AF_INET,
+            config.listen,
+            family=socket.AF_INET6 if ":" in config.listen.host else socket.AF_INET,
             backlog=_BACKLOG,
         )
     except OSError as error:
-        message = f"the guard server can't listen at {config.host}:{config.port}: {error}"
+        message = f"the guard server can't listen at {config.listen}: {error}"
         raise ServerError(message, code="server.address") from error
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from agentguard.domain.config.server import ClientConfig
+from agentguard.domain.config.clients import ClientConfig
 from agentguard.domain.workloads import foreign_marks
 from agentguard.errors import AgentguardError, ServerError
 from agentguard.identity.jwt import VerifiedJwt

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from agentguard.domain.config.agents import AgentConfig
-from agentguard.domain.config.server import ClientConfig
+from agentguard.domain.config.clients import ClientConfig
 from agentguard.errors import (
     AgentguardError,
     ConfigError,

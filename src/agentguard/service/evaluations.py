@@ -299,8 +299,8 @@ def _actor(parts: ServiceParts, asked: _Asked) -> Actor:
         renew=lambda _now: None,
         description=agent_description(subject.uri, config, subject.thumbprint, None),
         uri=subject.uri,
-        type=config.profile.type,
-        owner=config.profile.owner,
+        type=config.type,
+        owner=config.owner,
     )
 
 

@@ -230,7 +230,7 @@ def _require_type(parts: ServiceParts, chain: Chain, subject_type: str) -> None:
     """Raise ``RefusedError`` where the user's token is of another type than the request says."""
     expected, token = SUBJECT_TYPES[subject_type], chain.root.subject_token
     kinds = {
-        issuer.rule.issuer: issuer.users.kind
+        issuer.rule.issuer: issuer.users.token
         for issuer in parts.settings.issuers.values()
         if issuer.users is not None
     }

@@ -82,9 +82,9 @@ class ServiceListener:
 
 def _bound(config: ServiceConfig) -> socket.socket:
     try:
-        return listen_tcp(config.host, config.port)
+        return listen_tcp(*config.listen)
     except OSError as error:
-        place = f"{config.host} port {config.port}"
+        place = f"{config.listen.host} port {config.listen.port}"
         message = f"[service] listen: the service can't listen at {place}: {error}"
         raise ServerError(message, code="server.address") from error
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from agentguard.delegation.access_token import AccessToken
-from agentguard.domain.config.server import ClientConfig
+from agentguard.domain.config.clients import ClientConfig
 from agentguard.errors import AgentguardError
 from agentguard.identity import credential
 from agentguard.identity.trust import seconds

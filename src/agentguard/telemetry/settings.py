@@ -1,9 +1,12 @@
-"""``[telemetry]`` of agentguard.toml as a value: where spans are sent, and what they may hold."""
+"""``[telemetry]`` of agentguard.toml: where spans are sent, and what they may hold."""
 
 from __future__ import annotations
 
 import re
-from typing import Final, NamedTuple
+from dataclasses import dataclass
+from typing import Final
+
+from agentguard.tables import kinds, setting
 
 ENDPOINT: Final = re.compile(r"https?://[^/]")
 """The beginning of an OTLP receiver's base URL."""
@@ -17,24 +20,49 @@ FLUSH_SECONDS: Final = 2.0
 RECEIVER: Final = "the URL of an OTLP receiver, as http://localhost:4318"
 
 
-class Settings(NamedTuple):
-    """What telemetry sends, and where to.
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """With this table, spans are sent (docs/how-to/traces.md).
 
-    ``present`` says whether the configuration has the table. ``endpoint`` is the base URL of an
-    OTLP receiver (http/protobuf); empty means the receiver of the ``OTEL_*`` variables, or the
-    application's own set-up. ``metrics`` sends metrics to the same receiver. ``arguments`` and
-    ``results`` put a call's arguments and result into its span, without what ``[redact]`` and the
-    policy redact. ``reasons`` puts the policy's reasons into the span as they are: a reason may
-    quote an argument. ``hash_users`` replaces the names of people by digests. ``host`` names the
-    machine in all that is sent.
+    ::
+
+        [telemetry]
+        endpoint = "http://localhost:4318"
+        service_name = "shop"
+        metrics = false
+        arguments = false
+        results = false
+        reasons = false
+        hash_users = false
+        host = true
     """
 
     present: bool = False
-    endpoint: str = ""
-    service_name: str = ""
-    metrics: bool = False
-    arguments: bool = False
-    results: bool = False
-    reasons: bool = False
-    hash_users: bool = False
-    host: bool = True
+    """Whether the configuration has the table."""
+
+    endpoint: str = setting(
+        kinds.text.where(lambda url: ENDPOINT.match(url) is not None, RECEIVER), default=""
+    )
+    """The base URL of an OTLP receiver (http/protobuf). Without the key, it is that of the
+    ``OTEL_*`` variables, or the application's own set-up."""
+
+    service_name: str = setting(kinds.text, default="")
+    """The name of the service in the traces."""
+
+    metrics: bool = setting(kinds.boolean, default=False)
+    """Whether metrics are sent as well, to the same receiver."""
+
+    arguments: bool = setting(kinds.boolean, default=False)
+    """Whether a span has the call's arguments, but for what ``[redact]`` and the policy redact."""
+
+    results: bool = setting(kinds.boolean, default=False)
+    """Whether a span has the call's result, but for what is redacted."""
+
+    reasons: bool = setting(kinds.boolean, default=False)
+    """Whether a span has the policy's reasons, as they are: a reason may quote an argument."""
+
+    hash_users: bool = setting(kinds.boolean, default=False)
+    """Whether digests stand in the place of people's names."""
+
+    host: bool = setting(kinds.boolean, default=True)
+    """Whether what is sent names the machine."""

@@ -25,7 +25,6 @@ from agentguard.call.releases import RequestProof
 from agentguard.call.tool import FactsFunction, ToolSpec
 from agentguard.domain.config.agents import AgentConfig
 from agentguard.errors import AgentguardError, DecodeError
-from agentguard.identity.credential import AgentProfile
 from agentguard.signing import declared
 from agentguard.signing.canonical import b64_decode, b64_encode
 
@@ -161,12 +160,12 @@ def read_caller(value: Any) -> dict[str, Any]:
 
 def agent(config: AgentConfig) -> dict[str, Any]:
     """Return an agent's configuration as JSON."""
-    profile, scope, delegators = config.profile, config.max_scope, config.delegators
+    scope, delegators = config.max_scope, config.delegators
     return {
-        "name": profile.name,
-        "type": profile.type,
-        "owner": profile.owner,
-        "version": profile.version,
+        "name": config.name,
+        "type": config.type,
+        "owner": config.owner,
+        "version": config.version,
         "authority": config.authority,
         "max_scope": None if scope is None else sorted(scope),
         "roles": config.roles,
@@ -182,18 +181,16 @@ def read_agent(value: Any) -> AgentConfig:
     def read() -> AgentConfig:
         scope, delegators = value["max_scope"], value["delegators"]
         return AgentConfig(
-            AgentProfile(
-                text(value["name"]),
-                text(value["type"]),
-                text_or_none(value["owner"]),
-                text_or_none(value["version"]),
-            ),
-            "own" if value["authority"] == "own" else "delegated",
-            None if scope is None else frozenset(texts(scope)),
-            texts(value["roles"]),
-            frozenset(texts(value["role_scope"])),
-            None if delegators is None else frozenset(texts(delegators)),
-            value["conceals_secrets"] is not False,
+            name=text(value["name"]),
+            type=text(value["type"]),
+            owner=text_or_none(value["owner"]),
+            version=text_or_none(value["version"]),
+            authority="own" if value["authority"] == "own" else "delegated",
+            max_scope=None if scope is None else frozenset(texts(scope)),
+            roles=texts(value["roles"]),
+            conceals_secrets=value["conceals_secrets"] is not False,
+            role_scope=frozenset(texts(value["role_scope"])),
+            delegators=None if delegators is None else frozenset(texts(delegators)),
         )
 
     return reads("agent", read)

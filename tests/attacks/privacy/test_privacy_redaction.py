@@ -472,7 +472,7 @@ def test_the_examples_in_the_documentation_run(tmp_path):
     exec(compile(python, str(PAGE), "exec"), {})  # noqa: S102  a reader would paste it
     (toml,) = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
     parsed = config.parse(tomllib.loads(toml), source="privacy.md", base=tmp_path)
-    assert parsed.redactions["charge_card"] == (
+    assert parsed.redact["charge_card"] == (
         ("args", "card"),
         ("result", "receipt", "number"),
     )

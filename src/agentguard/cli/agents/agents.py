@@ -78,7 +78,7 @@ def _cells(agent: AgentRecord) -> tuple[str | Text, ...]:
     table = agent.table
     return (
         agent.name if table else screen.barred(agent.name),
-        table.profile.type if table else "",
+        table.type if table else "",
         table.authority if table else "",
         str(len(agent.instances)),
         str(agent.count("allow")),
@@ -109,8 +109,8 @@ def _draw(agent: AgentRecord) -> None:
         screen.sheet(
             (
                 ("agent", agent.name),
-                ("type", table.profile.type),
-                ("owner", "none named" if table.profile.owner is None else table.profile.owner),
+                ("type", table.type),
+                ("owner", "none named" if table.owner is None else table.owner),
                 ("authority", table.authority),
                 ("max_scope", _words(table.max_scope)),
                 ("roles", " ".join(table.roles) or "none"),

@@ -81,8 +81,8 @@ class AgentRecord:
         return {
             "name": self.name,
             "configured": table is not None,
-            "type": table.profile.type if table else None,
-            "owner": table.profile.owner if table else None,
+            "type": table.type if table else None,
+            "owner": table.owner if table else None,
             "authority": table.authority if table else None,
             "max_scope": None
             if table is None or table.max_scope is None

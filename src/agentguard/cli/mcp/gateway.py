@@ -95,7 +95,7 @@ def server_of(
     _require_own(config, name, table, tuple(command), url)
     if url is not None or (not command and table.url is not None):
         return Server(name, table, (), require_url(url) if url is not None else table.url)
-    chosen = tuple(command) or table.command
+    chosen = tuple(command) or table.command or ()
     if not chosen:
         message = (
             f"the MCP server {name} has no command: name the command after --, or a command or a "
@@ -154,7 +154,7 @@ def pins_or_warning(config: Config, server: Server) -> Any:
     pins = read_pins(config, server.name)
     if pins is None:
         held = "each tool is held to its first description of this run"
-        if config.denies_unlisted:  # a pin lists a tool, as a table does
+        if config.tools.unlisted == "deny":  # a pin lists a tool, as a table does
             held = (
                 'with [tools] unlisted = "deny", each tool without a table [tools.NAME] is denied'
             )
@@ -180,7 +180,7 @@ def settings_of(
     name, table, command, url = server
     named, principal, task = caller.over(table)
     agent = "" if named is None else named  # the pins of a server are of no agent
-    has_roles = config.lists_principals or config.server is not None  # the guard server's
+    has_roles = config.principals is not None or config.server is not None  # the guard server's
     lent = delegated_scope(config, agent, table.scope, has_roles=has_roles)
     return package().Settings(
         server=name,

@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NamedTuple, Unpack
+from typing import Any, Unpack
 
 from agentguard.cli.mcp import gateway
 from agentguard.cli.mcp.gateway import (
@@ -24,8 +24,8 @@ from agentguard.cli.mcp.tokens import oauth_of
 from agentguard.cli.terminal import location, screen
 from agentguard.cli.terminal.options import PROGRAM, Option, command
 from agentguard.domain.config import Config
-from agentguard.domain.config.mcp_serve import LISTEN, parse_listen, parse_socket
-from agentguard.domain.config.server import is_loopback
+from agentguard.domain.config.address import Address
+from agentguard.domain.config.mcp_serve import LISTEN, parse_listen
 from agentguard.errors import ConfigError
 
 _LISTENER = "agentguard_mcp.gateway.http.server"
@@ -61,7 +61,7 @@ def serve(
     server = gateway.server_of(settings, given["name"], given["command"], given["url"])
     place = _place(server, listen)
     caller = gateway.Caller(agent, principal, task)
-    if place.socket is not None and not _is_named(settings, server, caller):
+    if isinstance(place, Path) and not _is_named(settings, server, caller):
         caller = caller._replace(principal=_own_user())
     gateway.require_caller(server, caller)
     chosen = gateway.settings_of(settings, server, caller, given["env"])
@@ -71,34 +71,23 @@ def serve(
     pins = gateway.pins_or_warning(settings, server)
     chosen = replace(chosen, pins=pins)
     import_module(_LISTENER).run(
-        chosen, endpoint, Path(settings.source), partial(_say, place.socket)
+        chosen, endpoint, Path(settings.source), partial(_say, endpoint.socket)
     )
-
-
-class _Place(NamedTuple):
-    """Where a gateway listens: at a unix socket, or at an address and a port."""
-
-    host: str
-    port: int
-    socket: Path | None = None
 
 
 def _say(socket: Path | None, place: Any) -> None:
     screen.line(f"serving at {place.url}" + (f" through {socket}" if socket is not None else ""))
 
 
-def _place(server: Server, listen: str | None) -> _Place:
-    """Return where the gateway listens; raises ``ConfigError``."""
-    table = server.table.serve
+def _place(server: Server, listen: str | None) -> Address | Path:
+    """Return the address or the unix socket where the gateway listens; raises ``ConfigError``."""
     if listen is None:
-        return _Place(table.host, table.port, table.socket)
-    path, parsed = parse_socket(listen), parse_listen(listen)
-    if path is not None:
-        return _Place(table.host, table.port, Path(path).absolute())
+        return server.table.serve.listen
+    parsed = parse_listen(listen)
     if parsed is None:
         message = f"--listen {listen}: expected an address and a port, as in {LISTEN}, or unix:PATH"
         raise ConfigError(message)
-    return _Place(*parsed)
+    return parsed.absolute() if isinstance(parsed, Path) else parsed
 
 
 def _is_named(config: Config, server: Server, caller: gateway.Caller) -> bool:
@@ -119,17 +108,18 @@ def _own_user() -> str:
         raise ConfigError(message) from error
 
 
-def _endpoint(package: Any, server: Server, place: _Place, oauth: Any) -> Any:
+def _endpoint(package: Any, server: Server, place: Address | Path, oauth: Any) -> Any:
     """Return how clients reach the gateway; raises ``ConfigError``."""
     table = server.table.serve
-    host = place.host
-    if place.socket is None and table.certificate is None and not is_loopback(host):
+    host, port = LISTEN if isinstance(place, Path) else place
+    is_here = isinstance(place, Path) or place.is_loopback
+    if not is_here and table.certificate is None:
         message = (
             f"{host} is no loopback address: name a certificate and a key in "
             f"[mcp.{server.name}.serve], or listen on loopback behind a proxy with TLS"
         )
         raise ConfigError(message)
-    if place.socket is None and table.url is None and not is_loopback(host):
+    if not is_here and table.url is None:
         message = (
             f"{host} is no loopback address: name the url of the gateway as clients know it in "
             f"[mcp.{server.name}.serve]"
@@ -137,8 +127,8 @@ def _endpoint(package: Any, server: Server, place: _Place, oauth: Any) -> Any:
         raise ConfigError(message)
     return package.EndpointSettings(
         host=host,
-        port=place.port,
-        socket=place.socket,
+        port=port,
+        socket=place if isinstance(place, Path) else None,
         url=table.url,
         certificate=table.certificate,
         key=table.key,
@@ -158,7 +148,7 @@ def _require_known_callers(config: Config, server: Server, settings: Any, endpoi
     if settings.proofs is not None or endpoint.oauth is not None:
         return
     where = f"[mcp.{server.name}] of {config.source}"
-    is_here = endpoint.socket is not None or is_loopback(endpoint.host)
+    is_here = endpoint.socket is not None or Address(endpoint.host, endpoint.port).is_loopback
     if not is_here or (endpoint.url is not None and endpoint.url.startswith("https://")):
         message = (
             "everybody who reaches the address could call tools: ask for tokens of users "

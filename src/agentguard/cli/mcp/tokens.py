@@ -23,9 +23,9 @@ def oauth_of(package: Any, config: Config, server: Server, agent: str) -> Any:
     issuers = {}
     for url, issuer in require_tokens(config, server.name, table).items():
         users = issuer.users
-        has_roles = config.lists_principals or (users is not None and bool(users.roles))
+        has_roles = config.principals is not None or (users is not None and bool(users.roles))
         issuers[url] = delegated_scope(config, agent, table.scope, has_roles=has_roles)
-    return package.OAuth(issuers, oauth.scopes, oauth.scope_claim)
+    return package.OAuth(issuers, oauth.scopes, oauth.counted_claim)
 
 
 def require_tokens(config: Config, name: str, table: McpConfig) -> dict[str, IssuerConfig]:
@@ -56,7 +56,7 @@ def require_tokens(config: Config, name: str, table: McpConfig) -> dict[str, Iss
 def _url(issuer: IssuerConfig, name: str, resource: str, where: str) -> str:
     """Return the URL of an issuer whose access tokens of users are for a resource."""
     users = issuer.users
-    if users is None or users.kind != "access" or issuer.rule.issuer is None:
+    if users is None or not users.takes_access or issuer.rule.issuer is None:
         message = (
             f"{where}.issuers: [issuers.{name}.users] has to say how access tokens name users "
             "(token = 'access')"

@@ -17,10 +17,11 @@ from agentguard.call.decision import Decision, Outcome
 from agentguard.call.tool import ToolSpec
 from agentguard.cli.terminal import files
 from agentguard.domain.config import Config
-from agentguard.domain.config.table import Table
 from agentguard.errors import ArgumentsError, ConfigError, DecodeError, EncodeError, StorageError
+from agentguard.identity.principal import require_principal
 from agentguard.signing import canonical
 from agentguard.signing.canonical import JSON
+from agentguard.tables import Table, kinds
 
 SUFFIXES: Final = (".toml", ".json")
 
@@ -66,8 +67,7 @@ def read_cases(path: Path, settings: Config) -> list[Case]:
     listed = members.get("case")
     if not isinstance(listed, list) or not listed:
         raise ConfigError(f"{path}: case: expected a list of cases, as [[case]] makes in TOML")
-    table.allow("case")
-    table.reject_unknown()
+    table.require_known(("case", "input"))
     cases = [
         _case(path, f"case {number}", one, shared, settings)
         for number, one in enumerate(listed, start=1)
@@ -102,20 +102,18 @@ def _case(
     if not isinstance(members, dict):
         raise ConfigError(f"{path}: {called}: expected a table")
     table = Table(members, str(path), f"{called}: ")
-    name = table.text("name")
+    name = kinds.text.read(table, "name")
     table = Table(members, str(path), f"case {name!r}: ")
-    table.allow("name")
+    table.require_known(("name", "input", "expect", "code", "reasons"))
     given = _merged(shared, _input(table, members))
-    case = Case(
+    return Case(
         path,
         name,
         _document(table, given, settings),
-        table.choice("expect", _OUTCOMES),
-        table.text("code", may_be_empty=True) if "code" in members else None,
-        table.texts("reasons", None),
+        kinds.choice(*_OUTCOMES).read(table, "expect"),
+        kinds.any_text.read(table, "code") if table.has("code") else None,
+        kinds.texts.read(table, "reasons") if table.has("reasons") else None,
     )
-    table.reject_unknown()
-    return case
 
 
 def _input(table: Table, members: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -188,13 +186,13 @@ def _read(table: Table, member: vocabulary.Member) -> None:
             for one in member.members:
                 if inner.has(one.name) or one.always:
                     _read(inner, one)
-            inner.reject_unknown()
-        case "text":
-            table.text(member.name, "" if member.nullable else None, may_be_empty=True)
-        case "texts":
-            table.texts(member.name, ())
-        case "number":
-            table.number(member.name)
+            inner.require_known([one.name for one in member.members])
+        case "text" if table.has(member.name) or not member.nullable:
+            kinds.any_text.read(table, member.name)
+        case "texts" if table.has(member.name):
+            kinds.texts.read(table, member.name)
+        case "number" if table.has(member.name):
+            kinds.number.read(table, member.name)
 
 
 def _agent(given: Mapping[str, Any], settings: Config) -> dict[str, Any]:
@@ -203,7 +201,7 @@ def _agent(given: Mapping[str, Any], settings: Config) -> dict[str, Any]:
     return {
         "id": f"spiffe://{settings.trust_domain}/agent/{name}/{_INSTANCE}",
         "name": name,
-        "type": configured.profile.type if configured is not None else "agent",
+        "type": configured.type if configured is not None else "agent",
         "instance": _INSTANCE,
         "roles": list(configured.roles) if configured is not None else [],
     }
@@ -214,7 +212,10 @@ def _delegation(table: Table, whole: Mapping[str, Any], settings: Config) -> dic
     if not isinstance(subject, str):
         where = table.name("input.delegation.subject")
         raise ConfigError(f"{where}: expected for whom the agent acts, as in 'user:alice'")
-    table.principal("input.delegation.subject", subject)
+    try:
+        require_principal(subject, "principal", ConfigError)
+    except ConfigError as error:
+        raise ConfigError(f"{table.name('input.delegation.subject')}: {error}") from error
     principal = settings.principal_tables.get(subject)
     return {
         "subject": subject,
@@ -232,7 +233,7 @@ def _of_tool(
     action: str, arguments: Mapping[str, JSON], settings: Config
 ) -> Iterator[tuple[str, JSON]]:
     """Yield what the configuration makes of a tool's arguments: attributes, and its resource."""
-    configured = settings.tools.get(action)
+    configured = settings.tools.tables.get(action)
     if configured is None:
         return
     spec = ToolSpec(

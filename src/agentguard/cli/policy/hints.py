@@ -12,10 +12,10 @@ from typing import Any, Final
 
 from agentguard.call.decision import Decision
 from agentguard.domain.config import Config, resolve
-from agentguard.domain.config.spelling import did_you_mean
 from agentguard.errors import AgentguardError
 from agentguard.policy.document import NO_RULE
 from agentguard.policy.rego import RegoSource
+from agentguard.spelling import did_you_mean
 from agentguard.storage import files
 
 _TEXT: Final = re.compile(r'"((?:[^"\\\n]|\\.)*)"')

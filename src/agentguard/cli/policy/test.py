@@ -226,7 +226,7 @@ def _case_results(settings: Config, vocabulary: Config, cases: Sequence[Case]) -
 
 def _vocabulary(settings: Config, config: Path | None) -> Config:
     """Return a configuration with agents and tools: the nearest one where ``settings`` has none."""
-    if settings.agents or settings.tools:
+    if settings.agents or settings.tools.tables:
         return settings
     try:
         return location.load(config)

@@ -10,7 +10,7 @@ from agentguard.cli.terminal import location, screen
 from agentguard.cli.terminal.options import AS_JSON, CONFIG, Argument, command
 from agentguard.client import dial
 from agentguard.client.link import Link
-from agentguard.domain.config import client_agents
+from agentguard.domain.config import clients
 from agentguard.wire import values
 
 _LABELS: Final = {
@@ -65,7 +65,7 @@ def reload(config: Path | None) -> None:
     2. Only the server's own user may ask.
     """
     changed = values.texts(_ask(config, {"op": "reload"}).get("changed"))
-    for what in client_agents.warnings(location.load(config)):
+    for what in clients.warnings(location.load(config)):
         screen.warn(what)
     screen.line(f"loaded anew: {', '.join(changed)}" if changed else "loaded anew: no change")
 

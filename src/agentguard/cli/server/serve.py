@@ -12,7 +12,7 @@ from typing import Final
 from agentguard import telemetry
 from agentguard.cli.terminal import location, screen
 from agentguard.cli.terminal.options import CONFIG, command
-from agentguard.domain.config import Config, client_agents
+from agentguard.domain.config import Config, clients
 from agentguard.domain.config.server import ServerConfig
 from agentguard.errors import AgentguardError
 from agentguard.guard.embedded import Embedded, open_embedded
@@ -39,7 +39,7 @@ def serve(config: Path | None) -> None:
     settings = location.load_to_serve(config)
     own = settings.require_server()
     telemetry.follow(settings.telemetry)
-    for what in client_agents.warnings(settings):
+    for what in clients.warnings(settings):
         screen.warn(what)
     ended, reloads = threading.Event(), threading.Event()
     signal.signal(signal.SIGHUP, lambda _number, _frame: reloads.set())

@@ -68,7 +68,7 @@ def doctor(*, config: Path | None, graph: str | None, json: bool) -> None:
     if graph is not None:
         try:
             tools = doctor_graph.tools_in(graph)
-            findings += doctor_graph.findings(graph, tools, location.load(config).tools)
+            findings += doctor_graph.findings(graph, tools, location.load(config).tools.tables)
         except AgentguardError as error:
             findings.append(Finding("fail", f"graph {graph}", str(error)))
     ok = all(finding.status != "fail" for finding in findings)
@@ -201,7 +201,7 @@ def _state(settings: Config) -> str:
 
 
 def _passphrase(settings: Config) -> Finding:
-    file = settings.passphrase_file
+    file = settings.keys.passphrase_file
     if keystore.from_environment() is not None:
         what = (
             f"it comes from {PASSPHRASE_VARIABLE}, which stays in the environment of the parent "
@@ -305,22 +305,23 @@ def _agents(settings: Config) -> Iterator[Finding]:
 def _functions(settings: Config) -> Iterator[Finding]:
     """Import the functions of the application that the configuration names."""
     policy, where = settings.policy, settings.source
+    people = settings.principals if isinstance(settings.principals, str) else None
     decides = policy.path if policy is not None and policy.engine == "function" else None
     named = [
         (_POLICY, "the decisions come from", decides, f"{where}: policy.path"),
         *(
-            (f"tool {name}", "the facts come from", tool.facts, f"{tool.place}.facts")
-            for name, tool in settings.tools.items()
+            (f"tool {name}", "the facts come from", tool.look_up, f"{tool.place}.facts")
+            for name, tool in settings.tools.tables.items()
         ),
-        ("principals", "the roles come from", settings.principals_function, f"{where}: principals"),
-        ("agents", "the owners come from", settings.owners_function, f"{where}: owners"),
+        ("principals", "the roles come from", people, f"{where}: principals"),
+        ("agents", "the owners come from", settings.owners, f"{where}: owners"),
         *(
             ("approvals", what, function, f"{where}: approvals.{key}")
             for key, what, function in (
-                ("roles", "the roles of approvers come from", settings.approver_roles),
-                ("on_request", "on_request calls", settings.on_request),
-                ("on_expiring", "on_expiring calls", settings.on_expiring),
-                ("on_expired", "on_expired calls", settings.on_expired),
+                ("roles", "the roles of approvers come from", settings.approvals.roles),
+                ("on_request", "on_request calls", settings.approvals.on_request),
+                ("on_expiring", "on_expiring calls", settings.approvals.on_expiring),
+                ("on_expired", "on_expired calls", settings.approvals.on_expired),
             )
         ),
     ]

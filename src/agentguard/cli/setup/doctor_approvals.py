@@ -14,10 +14,10 @@ from agentguard.call.decision import Requirement
 from agentguard.cli.setup.finding import Finding
 from agentguard.cli.terminal import screen, times
 from agentguard.domain.config import Config
-from agentguard.domain.config.spelling import did_you_mean
 from agentguard.errors import AgentguardError
 from agentguard.identity.trust import TrustDocument, seconds
 from agentguard.policy.engine import Engine, StatesRequirements
+from agentguard.spelling import did_you_mean
 from agentguard.storage.approval_files import FileApprovals
 from agentguard.storage.ledger import Ledger
 
@@ -62,7 +62,7 @@ def _unsatisfiable(settings: Config, engine: Engine | None) -> Iterator[Finding]
         )
         yield Finding("warn", "approvals", what)
         return
-    asks_application = settings.approver_roles is not None
+    asks_application = settings.approvals.roles is not None
     meetable = []
     for one in requirements:
         nobodies = [*unmeetable([one], settings.roster, asks_application=asks_application)]
@@ -80,7 +80,7 @@ def _unknown_names(requirements: Iterable[Requirement], settings: Config) -> Ite
     """Say which names of the requirements nobody on the roster has."""
     people = settings.roster.approvers
     roles = {role for one in people.values() for role in one.roles}
-    if settings.approver_roles is not None:
+    if settings.approvals.roles is not None:
         roles |= {*settings.roster.application_roles}
     for kind, known, names in (
         ("role", roles, [one.roles for one in requirements]),
@@ -97,7 +97,7 @@ def _unknown_names(requirements: Iterable[Requirement], settings: Config) -> Ite
 def _owners(settings: Config) -> Iterator[Finding]:
     persons = {approver.principal for approver in settings.roster.approvers.values()}
     for name, agent in settings.agents.items():
-        owner = agent.profile.owner
+        owner = agent.owner
         if persons == {owner}:
             what = (
                 f"its owner {owner} is the only approver, and nobody may approve its calls unless "

@@ -14,9 +14,9 @@ from typing import Final, NamedTuple
 from agentguard.cli.setup.finding import Finding
 from agentguard.cli.terminal import screen
 from agentguard.domain.config import ToolConfig
-from agentguard.domain.config.spelling import closest_name
 from agentguard.errors import AgentguardError, ConfigError
 from agentguard.signing.canonical import JSON
+from agentguard.spelling import closest_name
 
 _ADAPTER: Final = "agentguard_langchain"
 

@@ -20,8 +20,8 @@ from agentguard.cli.setup.finding import Finding
 from agentguard.cli.terminal.location import from_home
 from agentguard.domain.config import Config
 from agentguard.domain.config.mcp import McpConfig
-from agentguard.domain.config.spelling import did_you_mean
 from agentguard.errors import AgentguardError
+from agentguard.spelling import did_you_mean
 from agentguard.visible import visible_text
 
 _METHOD: Final = "mcp:"

@@ -20,9 +20,10 @@ from agentguard.cli.terminal.location import from_home
 from agentguard.client import dial
 from agentguard.client.connection import Greeting
 from agentguard.client.link import Link
-from agentguard.domain.config import Config, client_agents, rights
+from agentguard.domain.config import Config, clients, rights
+from agentguard.domain.config.clients import ClientConfig
 from agentguard.domain.config.engine_loader import configured_engine
-from agentguard.domain.config.server import ClientConfig, ServerConfig
+from agentguard.domain.config.server import ServerConfig
 from agentguard.errors import AgentguardError
 from agentguard.signing import canonical
 from agentguard.wire.peer import ROOT
@@ -45,7 +46,7 @@ def findings(settings: Config, *, own: bool) -> Iterator[Finding]:
     if isinstance(server.address, Path) and server.address.parent.is_dir():
         yield _folder(server.address.parent, own=own)
     if own:
-        for what in client_agents.warnings(settings):
+        for what in clients.warnings(settings):
             yield Finding("warn", "clients", what)
         for client in settings.client_tables.values():
             try:
@@ -201,7 +202,7 @@ def _private(settings: Config) -> list[Path]:
     files = [secret.file for secret in settings.secrets.values()]
     tls = None if settings.server is None else settings.server.tls
     keys = () if tls is None else (tls.key,)
-    paths = (settings.state, settings.passphrase_file, *keys, *files)
+    paths = (settings.state, settings.keys.passphrase_file, *keys, *files)
     return [path.resolve() for path in paths if path is not None and path.exists()]
 
 

@@ -15,7 +15,7 @@ from agentguard.audit.log import LogReader
 from agentguard.audit.summary import Search
 from agentguard.cli.setup.finding import Finding
 from agentguard.domain.config import Config
-from agentguard.domain.config.spelling import closest_name, key
+from agentguard.spelling import closest_name, key
 
 _OF_A_GATEWAY: Final = "mcp:start"
 """How the call is named, also behind a prefix, by which an MCP gateway itself gets secrets."""
@@ -52,20 +52,20 @@ def findings(settings: Config, tools: ToolsOfLog, of_gateways: frozenset[str]) -
 
 
 def _names(settings: Config, called: frozenset[str]) -> Iterator[Finding]:
-    redacted = settings.redactions.keys() - {"*"}
+    redacted = settings.redact.keys() - {"*"}
     if not called:
-        if settings.tools or redacted:
+        if settings.tools.tables or redacted:
             what = "the log has no call yet, with which to compare the names of tools"
             yield Finding("ok", "tools", what)
         return
-    for name in settings.tools:
+    for name in settings.tools.tables:
         if name in called:
             yield Finding("ok", f"tool {name}", "the log has calls of it")
         else:
             yield _uncalled(
-                f"[tools.{key(name)}]", f"tool {name}", name, called - {*settings.tools}
+                f"[tools.{key(name)}]", f"tool {name}", name, called - {*settings.tools.tables}
             )
-    names = called | settings.tools.keys()
+    names = called | settings.tools.tables.keys()
     for name in sorted(redacted - names):
         what = f"{name} in [redact] matches no tool so far"
         meant = closest_name(name, sorted(names))
@@ -91,7 +91,7 @@ def _scopes(settings: Config, tools: ToolsOfLog, of_gateways: frozenset[str]) ->
     """Compare the scopes that the configured tools require with the scopes of the agents."""
     agents = settings.agents.values()
     scopes = {one for agent in agents if agent.scope is not None for one in agent.scope}
-    for name, tool in settings.tools.items():
+    for name, tool in settings.tools.tables.items():
         required = set() if tool.requires is None else {*tool.requires}
         for scope in sorted(required - scopes):
             what = (
@@ -100,10 +100,10 @@ def _scopes(settings: Config, tools: ToolsOfLog, of_gateways: frozenset[str]) ->
             )
             yield Finding("warn", f"tool {name}", what)
     for name in sorted(tools.called):
-        table = settings.tools.get(name)
+        table = settings.tools.tables.get(name)
         if table is not None or name.endswith(_OF_A_GATEWAY):
             continue
-        if settings.denies_unlisted:
+        if settings.tools.unlisted == "deny":
             if name in of_gateways:
                 continue
             what = (
@@ -112,7 +112,7 @@ def _scopes(settings: Config, tools: ToolsOfLog, of_gateways: frozenset[str]) ->
             )
             yield Finding("ok", f"tool {name}", what)
             continue
-        if name in tools.handed_on and settings.delegatees is not None:
+        if name in tools.handed_on and settings.delegation is not None:
             what = "it hands work on to agents: [delegation] decides which agent may do so"
             yield Finding("ok", f"tool {name}", what)
             continue

@@ -155,8 +155,10 @@ def _complete(folder: Path) -> None:
     screen.line(f"Created the keys and the log of the trust domain {trust.trust_domain}:")
     _list(*_private_paths(settings, trust, new_file))
     unchanged = [(folder / config.FILE, "the configuration")]
-    if settings.passphrase_file is not None and settings.passphrase_file != new_file:
-        unchanged.append((settings.passphrase_file, "the passphrase, named by the configuration"))
+    if settings.keys.passphrase_file is not None and settings.keys.passphrase_file != new_file:
+        unchanged.append(
+            (settings.keys.passphrase_file, "the passphrase, named by the configuration")
+        )
     screen.line()
     screen.line("Unchanged:")
     _list(*unchanged)
@@ -239,7 +241,7 @@ def _take_up(settings: Config) -> _TrustAndFile:
             f"nothing is overwritten; set {PASSPHRASE_VARIABLE}, or choose another folder"
         )
         raise StorageError(message, code="storage.exists")
-    settings = replace(settings, passphrase_file=file)
+    settings = replace(settings, keys=replace(settings.keys, passphrase_file=file))
     return domain.take_up(settings, passphrase_of(settings)).trust, file
 
 
@@ -256,7 +258,7 @@ def _passphrase(settings: Config) -> tuple[bytes, Path | None]:
     Raises ``KeyMaterialError`` if neither the configuration nor the environment has a passphrase,
     and ``ConfigError`` for a new file inside the state.
     """
-    file = settings.passphrase_file
+    file = settings.keys.passphrase_file
     if keystore.from_environment() or file is None or os.path.lexists(file):
         return passphrase_of(settings).reveal(), None
     if config.is_inside(file, settings.state):

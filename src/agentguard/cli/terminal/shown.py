@@ -30,7 +30,7 @@ class Shown(NamedTuple):
 
     def names(self, tool: str | None) -> tuple[str, ...]:
         """Return the names of the arguments that are shown of a tool's calls."""
-        table = None if self.settings is None else self.settings.tools.get(tool or "")
+        table = None if self.settings is None else self.settings.tools.tables.get(tool or "")
         return () if table is None else table.show
 
     def of(self, tool: str, arguments: bytes | None) -> dict[str, JSON] | None:
@@ -44,8 +44,8 @@ class Shown(NamedTuple):
             return None
         if arguments is None:
             return dict.fromkeys(names, _MISSING)
-        pointers = settings.redactions.get("*", ()) + settings.redactions.get(tool, ())
-        pointers = redaction.with_attributes(pointers, settings.tools[tool].attributes or {})
+        pointers = settings.redact.get("*", ()) + settings.redact.get(tool, ())
+        pointers = redaction.with_attributes(pointers, settings.tools.tables[tool].attributes or {})
         try:
             kept = redaction.redact("args", arguments, pointers)
             values = canonical.loads(kept, limit=len(kept))

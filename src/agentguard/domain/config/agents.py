@@ -1,37 +1,124 @@
-"""Who may act and delegate: ``[agents]``, ``[roles]``, ``[principals]`` and ``[delegation]``.
-
-``file.py`` reads the other tables.
-"""
+"""Who may act and delegate: ``[agents]``, ``[roles]``, ``[principals]`` and ``[delegation]``."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from agentguard.delegation.grant import Assurance
-from agentguard.domain.config.spelling import did_you_mean
-from agentguard.domain.config.table import Table
 from agentguard.errors import ConfigError, DelegationError
 from agentguard.identity.credential import AgentProfile
+from agentguard.identity.principal import require_principal
+from agentguard.spelling import did_you_mean
+from agentguard.tables import Table, kinds, others, setting
+
+
+@dataclass(frozen=True, slots=True)
+class RoleConfig:
+    """A role is a name for a list of scopes. Principals and agents have roles.
+
+    ::
+
+        [roles.writer]
+        scope = ["files:read", "files:write"]
+    """
+
+    scope: frozenset[str] = setting(kinds.scope, default=frozenset[str]())
+    """The scopes that the role allows."""
+
+
+@dataclass(frozen=True, slots=True)
+class PrincipalConfig:
+    """With such a table, nobody lends an agent anything whom the tables do not list.
+
+    Without one, the program alone says what somebody lends (docs/how-to/delegation.md).
+
+    ::
+
+        [principals."user:alice"]
+        roles = ["writer"]
+    """
+
+    roles: tuple[str, ...] = setting(kinds.texts, default=())
+    """The roles whose scopes the principal may lend."""
+
+    scope: frozenset[str] = frozenset()
+    """The scopes of these roles."""
+
+
+@dataclass(frozen=True, slots=True)
+class PrincipalsConfig:
+    """The tables of the principals are in this one.
+
+    ::
+
+        [principals]
+        assurance = "oidc"
+    """
+
+    assurance: Assurance = setting(kinds.choice("application", "oidc"), default="application")
+    """What vouches for a principal: ``application``, the program's word; or ``oidc``, a token of
+    an issuer (docs/how-to/users.md)."""
+
+    tables: Mapping[str, PrincipalConfig] = others(lambda: PrincipalConfig)
 
 
 @dataclass(frozen=True, slots=True)
 class AgentConfig:
-    """``[agents.NAME]``; ``max_scope`` None, of an ephemeral guard alone, means every scope."""
+    """An agent that has no such table can't act (``agent.unknown``).
 
-    profile: AgentProfile
-    authority: Literal["own", "delegated"]
-    max_scope: frozenset[str] | None
-    roles: tuple[str, ...] = ()
+    ::
+
+        [agents.assistant]
+        type = "assistant"
+        owner = "user:carol"
+        version = "1.2"
+        authority = "delegated"
+        max_scope = ["files:read"]
+        roles = ["writer"]
+        conceals_secrets = true
+    """
+
+    name: str
+    type: str = setting(kinds.text, default="agent")
+    """A kind of agent, for the policy: ``input.agent.type``."""
+
+    owner: str | None = setting(kinds.principal, default=None)
+    """Who answers for the agent: the agent acts on its own for the owner."""
+
+    version: str | None = setting(kinds.text, default=None)
+    """The agent's version, for the log."""
+
+    authority: Literal["own", "delegated"] = setting(
+        kinds.choice("own", "delegated"), default="delegated"
+    )
+    """``own``: the agent may act without a delegation; ``delegated``: each call needs one."""
+
+    max_scope: frozenset[str] | None = setting(kinds.scope, default=frozenset[str]())
+    """The scopes that a tool may require of this agent, whatever a person lends; without the key,
+    nothing. None, of an ephemeral guard alone, means every scope."""
+
+    roles: tuple[str, ...] = setting(kinds.texts, default=())
+    """Roles whose scopes are added to ``max_scope``."""
+
+    conceals_secrets: bool = setting(kinds.boolean, default=True)
+    """Whether the adapters take released secrets out of what the agent's model sees
+    (docs/how-to/secrets.md#what-a-model-sees)."""
+
     role_scope: frozenset[str] = frozenset()
     """The scopes that the roles allow."""
 
     delegators: frozenset[str] | None = None
     """The agents that may delegate to this one (``[delegation]``); None without that table."""
 
-    conceals_secrets: bool = True
-    """Whether the adapters take released secrets out of the results that the agent's model sees."""
+    def __post_init__(self) -> None:
+        _ = self.profile
+
+    @property
+    def profile(self) -> AgentProfile:
+        """What a credential says of the agent."""
+        return AgentProfile(self.name, self.type, self.owner, self.version)
 
     @property
     def scope(self) -> frozenset[str] | None:
@@ -43,59 +130,57 @@ class AgentConfig:
 
         ``agent`` is the name of an agent. An agent may always delegate to itself.
         """
-        name = self.profile.name
-        if self.delegators is not None and agent not in {name, *self.delegators}:
+        if self.delegators is not None and agent not in {self.name, *self.delegators}:
             message = (
-                f"{agent} may not delegate to {name}: add {name} to the list of {agent} in "
-                "[delegation] to allow it"
+                f"{agent} may not delegate to {self.name}: add {self.name} to the list of {agent} "
+                "in [delegation] to allow it"
             )
             raise DelegationError(message, code="delegation.delegatee")
 
 
-@dataclass(frozen=True, slots=True)
-class PrincipalConfig:
-    """``[principals.NAME]``: the roles of a user, and the scopes that the user may delegate."""
+def known_principals(
+    outer: Table, principals: PrincipalsConfig, scopes: Mapping[str, frozenset[str]]
+) -> PrincipalsConfig:
+    """Return ``[principals]`` with the scopes of the roles; raises ``ConfigError``."""
+    tables = {}
+    for name, one in principals.tables.items():
+        table = outer.table(name)
+        try:
+            require_principal(name, "principal", ConfigError)
+        except ConfigError as error:
+            raise ConfigError(f"{table.name()}: {error}") from error
+        tables[name] = PrincipalConfig(*_roles(table, one.roles, scopes))
+    return replace(principals, tables=tables)
 
-    roles: tuple[str, ...]
-    scope: frozenset[str]
 
+def known_agents(
+    outer: Table,
+    agents: Mapping[str, AgentConfig],
+    scopes: Mapping[str, frozenset[str]],
+    delegation: Mapping[str, frozenset[str]] | None,
+    *,
+    has_owners: bool,
+) -> Mapping[str, AgentConfig]:
+    """Return ``[agents]``, the table ``outer``, with the scopes of the roles and the delegators.
 
-def read_role(table: Table) -> frozenset[str]:
-    """Return the scopes that a role of ``[roles]`` allows; raises ``ConfigError``."""
-    scope = table.scope("scope", frozenset[str]())
-    table.reject_unknown()
-    return scope
-
-
-def read_assurance(root: Table) -> Assurance:
-    """Read ``[principals] assurance``: the least that vouches for a principal.
-
-    Raises ``ConfigError``.
+    With ``has_owners``, a function names the owners, and no table does. Raises ``ConfigError``.
     """
-    return root.table("principals").choice("assurance", ("application", "oidc"), "application")
-
-
-def read_principals(
-    root: Table, roles: Mapping[str, frozenset[str]]
-) -> Mapping[str, PrincipalConfig]:
-    """Read ``[principals]``; ``roles`` has the scopes of each role. Raises ``ConfigError``."""
-    principals: dict[str, PrincipalConfig] = {}
-    outer = root.table("principals")
-    for name in outer.names():
-        if name == "assurance":
-            continue
-        table = outer.table(name, "assurance")
-        table.principal("", name)
-        principals[name] = PrincipalConfig(*_roles(table, roles))
-        table.reject_unknown()
-    return principals
+    known = {}
+    for name, agent in agents.items():
+        table = outer.table(name)
+        if has_owners and agent.owner is not None:
+            raise table.mistake("owner", "no owner here, for the function of owners names them")
+        roles, scope = _roles(table, agent.roles, scopes)
+        delegators = delegators_of(name, delegation)
+        known[name] = replace(agent, roles=roles, role_scope=scope, delegators=delegators)
+    return known
 
 
 def _roles(
-    table: Table, scopes: Mapping[str, frozenset[str]]
+    table: Table, given: tuple[str, ...], scopes: Mapping[str, frozenset[str]]
 ) -> tuple[tuple[str, ...], frozenset[str]]:
     """Return the roles of an agent or a principal, and the scopes that they allow together."""
-    roles = tuple(sorted(set(table.texts("roles", ()))))
+    roles = tuple(sorted(set(given)))
     for role in roles:
         if role not in scopes:
             names = ", ".join(sorted(scopes)) or "none"
@@ -116,60 +201,22 @@ def unknown_agent(source: str, name: str, agents: Iterable[str]) -> ConfigError:
     return ConfigError(message, code="agent.unknown")
 
 
-def read_delegatees(root: Table) -> Mapping[str, frozenset[str]]:
-    """Read ``[delegation]``: each agent, with the agents to which it may delegate."""
-    table, agents = root.table("delegation"), root.table("agents").names()
-    lists_agents = "agents" in root.names()
-    delegatees = {name: table.texts(name, ()) for name in table.names()}
-    for name, to in delegatees.items():
-        for agent in (name, *to):
-            if lists_agents and agent not in agents:
+def require_delegatees(
+    outer: Table, delegation: Mapping[str, frozenset[str]], agents: Collection[str]
+) -> None:
+    """Refuse a name in ``[delegation]``, the table ``outer``, that is none of ``agents``."""
+    for name, to in delegation.items():
+        for agent in (name, *sorted(to)):
+            if agent not in agents:
                 names = did_you_mean(agent, agents) or ", ".join(sorted(agents))
-                message = f"{table.name(name)}: {agent!r} is not one of [agents]: {names}"
+                message = f"{outer.name(name)}: {agent!r} is not one of [agents]: {names}"
                 raise ConfigError(message.rstrip())
-    return {name: frozenset(to) for name, to in delegatees.items()}
 
 
 def delegators_of(
-    agent: str, delegatees: Mapping[str, frozenset[str]] | None
+    agent: str, delegation: Mapping[str, frozenset[str]] | None
 ) -> frozenset[str] | None:
     """Return the agents that may delegate to ``agent``; None without ``[delegation]``."""
-    if delegatees is None:
+    if delegation is None:
         return None
-    return frozenset(name for name, to in delegatees.items() if agent in to)
-
-
-def read_agent(
-    name: str,
-    table: Table,
-    scopes: Mapping[str, frozenset[str]],
-    delegators: frozenset[str] | None,
-    *,
-    has_owner: bool,
-) -> AgentConfig:
-    """Read ``[agents.NAME]``; ``scopes`` are those of each role. Raises ``ConfigError``.
-
-    ``has_owner`` says whether the table may name an owner: it may not beside ``owners``.
-    """
-    kind = table.text("type", "agent")
-    owner, version = table.optional("owner"), table.optional("version")
-    if owner is not None:
-        if not has_owner:
-            raise table.mistake("owner", "no owner here, for the function of owners names them")
-        table.principal("owner", owner)
-    try:
-        profile = AgentProfile(name, kind, owner, version)
-    except ConfigError as error:
-        raise ConfigError(f"{table.name('')}: {error}") from error
-    roles, role_scope = _roles(table, scopes)
-    config = AgentConfig(
-        profile,
-        table.choice("authority", ("own", "delegated"), "delegated"),
-        table.scope("max_scope", frozenset[str]()),
-        roles,
-        role_scope,
-        delegators,
-        table.boolean("conceals_secrets", default=True),
-    )
-    table.reject_unknown()
-    return config
+    return frozenset(name for name, to in delegation.items() if agent in to)

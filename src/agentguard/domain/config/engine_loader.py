@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from agentguard.call.decision import Decision
-from agentguard.domain.config.paths import resolve
 from agentguard.domain.config.settings import Config
 from agentguard.domain.config.tools import load_callable
 from agentguard.errors import ConfigError
 from agentguard.policy.document import DEFAULT_QUERY
 from agentguard.policy.engine import Engine
 from agentguard.storage import files
+from agentguard.tables import resolve
 
 if TYPE_CHECKING:
     from agentguard.policy.opa_server import Server

@@ -1,56 +1,34 @@
 """Finds agentguard.toml, reads and checks it, and returns a ``Config``.
 
 A mistake is a ``ConfigError`` that names the file, the key and the expected value. An unknown key
-is a mistake (``table.py``). This module opens only the configuration's file; the guard opens the
+is a mistake. This module opens only the configuration's file; the guard opens the
 files that the configuration names.
 """
 
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from agentguard.domain.config.agents import (
-    delegators_of,
-    read_agent,
-    read_assurance,
-    read_delegatees,
-    read_principals,
-    read_role,
+    PrincipalsConfig,
+    known_agents,
+    known_principals,
+    require_delegatees,
 )
-from agentguard.domain.config.approvals import read_limits, read_roster
-from agentguard.domain.config.clients import read_clients
-from agentguard.domain.config.paths import require_outside, resolve
-from agentguard.domain.config.policy import read_policy
-from agentguard.domain.config.secrets import read_secrets
-from agentguard.domain.config.server import read_server
-from agentguard.domain.config.settings import DIRECTORY_SECONDS, EXPIRING_SECONDS, NO_DOMAIN, Config
-from agentguard.domain.config.table import Table
-from agentguard.domain.config.tools import (
-    read_aliases,
-    read_folders,
-    read_redactions,
-    read_tools,
-    read_unlisted,
-)
+from agentguard.domain.config.approvals import roster_of
+from agentguard.domain.config.paths import require_outside
+from agentguard.domain.config.settings import DEFAULT_ANCHOR, Config
+from agentguard.domain.config.tools import require_aliases
 from agentguard.errors import ConfigError, EncodeError
 from agentguard.signing import canonical
 from agentguard.storage import files
-from agentguard.telemetry.settings import ENDPOINT, RECEIVER, Settings
-
-if TYPE_CHECKING:
-    from agentguard.domain.config.issuers import IssuerConfig
-    from agentguard.domain.config.mcp import McpConfig
-    from agentguard.domain.config.service import ServiceConfig
+from agentguard.tables import Table, read
 
 FILE: Final = "agentguard.toml"
-DEFAULT_ANCHOR: Final = "~/.local/state/agentguard"
-
-_DOMAIN: Final = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?\Z")
 
 
 def load(path: Path) -> Config:
@@ -84,134 +62,77 @@ def parse(tables: Mapping[str, Any], *, source: str, base: Path) -> Config:
 
     Raises ``ConfigError`` (``config.invalid``, ``anchor.inside``).
     """
-    root = Table(tables, source, "")
-    anchor = root.text("anchor", DEFAULT_ANCHOR, may_be_empty=True)
-    resolve_path = partial(resolve, base)
-    roles = {name: read_role(table) for name, table in root.tables("roles")}
-    delegatees = read_delegatees(root) if "delegation" in tables else None
-    has_table = "principals" in tables and not root.is_text("principals")
-    owners = root.optional("owners")
-    approvals = root.table("approvals")
-    issuers = _issuers(root, resolve_path)
-    clients = read_clients(root, issuers)
-    has_server = "server" in tables
-    service = _service(root, resolve_path)
-    _require_other_issuers(root, issuers, service)
-    config = Config(
-        source=source,
-        base=base,
-        trust_domain=_trust_domain(root),
-        state=resolve(base, root.text("state", ".agentguard")),
-        anchor=resolve(base, anchor) if anchor else None,
-        passphrase_file=_passphrase_file(root.table("keys"), base),
-        policy=read_policy(root.table("policy"), resolve_path) if "policy" in tables else None,
-        agents={
-            name: read_agent(
-                name, table, roles, delegators_of(name, delegatees), has_owner=owners is None
-            )
-            for name, table in root.tables("agents")
-        },
-        lists_agents="agents" in tables,
-        role_scopes=roles,
-        principals=read_principals(root, roles) if has_table else None,
-        assurance=read_assurance(root) if has_table else "application",
-        principals_function=root.text("principals") if root.is_text("principals") else None,
-        owners_function=owners,
-        directory_seconds=root.seconds("directory_seconds", DIRECTORY_SECONDS),
-        delegatees=delegatees,
-        tools=read_tools(root),
-        denies_unlisted=read_unlisted(root) == "deny",
-        paths=read_folders(root.table("paths"), resolve_path),
-        aliases=read_aliases(root.table("aliases")),
-        roster=read_roster(root, approvals),
-        limits=read_limits(approvals),
-        on_request=approvals.optional("on_request"),
-        on_expiring=approvals.optional("on_expiring"),
-        on_expired=approvals.optional("on_expired"),
-        expiring_seconds=approvals.count("expiring_seconds", EXPIRING_SECONDS),
-        approver_roles=approvals.optional("roles"),
-        redactions=read_redactions(root.table("redact")),
-        secrets=read_secrets(root, resolve_path),
-        server=read_server(root.table("server"), resolve_path, clients) if has_server else None,
-        issuers=issuers,
-        clients=clients,
-        service=service,
-        mcp=_mcp(root, resolve_path),
-        telemetry=_telemetry(root.table("telemetry") if "telemetry" in tables else None),
-        encoded=_encoded(tables, source),
-    )
-    approvals.reject_unknown()
-    root.reject_unknown()
+    defaults = {"anchor": DEFAULT_ANCHOR, "state": ".agentguard"}
+    root = Table({**defaults, **tables}, source, base=base)
+    for name in root.names():
+        if not root.has(name):  # a table that is null is not the same as none
+            raise root.mistake(name, "a value, or no such key")
+    config = _joined(root, read(Config, root, source=source, base=base))
+    config = replace(config, encoded=_encoded(tables, source))
     config.require_unredacted()
     require_outside(config.anchor, config.state, f"{source}: anchor: ")
     return config
 
 
-def _issuers(root: Table, resolve_path: Callable[[str], Path]) -> Mapping[str, IssuerConfig]:
-    if "issuers" not in root.names():
-        root.allow("issuers")
-        return {}
-    # few configurations name an issuer
-    from agentguard.domain.config.issuers import read_issuers  # noqa: PLC0415
+def _joined(root: Table, config: Config) -> Config:
+    """Return the configuration by the rules between tables; ``root`` has the tables."""
+    scopes, delegation, issuers = config.role_scopes, config.delegation, config.issuers
+    joined: dict[str, Any] = {"lists_agents": root.has("agents")}
+    if delegation is not None and root.has("agents"):
+        require_delegatees(root.table("delegation"), delegation, config.agents)
+    if config.agents:
+        joined["agents"] = known_agents(
+            root.table("agents"),
+            config.agents,
+            scopes,
+            delegation,
+            has_owners=config.owners is not None,
+        )
+    if isinstance(config.principals, PrincipalsConfig):
+        outer = root.table("principals")
+        joined["principals"] = known_principals(outer, config.principals, scopes)
+    if config.approvers or config.approvals.application:
+        joined["roster"] = roster_of(root, config.approvers, config.approvals)
+    require_aliases(root.table("aliases"), config.aliases)
+    if issuers:
+        # few configurations name an issuer
+        from agentguard.domain.config.issuers import known_issuers  # noqa: PLC0415
 
-    return read_issuers(root, resolve_path)
+        joined["issuers"] = known_issuers(root.table("issuers"), issuers)
+    if config.clients is not None:
+        # few configurations are a server's
+        from agentguard.domain.config.clients import known_clients  # noqa: PLC0415
+
+        outer = root.table("clients")
+        joined["clients"] = known_clients(outer, config.clients, issuers)
+    config = replace(config, **joined)
+    _require_server_tables(root, config)
+    return config
 
 
-def _service(root: Table, resolve_path: Callable[[str], Path]) -> ServiceConfig | None:
-    if "service" not in root.names():
-        root.allow("service")
-        return None
-    if "server" not in root.names():
+def _require_server_tables(root: Table, config: Config) -> None:
+    """Refuse tables of a server that go with another table, where the other one says no."""
+    server, service = config.server, config.service
+    if service is not None and server is None:
         message = (
             f"{root.name('service')}: expected a table [server] beside it, found none: add one "
             'with a url, such as url = "unix:guard.sock"'
         )
         raise ConfigError(message)
-    # few configurations have a token service
-    from agentguard.domain.config.service import read_service  # noqa: PLC0415
-
-    return read_service(root.table("service"), resolve_path)
-
-
-def _require_other_issuers(
-    root: Table, issuers: Mapping[str, IssuerConfig], service: ServiceConfig | None
-) -> None:
-    """Refuse ID-JAGs without a service that takes them, and the service's own.
-
-    draft-ietf-oauth-identity-assertion-authz-grant, Cross-Domain Use.
-    """
-    for name, issuer in issuers.items():
-        if issuer.users is None or not issuer.users.id_jag:
-            continue
-        if service is None or issuer.rule.issuer == service.issuer:
+    if server is not None and server.tls is not None and server.tls.ca is None:
+        remote = [client for client in config.client_tables.values() if client.uid is None]
+        if not remote or any(client.spiffe is not None for client in remote):
+            expected = "the certificates of the authority of the clients' certificates"
+            raise root.table("server").table("tls").mistake("ca", expected)
+    for name, issuer in config.issuers.items():
+        # draft-ietf-oauth-identity-assertion-authz-grant, Cross-Domain Use
+        takes = issuer.users is not None and issuer.users.id_jag
+        if takes and (service is None or issuer.issuer == service.issuer):
             message = (
                 f"{root.name(f'issuers.{name}.users.id_jag')}: expected a table [service] with "
                 "another issuer, because the token service takes ID-JAGs of others"
             )
             raise ConfigError(message)
-
-
-def _mcp(root: Table, resolve_path: Callable[[str], Path]) -> Mapping[str, McpConfig]:
-    if "mcp" not in root.names():
-        root.allow("mcp")
-        return {}
-    # few configurations name a server behind a gateway
-    from agentguard.domain.config.mcp import read_mcp  # noqa: PLC0415
-
-    return read_mcp(root, resolve_path)
-
-
-def _trust_domain(root: Table) -> str:
-    name = root.text("trust_domain", NO_DOMAIN)
-    if not _DOMAIN.match(name):
-        raise root.mistake("trust_domain", "a domain name in lower case, as in 'acme.example'")
-    return name
-
-
-def _passphrase_file(keys: Table, base: Path) -> Path | None:
-    file = keys.file("passphrase_file", partial(resolve, base))
-    keys.reject_unknown()
-    return file
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -230,19 +151,6 @@ def _read(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path} is not UTF-8 ({error.reason}): save it as UTF-8") from error
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path} is not valid TOML: {error}") from error
-
-
-def _telemetry(table: Table | None) -> Settings:
-    if table is None:
-        return Settings()
-    endpoint, service = table.text("endpoint", ""), table.text("service_name", "")
-    if endpoint and not ENDPOINT.match(endpoint):
-        raise table.mistake("endpoint", RECEIVER)
-    switches = ("metrics", "arguments", "results", "reasons", "hash_users")
-    on = {name: table.boolean(name, default=False) for name in switches}
-    on["host"] = table.boolean("host", default=True)
-    table.reject_unknown()
-    return Settings(True, endpoint, service, **on)  # noqa: FBT003  the table is present
 
 
 def _encoded(tables: Mapping[str, Any], source: str) -> bytes:

@@ -1,4 +1,4 @@
-"""Reads ``[issuers]``: whose tokens count, and where the issuers' keys are.
+"""``[issuers]``: whose tokens count, and where the issuers' keys are.
 
 This module opens no file and asks no server: ``domain/issuer_keys.py`` does.
 """
@@ -6,208 +6,267 @@ This module opens no file and asks no server: ``domain/issuer_keys.py`` does.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from itertools import combinations
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final, Literal
 
-from agentguard.domain.config.table import Table
 from agentguard.errors import ConfigError
 from agentguard.identity.jwa import ALGORITHMS
 from agentguard.identity.jwt import ABSENT, JwtRule
 from agentguard.identity.login import LONGEST
 from agentguard.identity.principal import is_principal
 from agentguard.issuers.address import address_of
-
-LEEWAY: Final = 30
-"""The default of ``leeway``, in seconds."""
+from agentguard.tables import MistakeError, Table, below, kinds, setting
 
 MAX_LEEWAY: Final = 300
 
-TYPES: Final = ("JWT", "at+jwt", ABSENT)
-"""The default of ``types``: Keycloak says JWT, RFC 9068 says at+jwt, and others say nothing."""
-
-SPIFFE_TYPES: Final = ("JWT", "JOSE", ABSENT)
+SPIFFE_TYPES: Final = frozenset({"JWT", "JOSE", ABSENT})
 """The default of ``types`` for JWT-SVIDs (SPIFFE JWT-SVID, 2.3)."""
+
+TYPES: Final = frozenset({"JWT", "at+jwt", ABSENT})
+"""The default of ``types``: Keycloak says JWT, RFC 9068 says at+jwt, and others say nothing."""
 
 _DOMAIN: Final = re.compile(r"[a-z0-9._-]{1,255}")
 _ID_JAG: Final = "oauth-id-jag+jwt"
+_AUDIENCE: Final = kinds.names("a list of audiences, one of which has to be in a token's aud").to(
+    frozenset
+)
 
 
 @dataclass(frozen=True, slots=True)
 class UsersConfig:
-    """``[issuers.NAME.users]``: how tokens of the issuer name principals who lend to agents.
+    """How tokens of the issuer name users, who lend to agents.
 
-    ``claim`` names the principal, after ``prefix``. ``kind`` is the kind of token that counts, and
-    ``audience`` for whom such tokens are. ``roles`` leads to the list of the principal's roles, as
-    in ``("realm_access", "roles")``; it is empty where ``[principals]`` has the roles. ``longest``
-    is how many seconds a delegation lasts at the most, None for as long as the token.
-    ``logout_audience`` is for whom the log-out tokens of users are. ``id_jag`` is whether the token
-    service takes ID-JAGs of the issuer.
+    A program passes such a token: ``guard.delegate(subject_token=...)``. Without the table, the
+    issuer knows no users (docs/how-to/users.md).
+
+    ::
+
+        [issuers.cluster.users]
+        claim = "preferred_username"
+        prefix = "user:"
+        token = "access"
+        audience = ["agentguard"]
+        roles = "realm_access.roles"
+        longest = 3600
+        logout_audience = ["support-app"]
+        id_jag = true
     """
 
-    claim: str
-    prefix: str
-    kind: Literal["access", "ID"]
-    audience: frozenset[str]
-    roles: tuple[str, ...]
-    longest: int | None
-    logout_audience: frozenset[str]
-    id_jag: bool = False
+    claim: str = setting(kinds.text)
+    """The claim that names the user."""
+
+    prefix: str = setting(
+        kinds.text.where(
+            lambda prefix: is_principal(f"{prefix}x"),
+            "the beginning of a principal's name, as in 'user:'",
+        ),
+        default="user:",
+    )
+    """What stands before that name in the name of the principal; each issuer with users has another
+    one."""
+
+    token: Literal["access", "ID"] = setting(kinds.choice("access", "ID"), default="access")
+    """The kind of token that counts: ``access`` or ``ID``."""
+
+    audience: frozenset[str] = setting(_AUDIENCE, default=frozenset[str]())
+    """The audiences of users' tokens; at least one has to be in a token's ``aud``. Without the key,
+    they are those of the issuer."""
+
+    roles: tuple[str, ...] = setting(
+        kinds.text.to(
+            lambda text: tuple(text.split(".")) if all(text.split(".")) else None,
+            "names of claims with a dot between them, as in 'realm_access.roles'",
+        ),
+        default=(),
+    )
+    """Where a token has the list of the user's roles, with a dot between the names of nested
+    claims. Without the key, ``[principals]`` has the roles."""
+
+    longest: int | None = setting(
+        kinds.number.where(
+            lambda seconds: 1 <= seconds <= LONGEST,
+            f"a whole number of seconds from 1 to {LONGEST}",
+        ),
+        default=None,
+    )
+    """How many seconds a delegation may last, at most 604800 (7 days); without the key, as long as
+    the token."""
+
+    logout_audience: frozenset[str] = setting(_AUDIENCE, default=frozenset[str]())
+    """The audiences of log-out tokens, which is the id of the program in which the users log in;
+    without the key, those of ``audience``."""
+
+    id_jag: bool = setting(kinds.boolean, default=False)
+    """Whether the token service takes ID-JAGs (docs/how-to/id-jag.md) of the issuer as grants;
+    needs the table ``[service]``."""
+
+    @property
+    def takes_access(self) -> bool:
+        """Whether access tokens count, and not ID tokens."""
+        return self.token == "access"  # noqa: S105  a kind, no token
+
+
+def _services(given: Mapping[str, str]) -> Mapping[str, str] | None:
+    """Return the principal of each subject, None where a name or a subject is none."""
+    services = {subject: name for name, subject in given.items()}
+    is_good = all(is_principal(name) and name.startswith("service:") for name in given)
+    is_clear = "" not in services and len(services) == len(given)
+    return MappingProxyType(services) if is_good and is_clear else None
 
 
 @dataclass(frozen=True, slots=True)
 class IssuerConfig:
-    """``[issuers.NAME]``: what a token has to be, and exactly one place of the issuer's keys.
+    """An issuer of the organisation whose tokens count.
 
-    ``ca`` has the certificates that are trusted for ``jwks_url``, None for the system's.
+    They count for clients with ``issuer`` in ``[clients.NAME]``
+    (docs/how-to/workload-tokens.md).
+
+    ::
+
+        [issuers.cluster]
+        issuer = "https://kubernetes.default.svc.cluster.local"
+        # spiffe = "acme.example"
+        jwks_file = "cluster.json"
+        # jwks_url = "https://sso.acme.example/realms/acme/protocol/openid-connect/certs"
+        # ca = "sso-ca.pem"
+        audience = ["agentguard"]
+        algorithms = ["RS256"]
+        types = ["JWT"]
+        subject_claim = "sub"
+        leeway = 30
+        services = { "service:billing" = "system:serviceaccount:prod:billing" }
     """
 
-    rule: JwtRule
-    jwks_file: Path | None
-    jwks_url: str | None
-    ca: Path | None = None
-    users: UsersConfig | None = None
-    """``[issuers.NAME.users]``; None where the issuer knows no users."""
+    name: str
+    audience: frozenset[str] = setting(_AUDIENCE)
+    """The audiences of which one has to be in a token's ``aud``."""
 
-    services: Mapping[str, str] = field(default_factory=dict)
-    """The services whom the issuer's tokens name: the principal of each subject."""
-
-
-def read_issuers(root: Table, resolve: Callable[[str], Path]) -> Mapping[str, IssuerConfig]:
-    """Read ``[issuers]``; ``resolve`` makes a path absolute. Raises ``ConfigError``."""
-    issuers: dict[str, IssuerConfig] = {}
-    for name, table in root.tables("issuers"):
-        if not name or not name.isprintable():
-            raise ConfigError(f"{table.name('')}: the name of an issuer is a text of one line")
-        issuer = _issuer(name, table, resolve)
-        for other in issuers.values():
-            rules = other.rule, issuer.rule
-            if len({(one.issuer, one.trust_domain) for one in rules}) == 1:
-                message = f"{table.name('')}: the issuer {other.rule.name} is the same"
-                raise ConfigError(message)
-            prefixes = [one.users.prefix for one in (other, issuer) if one.users is not None]
-            if len(prefixes) > len(set(prefixes)):
-                message = (
-                    f"{table.name('users')}.prefix: the users of the issuer {other.rule.name} have "
-                    "the same prefix, so that an alice of either would be the same principal: give "
-                    "each issuer's users a prefix of its own, as in 'user:partner/'"
-                )
-                raise ConfigError(message)
-        issuers[name] = issuer
-    return issuers
-
-
-def _issuer(name: str, table: Table, resolve: Callable[[str], Path]) -> IssuerConfig:
-    issuer, domain = table.optional("issuer"), table.optional("spiffe")
-    if (issuer is None) is (domain is None):
-        expected = "one of issuer (the exact iss of its tokens) and spiffe = 'TRUST.DOMAIN'"
-        raise table.mistake("issuer", expected)
-    if domain is not None and not _DOMAIN.fullmatch(domain):
-        raise table.mistake("spiffe", "a trust domain without spiffe://, as in 'acme.example'")
-    subject = table.text("subject_claim", "sub")
-    if domain is not None and subject != "sub":
-        raise table.mistake("subject_claim", "the name of a claim; of a JWT-SVID, it is sub")
-    rule = JwtRule(
-        name,
-        issuer,
-        domain,
-        frozenset(_audience(table)),
-        frozenset(_algorithms(table)),
-        _types(table, TYPES if domain is None else SPIFFE_TYPES),
-        subject,
-        _leeway(table),
+    algorithms: frozenset[str] = setting(
+        kinds.texts.where(
+            lambda names: bool(names) and ALGORITHMS.keys() >= set(names),
+            f"a list of some of {', '.join(ALGORITHMS)}",
+        ).to(frozenset),
     )
-    config = _with_keys(rule, table, resolve)
-    if "users" in table.names():
-        if domain is not None:
-            raise table.mistake("users", "no users: a JWT-SVID is a workload's")
-        config = replace(config, users=_users(table.table("users"), rule.audience))
-    config = replace(config, services=_services(table))
-    table.reject_unknown()
-    return config
+    """The algorithms with which the issuer signs: some of RS256, RS384, RS512, PS256, PS384, PS512,
+    ES256, ES384, ES512, EdDSA, Ed25519."""
 
+    issuer: str | None = setting(kinds.text, default=None)
+    """The exact ``iss`` of the issuer's tokens: each letter and slash counts; or ``spiffe``."""
 
-def _services(table: Table) -> Mapping[str, str]:
-    given = table.mapping("services")
-    if given is None:
-        return MappingProxyType({})
-    services = {subject: name for name, subject in given.items()}
-    is_good = all(is_principal(name) and name.startswith("service:") for name in given)
-    if not is_good or "" in services or len(services) < len(given):
-        expected = "names of services, as in 'service:ci', each with another subject"
-        raise table.mistake("services", expected)
-    return MappingProxyType(services)
-
-
-def _users(table: Table, audience: frozenset[str]) -> UsersConfig:
-    claim, prefix = table.text("claim"), table.text("prefix", "user:")
-    if not is_principal(f"{prefix}x"):
-        raise table.mistake("prefix", "the beginning of a principal's name, as in 'user:'")
-    longest = table.number("longest")
-    if longest is not None and not 1 <= longest <= LONGEST:
-        raise table.mistake("longest", f"a whole number of seconds from 1 to {LONGEST}")
-    roles = table.optional("roles")
-    own = table.texts("audience", tuple(audience))
-    config = UsersConfig(
-        claim,
-        prefix,
-        table.choice("token", ("access", "ID"), "access"),
-        frozenset(own),
-        () if roles is None else tuple(roles.split(".")),
-        longest,
-        frozenset(table.texts("logout_audience", own)),
-        table.boolean("id_jag", default=False),
+    spiffe: str | None = setting(
+        kinds.text.where(
+            lambda domain: _DOMAIN.fullmatch(domain) is not None,
+            "a trust domain without spiffe://, as in 'acme.example'",
+        ),
+        default=None,
     )
-    audiences = config.audience, config.logout_audience
-    if "" in config.roles or any(not one or "" in one for one in audiences):
-        message = f"{table.name('')}: audiences and the parts of roles are not empty"
-        raise ConfigError(message)
-    table.reject_unknown()
-    return config
+    """The trust domain of JWT-SVIDs, which need no ``iss``; of a SPIFFE bundle, keys with ``use:
+    jwt-svid`` count."""
 
+    jwks_file: Path | None = setting(kinds.file, default=None)
+    """A file with the issuer's public keys (a JWKS, a SPIFFE bundle, or what spiffe-helper writes),
+    which is read for each connection; or ``jwks_url``."""
 
-def _audience(table: Table) -> tuple[str, ...]:
-    audience = table.texts("audience", ())
-    if not audience or "" in audience:
-        expected = "a list of audiences, one of which has to be in a token's aud"
-        raise table.mistake("audience", expected)
-    return audience
+    jwks_url: str | None = setting(kinds.text, default=None)
+    """The URL of these keys; ``http`` only on this machine; the extra ``tokens``."""
 
+    ca: Path | None = setting(kinds.file, default=None)
+    """For an https ``jwks_url``: the certificates by which the server there is known; by default
+    the system's."""
 
-def _algorithms(table: Table) -> tuple[str, ...]:
-    algorithms = table.texts("algorithms", ())
-    if not algorithms or not ALGORITHMS.keys() >= set(algorithms):
-        raise table.mistake("algorithms", f"a list of some of {', '.join(ALGORITHMS)}")
-    return algorithms
+    types: frozenset[str] | None = setting(
+        kinds.texts.where(
+            lambda names: all(one.lower().removeprefix("application/") != _ID_JAG for one in names),
+            f"no {_ID_JAG}: id_jag = true in the table users lets such tokens count as grants",
+        ).to(frozenset),
+        default=None,
+    )
+    """The accepted values of a token's ``typ``; ``""`` is a token without one. Without the key,
+    ``["JWT", "at+jwt", ""]``, and for ``spiffe`` ``["JWT", "JOSE", ""]``."""
 
+    subject_claim: str = setting(kinds.text, default="sub")
+    """The claim that names the subject; for Keycloak's client credentials ``azp``."""
 
-def _types(table: Table, default: tuple[str, ...]) -> frozenset[str]:
-    types = frozenset(table.texts("types", default))
-    if any(one.lower().removeprefix("application/") == _ID_JAG for one in types):
-        expected = (
-            f"no {_ID_JAG}: id_jag = true in the table users lets such tokens count as grants"
+    leeway: int = setting(
+        kinds.number.where(lambda number: number <= MAX_LEEWAY, f"at most {MAX_LEEWAY} seconds"),
+        default=30,
+    )
+    """How many seconds the clocks of issuer and server may differ, at most 300."""
+
+    services: Mapping[str, str] = setting(
+        kinds.mapping.to(
+            _services, "names of services, as in 'service:ci', each with another subject"
+        ),
+        default=MappingProxyType[str, str]({}),
+    )
+    """The services whom the issuer's tokens name, each with its subject:
+    ``guard.delegate(via_token=...)``."""
+
+    users: UsersConfig | None = setting(below(lambda: UsersConfig), default=None)
+
+    def __post_init__(self) -> None:
+        if not self.name or not self.name.isprintable():
+            raise ConfigError("the name of an issuer is a text of one line")
+        if (self.issuer is None) is (self.spiffe is None):
+            expected = "one of issuer (the exact iss of its tokens) and spiffe = 'TRUST.DOMAIN'"
+            raise MistakeError("issuer", expected)
+        if self.spiffe is not None and self.subject_claim != "sub":
+            raise MistakeError("subject_claim", "the name of a claim; of a JWT-SVID, it is sub")
+        if self.spiffe is not None and self.users is not None:
+            raise MistakeError("users", "no users: a JWT-SVID is a workload's")
+        if (self.jwks_file is None) is (self.jwks_url is None):
+            expected = "one of jwks_file and jwks_url, where the issuer's public keys are"
+            raise MistakeError("jwks_file", expected)
+        if self.jwks_url is not None:
+            address_of(self.jwks_url, "jwks_url")
+        if self.ca is not None and not (self.jwks_url or "").startswith("https:"):
+            raise MistakeError("ca", "no ca: it is for a jwks_url that begins with https")
+
+    @property
+    def rule(self) -> JwtRule:
+        """What a token of the issuer has to be."""
+        types = TYPES if self.spiffe is None else SPIFFE_TYPES
+        return JwtRule(
+            self.name,
+            self.issuer,
+            self.spiffe,
+            self.audience,
+            self.algorithms,
+            types if self.types is None else self.types,
+            self.subject_claim,
+            self.leeway,
         )
-        raise table.mistake("types", expected)
-    return types
 
 
-def _leeway(table: Table) -> int:
-    leeway = table.number("leeway")
-    if leeway is not None and leeway > MAX_LEEWAY:
-        raise table.mistake("leeway", f"at most {MAX_LEEWAY} seconds")
-    return LEEWAY if leeway is None else leeway
+def known_issuers(outer: Table, issuers: Mapping[str, IssuerConfig]) -> Mapping[str, IssuerConfig]:
+    """Return ``[issuers]``, the table ``outer``, where each differs from the others.
+
+    Raises ``ConfigError``.
+    """
+    for one, other in combinations(issuers.values(), 2):
+        if (one.issuer, one.spiffe) == (other.issuer, other.spiffe):
+            message = f"{outer.name(other.name)}: the issuer {one.name} is the same"
+            raise ConfigError(message)
+        if one.users and other.users and one.users.prefix == other.users.prefix:
+            message = (
+                f"{outer.name(other.name)}.users.prefix: the users of the issuer {one.name} have "
+                "the same prefix, so that an alice of either would be the same principal: give "
+                "each issuer's users a prefix of its own, as in 'user:partner/'"
+            )
+            raise ConfigError(message)
+    return {name: _with_audiences(outer.table(name), one) for name, one in issuers.items()}
 
 
-def _with_keys(rule: JwtRule, table: Table, resolve: Callable[[str], Path]) -> IssuerConfig:
-    file, ca = table.file("jwks_file", resolve), table.file("ca", resolve)
-    url = table.optional("jwks_url")
-    if (file is None) is (url is None):
-        expected = "one of jwks_file and jwks_url, where the issuer's public keys are"
-        raise table.mistake("jwks_file", expected)
-    if url is not None:
-        address_of(url, table.name("jwks_url"))
-    if ca is not None and (url is None or not url.startswith("https:")):
-        raise table.mistake("ca", "no ca: it is for a jwks_url that begins with https")
-    return IssuerConfig(rule, file, url, ca)
+def _with_audiences(table: Table, issuer: IssuerConfig) -> IssuerConfig:
+    """Return an issuer whose users have its audience, where their table names none."""
+    users = issuer.users
+    if users is None:
+        return issuer
+    named = table.table("users").names()
+    audience = users.audience if "audience" in named else issuer.audience
+    logout = users.logout_audience if "logout_audience" in named else audience
+    return replace(issuer, users=replace(users, audience=audience, logout_audience=logout))

@@ -1,4 +1,4 @@
-"""Reads ``[mcp]``: the MCP servers behind gateways, and for whom each gateway calls.
+"""``[mcp]``: the MCP servers behind gateways, and for whom each gateway calls.
 
 ``agentguard mcp`` reads these tables (docs/how-to/mcp-gateway.md). No guard does.
 """
@@ -6,77 +6,27 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 from agentguard import base_url
 from agentguard.delegation.grant import is_audience
-from agentguard.domain.config.mcp_serve import (
-    McpOAuthConfig,
-    McpServeConfig,
-    read_mcp_oauth,
-    read_mcp_serve,
-)
-from agentguard.domain.config.table import Table
+from agentguard.domain.config.mcp_serve import McpOAuthConfig, McpServeConfig
 from agentguard.errors import ConfigError
-
-TIMEOUT: Final = 300.0
-"""Seconds that a server has for an answer, by default."""
+from agentguard.tables import MistakeError, Table, below, kinds, resolve, setting
+from agentguard.tables.kinds import Kind
 
 MOST_CALLS: Final = 100_000
 """The largest limit of calls: a gateway keeps a number for each call of the last minute."""
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}\Z")
-
-
-@dataclass(frozen=True, slots=True)
-class McpConfig:
-    """``[mcp.NAME]``: one server behind a gateway; each value has a default.
-
-    ``command`` starts the server, empty where the command line names a command; ``url`` is the
-    address of a server over HTTP in its place, and ``bearer`` the secret that is the token for it.
-    ``agent`` makes the calls, for ``principal`` or on its own authority. ``scope`` is what the
-    principal delegates, None for all that the principal's roles allow. ``prefix`` stands before
-    the name of each of the server's tools in the policy and the log. ``tools`` are patterns of the
-    tools that a client sees, None for all; with ``filter_list``, the policy decides which of these
-    a client sees. ``rounds`` are patterns of the tools whose calls may go on in further rounds.
-    ``env`` names the variables that the server gets, and
-    ``secrets`` has the variables that hold a secret, each with the secret's name. ``pins`` is the
-    file of the pinned tools, None for the default. ``audience`` is the name of the
-    gateway in proofs of calls, None for callers without proofs; ``proofs`` is the file of the used
-    proofs, and ``trust`` has the trust documents of the callers, None for the own domain.
-    ``calls_per_minute`` and ``calls_at_once`` limit the calls, None for no limit. ``timeout``,
-    ``recheck`` and ``wait`` are in seconds. With ``elicit``, the user of a client hears of a call
-    that waits for an approval. ``serve`` says where clients reach the gateway over HTTP, and
-    ``oauth`` that each request needs a token, None for requests without tokens.
-    """
-
-    command: tuple[str, ...] = ()
-    url: str | None = None
-    bearer: str | None = None
-    agent: str | None = None
-    principal: str | None = None
-    scope: frozenset[str] | None = None
-    prefix: str = ""
-    tools: tuple[str, ...] | None = None
-    filter_list: bool = False
-    rounds: tuple[str, ...] = ()
-    env: tuple[str, ...] = ()
-    secrets: Mapping[str, str] = field(default_factory=dict)
-    pins: Path | None = None
-    audience: str | None = None
-    proofs: Path | None = None
-    trust: tuple[Path, ...] | None = None
-    calls_per_minute: int | None = None
-    calls_at_once: int | None = None
-    timeout: float = TIMEOUT
-    recheck: int = 0
-    wait: int = 0
-    elicit: bool = False
-    serve: McpServeConfig = field(default_factory=McpServeConfig)
-    oauth: McpOAuthConfig | None = None
+_LIMIT: Final = kinds.number.where(
+    lambda number: 1 <= number <= MOST_CALLS, f"a whole number from 1 to {MOST_CALLS}"
+)
 
 
 def require_server_name(name: str) -> str:
@@ -91,19 +41,6 @@ def require_server_name(name: str) -> str:
         )
         raise ConfigError(message)
     return name
-
-
-def read_mcp(root: Table, resolve: Callable[[str], Path]) -> Mapping[str, McpConfig]:
-    """Read ``[mcp]``; ``resolve`` makes a path absolute. Raises ``ConfigError``."""
-    servers: dict[str, McpConfig] = {}
-    for name, table in root.tables("mcp"):
-        try:
-            servers[require_server_name(name)] = _server(table, resolve)
-        except ConfigError as error:
-            if not _NAME.match(name):
-                raise ConfigError(f"{root.name('mcp')}: {error}") from error
-            raise
-    return servers
 
 
 def require_url(url: str) -> str:
@@ -121,71 +58,150 @@ def require_url(url: str) -> str:
     return url
 
 
-def _limit(table: Table, key: str) -> int | None:
-    number = table.number(key)
-    if number is not None and not 1 <= number <= MOST_CALLS:
-        raise table.mistake(key, f"a whole number from 1 to {MOST_CALLS}")
-    return number
+def _trust(table: Table, key: str) -> tuple[Path, ...]:
+    expected = "the trust documents of the callers, or no such key"
+    given = kinds.texts.where(bool, expected).read(table, key)
+    return tuple(map(partial(resolve, table.base), given))
 
 
-def _url(table: Table) -> str | None:
-    url = table.optional("url")
-    if url is None:
-        return None
-    if "command" in table.names():
-        raise table.mistake("url", "either a command or a url")
-    try:
-        return require_url(url)
-    except ConfigError as error:
-        raise ConfigError(f"{table.name('url')}: {error}") from error
+@dataclass(frozen=True, slots=True)
+class McpConfig:
+    """An MCP server behind a gateway, for ``agentguard mcp``.
 
+    Each key has a default, and the command line names what is missing
+    (docs/how-to/mcp-gateway.md).
 
-def _prefix(table: Table) -> str:
-    prefix = table.text("prefix", "", may_be_empty=True)
-    if prefix.startswith("mcp:"):
-        expected = "a text that does not begin with mcp:, as the names of methods do"
-        raise table.mistake("prefix", expected)
-    return prefix
+    ::
 
+        [mcp.git]
+        command = ["uvx", "mcp-server-git"]
+        # url = "https://tickets.acme.example/mcp"
+        bearer = "TICKETS"
+        agent = "code-reviewer"
+        principal = "user:alice"
+        scope = ["pr:read"]
+        prefix = "git/"
+        tools = ["git_*"]
+        filter_list = true
+        rounds = ["git_commit"]
+        env = ["GITHUB_TOKEN"]
+        secrets = { GITLAB_TOKEN = "GITLAB" }
+        pins = "pins/git.json"
+        audience = "mcp:git"
+        proofs = "git-proofs.sqlite"
+        trust = ["agents-trust.json"]
+        calls_per_minute = 60
+        calls_at_once = 4
+        timeout = 60
+        recheck = 30
+        wait = 120
+        elicit = true
+    """
 
-def _server(table: Table, resolve: Callable[[str], Path]) -> McpConfig:
-    principal, audience = table.optional("principal"), table.optional("audience")
-    proofs = table.file("proofs", resolve)
-    if (audience is None) is not (proofs is None):
-        expected = "an audience and the file of its used proofs, or neither"
-        raise table.mistake("audience" if proofs is None else "proofs", expected)
-    if audience is not None and not is_audience(audience):
-        raise table.mistake("audience", "printable ASCII without spaces, as in 'mcp:git'")
-    trust, secrets = table.texts("trust", None), table.mapping("secrets")
-    if trust == ():
-        raise table.mistake("trust", "the trust documents of the callers, or no such key")
-    server = McpConfig(
-        command=table.texts("command", ()),
-        url=_url(table),
-        bearer=table.optional("bearer"),
-        agent=table.optional("agent"),
-        principal=None if principal is None else table.principal("principal", principal),
-        scope=table.scope("scope", None),
-        prefix=_prefix(table),
-        tools=table.texts("tools", None),
-        filter_list=table.boolean("filter_list", default=False),
-        rounds=table.texts("rounds", ()),
-        env=table.texts("env", ()),
-        secrets={} if secrets is None else secrets,
-        pins=table.file("pins", resolve),
-        audience=audience,
-        proofs=proofs,
-        trust=None if trust is None else tuple(map(resolve, trust)),
-        calls_per_minute=_limit(table, "calls_per_minute"),
-        calls_at_once=_limit(table, "calls_at_once"),
-        timeout=table.seconds("timeout", TIMEOUT),
-        recheck=table.number("recheck") or 0,
-        wait=table.number("wait") or 0,
-        elicit=table.boolean("elicit", default=False),
-        serve=read_mcp_serve(table.table("serve"), resolve),
-        oauth=read_mcp_oauth(table.table("oauth")) if "oauth" in table.names() else None,
+    name: str = ""
+    command: tuple[str, ...] | None = setting(kinds.texts, default=None)
+    """The command that starts the server, with its arguments."""
+
+    url: str | None = setting(kinds.text.to(require_url), default=None)
+    """The address of a server over HTTP, in the place of a command; http only on this machine."""
+
+    bearer: str | None = setting(kinds.text, default=None)
+    """The name of the secret in ``[secrets]`` that is the token for a server over HTTP; the call
+    ``mcp:start`` gets it."""
+
+    agent: str | None = setting(kinds.text, default=None)
+    """The agent that makes the calls."""
+
+    principal: str | None = setting(kinds.principal, default=None)
+    """The user for whom the agent acts; without the key, the agent acts on its own authority."""
+
+    scope: frozenset[str] | None = setting(kinds.scope, default=None)
+    """The scope that the principal delegates, nothing for ``[]``; without the key, all that the
+    principal's roles allow, or without ``[principals]`` all that the agent may have."""
+
+    prefix: str = setting(
+        kinds.any_text.where(
+            lambda prefix: not prefix.startswith("mcp:"),
+            "a text that does not begin with mcp:, as the names of methods do",
+        ),
+        default="",
     )
-    if server.elicit and not server.wait:
-        raise table.mistake("elicit", "a wait, about which the user hears: wait = 120")
-    table.reject_unknown()
-    return server
+    """What stands before the names of the server's tools in the policy, in ``[tools]`` and in the
+    log; ``mcp:start`` and ``mcp:tools/list`` have no prefix."""
+
+    tools: tuple[str, ...] | None = setting(kinds.texts, default=None)
+    """The tools that a client sees and may call, where ``*`` is any characters; without the key,
+    all."""
+
+    filter_list: bool = setting(kinds.boolean, default=False)
+    """Whether a client sees only the tools for which the policy allows ``mcp:tools/list``."""
+
+    rounds: tuple[str, ...] = setting(kinds.texts, default=())
+    """The tools whose calls may bring ``requestState`` and ``inputResponses``, on which the policy
+    then has to decide, where ``*`` is any characters; without the key, none
+    (docs/how-to/mcp-rounds.md)."""
+
+    env: tuple[str, ...] = setting(kinds.texts, default=())
+    """The variables of the gateway's environment that the server gets, beside the few that every
+    server gets."""
+
+    secrets: Mapping[str, str] = setting(kinds.mapping, default=MappingProxyType[str, str]({}))
+    """Variables of the server that hold a secret, each with the name of the secret in
+    ``[secrets]``; the call ``mcp:start`` gets them."""
+
+    pins: Path | None = setting(kinds.file, default=None)
+    """The file with the pinned tools; without the key ``mcp-pins/NAME.json``, if that file
+    exists."""
+
+    audience: str | None = setting(
+        kinds.text.where(is_audience, "printable ASCII without spaces, as in 'mcp:git'"),
+        default=None,
+    )
+    """The gateway's name in delegations: each call then needs a proof of its caller, who takes the
+    place of ``principal``."""
+
+    proofs: Path | None = setting(kinds.file, default=None)
+    """The file of the used proofs; with ``audience``."""
+
+    trust: tuple[Path, ...] | None = setting(
+        Kind("list of strings", "a list of files", _trust), default=None
+    )
+    """The trust documents of the callers' domains; without the key, the domain of this
+    configuration."""
+
+    calls_per_minute: int | None = setting(_LIMIT, default=None)
+    """How many calls of the server a gateway makes in a minute, at most 100000; without the key,
+    there is no limit."""
+
+    calls_at_once: int | None = setting(_LIMIT, default=None)
+    """How many calls of the server a gateway makes at the same time, at most 100000; without the
+    key, there is no limit."""
+
+    timeout: float = setting(kinds.seconds, default=300.0)
+    """How long the server has for an answer."""
+
+    recheck: int = setting(kinds.number, default=0)
+    """For how many seconds a list of the server's tools counts; with 0 the gateway asks the server
+    before each call."""
+
+    wait: int = setting(kinds.number, default=0)
+    """For how many seconds a call waits for an approval, before the client is told that the call is
+    pending."""
+
+    elicit: bool = setting(kinds.boolean, default=False)
+    """Whether the user of a client hears of a call that waits, by an elicitation; the user's answer
+    approves nothing."""
+
+    serve: McpServeConfig = setting(below(lambda: McpServeConfig), default=McpServeConfig())
+    oauth: McpOAuthConfig | None = setting(below(lambda: McpOAuthConfig), default=None)
+
+    def __post_init__(self) -> None:
+        if self.name:
+            require_server_name(self.name)
+        if self.url is not None and self.command is not None:
+            raise MistakeError("url", "either a command or a url")
+        if (self.audience is None) is not (self.proofs is None):
+            expected = "an audience and the file of its used proofs, or neither"
+            raise MistakeError("audience" if self.proofs is None else "proofs", expected)
+        if self.elicit and not self.wait:
+            raise MistakeError("elicit", "a wait, about which the user hears: wait = 120")

@@ -1,4 +1,4 @@
-"""Reads ``[mcp.NAME.serve]`` and ``[mcp.NAME.oauth]``: a gateway that clients reach over HTTP.
+"""``[mcp.NAME.serve]`` and ``[mcp.NAME.oauth]``: a gateway that clients reach over HTTP.
 
 ``agentguard mcp serve`` reads these tables (docs/how-to/mcp-serve.md). No guard does.
 """
@@ -6,154 +6,144 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Final
 
-from agentguard.domain.config.server import read_port
-from agentguard.domain.config.table import Table
+from agentguard.domain.config.address import Address, parse
 from agentguard.errors import ConfigError
-from agentguard.proof.target import Target, parse_audience
+from agentguard.proof.target import parse_audience
+from agentguard.tables import MistakeError, Table, kinds, resolve, setting
+from agentguard.tables.kinds import Kind
 
-LISTEN: Final = "127.0.0.1:8788"
+LISTEN: Final = Address("127.0.0.1", 8788)
 """The default of ``listen``."""
 
-SESSIONS: Final = 64
-"""The default of ``sessions``."""
-
-IDLE: Final = 600.0
-"""The default of ``idle``, in seconds."""
-
-_UNIX: Final = "unix:"
 MAX_SESSIONS: Final = 10_000
 
+_UNIX: Final = "unix:"
 _ORIGIN: Final = re.compile(r"https?://[a-z0-9.\[\]:-]+")
+
+
+def parse_listen(text: str) -> Address | Path | None:
+    """Return a literal address, the path of ``unix:PATH``, or None for another text."""
+    if text.startswith(_UNIX) and text != _UNIX:
+        return Path(text.removeprefix(_UNIX))
+    address = parse(text)
+    return address if address is not None and address.is_literal else None
+
+
+def _listen(table: Table, key: str) -> Address | Path:
+    expected = f"an address and a port, as in '{LISTEN}', or 'unix:PATH'"
+    listen = parse_listen(kinds.text.read(table, key))
+    if listen is None:
+        raise table.mistake(key, expected)
+    return resolve(table.base, str(listen)) if isinstance(listen, Path) else listen
+
+
+def _is_endpoint(url: str) -> bool:
+    try:
+        return parse_audience(url).uri == url and not url.endswith("/")
+    except ConfigError:
+        return False
 
 
 @dataclass(frozen=True, slots=True)
 class McpServeConfig:
-    """``[mcp.NAME.serve]``: where a gateway listens, and how clients reach it.
+    """Where ``agentguard mcp serve`` listens for MCP clients over HTTP (docs/how-to/mcp-serve.md).
 
-    The gateway listens at the unix socket ``socket``, or at ``host`` and ``port``: with TLS where a
-    ``certificate`` and its ``key`` are named, and otherwise on loopback alone. ``url`` is the
-    address of the endpoint as clients know it, None for the one at which the gateway listens.
-    ``origins`` are those of pages in browsers that may ask. ``sessions`` is the most sessions at
-    once, and ``idle`` the number of seconds after which a silent one ends.
+    ::
+
+        [mcp.git.serve]
+        listen = "127.0.0.1:8788"
+        url = "https://mcp.acme.example/mcp"
+        certificate = "tls/server.pem"
+        key = "tls/server.key"
+        origins = ["https://app.acme.example"]
+        sessions = 200
+        idle = 3600
     """
 
-    host: str = "127.0.0.1"
-    port: int = 8788
-    url: str | None = None
-    certificate: Path | None = None
-    key: Path | None = None
-    origins: tuple[str, ...] = ()
-    sessions: int = SESSIONS
-    idle: float = IDLE
-    socket: Path | None = None
+    listen: Address | Path = setting(Kind("string", "an address", _listen), default=LISTEN)
+    """The address and the port, or ``unix:PATH``; an address beyond this machine needs a
+    ``certificate``."""
+
+    url: str | None = setting(
+        kinds.text.where(
+            _is_endpoint,
+            "the URL of the endpoint in lower case without a query and a slash at the end, as in "
+            "'https://mcp.acme.example/mcp'; http is for this machine",
+        ),
+        default=None,
+    )
+    """The URL of the endpoint as clients know it, behind a proxy; without the key, the address with
+    the path ``/mcp``."""
+
+    certificate: Path | None = setting(kinds.file, default=None)
+    """The file with the certificate for TLS, and those of its authorities (PEM)."""
+
+    key: Path | None = setting(kinds.file, default=None)
+    """The file with the private key of the certificate (PEM)."""
+
+    origins: tuple[str, ...] = setting(
+        kinds.texts.where(
+            lambda origins: all(_ORIGIN.fullmatch(one) for one in origins),
+            "a list of origins in lower case, as in 'https://app.example'",
+        ),
+        default=(),
+    )
+    """The origins of pages in browsers that may ask, beside the endpoint's own."""
+
+    sessions: int = setting(
+        kinds.count.where(lambda most: most <= MAX_SESSIONS, f"at most {MAX_SESSIONS}"), default=64
+    )
+    """The most sessions at once; each has a server process or connection of its own."""
+
+    idle: float = setting(kinds.seconds, default=600.0)
+    """After how many seconds a session ends in which nothing happens."""
+
+    def __post_init__(self) -> None:
+        if (self.certificate is None) is not (self.key is None):
+            raise MistakeError("key", "the private key of the certificate, beside the certificate")
 
 
 @dataclass(frozen=True, slots=True)
 class McpOAuthConfig:
-    """``[mcp.NAME.oauth]``: that each request needs an access token of a user.
+    """Each request to ``agentguard mcp serve`` needs an access token of a user.
 
-    ``issuers`` are names in ``[issuers]``. ``scopes`` are those that a client asks for at first.
-    ``scope_claim`` is the claim with the scopes of the token, which limit what the user delegates;
-    None with ``ignore_scope``.
+    See docs/how-to/mcp-serve.md#tokens-of-users.
+
+    ::
+
+        [mcp.git.oauth]
+        issuers = ["acme"]
+        scopes = ["files:read"]
+        scope_claim = "scope"
+        # ignore_scope = true
     """
 
-    issuers: tuple[str, ...]
-    scopes: tuple[str, ...] = ()
-    scope_claim: str | None = "scope"
-
-
-def read_mcp_serve(table: Table, resolve: Callable[[str], Path]) -> McpServeConfig:
-    """Read ``[mcp.NAME.serve]``; ``resolve`` makes a path absolute. Raises ``ConfigError``."""
-    listen = table.text("listen", LISTEN)
-    path = parse_socket(listen)
-    host, port = _listen(table, LISTEN if path is not None else listen)
-    certificate, key = table.file("certificate", resolve), table.file("key", resolve)
-    if (certificate is None) is not (key is None):
-        raise table.mistake("key", "the private key of the certificate, beside the certificate")
-    origins = table.texts("origins", ())
-    if not all(_ORIGIN.fullmatch(one) for one in origins):
-        expected = "a list of origins in lower case, as in 'https://app.example'"
-        raise table.mistake("origins", expected)
-    sessions = table.count("sessions", SESSIONS)
-    if sessions > MAX_SESSIONS:
-        raise table.mistake("sessions", f"at most {MAX_SESSIONS}")
-    config = McpServeConfig(
-        host,
-        port,
-        _url(table),
-        certificate,
-        key,
-        origins,
-        sessions,
-        table.seconds("idle", IDLE),
-        resolve(path) if path is not None else None,
+    issuers: tuple[str, ...] = setting(
+        kinds.texts.where(bool, "the names of one or more tables [issuers.NAME]")
     )
-    table.reject_unknown()
-    return config
+    """The names of the issuers in ``[issuers]`` whose tokens count."""
 
+    scopes: tuple[str, ...] = setting(kinds.scope.to(sorted).to(tuple), default=())
+    """The scopes that a client asks for at first; a call that needs more says so."""
 
-def read_mcp_oauth(table: Table) -> McpOAuthConfig:
-    """Read ``[mcp.NAME.oauth]``; raises ``ConfigError``."""
-    issuers = table.texts("issuers", ())
-    if not issuers:
-        raise table.mistake("issuers", "the names of one or more tables [issuers.NAME]")
-    scopes = tuple(sorted(table.scope("scopes", ())))
-    claim = table.optional("scope_claim")
-    if table.boolean("ignore_scope", default=False):
-        if claim is not None:
-            raise table.mistake("scope_claim", "no scope_claim beside ignore_scope = true")
-    elif claim is None:
-        claim = "scope"
-    config = McpOAuthConfig(issuers, scopes, claim)
-    table.reject_unknown()
-    return config
+    scope_claim: str | None = setting(kinds.text, default=None)
+    """The claim with the scopes of a token, which limit what the user delegates, by default
+    ``scope``; a token without the claim has none."""
 
+    ignore_scope: bool = setting(kinds.boolean, default=False)
+    """Whether the scopes of tokens do not count, so that roles alone decide."""
 
-def parse_listen(text: str) -> tuple[str, int] | None:
-    """Return the address and the port of ``HOST:PORT``, None for another text.
+    def __post_init__(self) -> None:
+        if self.ignore_scope and self.scope_claim is not None:
+            raise MistakeError("scope_claim", "no scope_claim beside ignore_scope = true")
 
-    The address is a literal one. Port 0 has the system choose a port.
-    """
-    host, _, port = text.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
-    try:
-        ip_address(host)
-    except ValueError:
-        return None
-    number = read_port(port)
-    return None if number is None else (host, number)
-
-
-def parse_socket(text: str) -> str | None:
-    """Return the path of ``unix:PATH``, None for another text."""
-    return text.removeprefix(_UNIX) if text.startswith(_UNIX) and text != _UNIX else None
-
-
-def _listen(table: Table, listen: str) -> tuple[str, int]:
-    parsed = parse_listen(listen)
-    if parsed is None:
-        raise table.mistake("listen", f"an address and a port, as in '{LISTEN}', or 'unix:PATH'")
-    return parsed
-
-
-def _url(table: Table) -> str | None:
-    url = table.optional("url")
-    if url is None:
-        return None
-    try:
-        target: Target | None = parse_audience(url)
-    except ConfigError:
-        target = None
-    if target is None or target.uri != url or url.endswith("/"):
-        expected = (
-            "the URL of the endpoint in lower case without a query and a slash at the end, as in "
-            "'https://mcp.acme.example/mcp'; http is for this machine"
-        )
-        raise table.mistake("url", expected)
-    return url
+    @property
+    def counted_claim(self) -> str | None:
+        """The claim with the scopes that count, None where they are ignored."""
+        if self.ignore_scope:
+            return None
+        return "scope" if self.scope_claim is None else self.scope_claim

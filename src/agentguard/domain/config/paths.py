@@ -1,25 +1,10 @@
-"""Paths in a configuration: makes them absolute, and refuses an anchor inside the state.
-
-``tools.py`` reads ``[paths]``, the folders of the arguments of tools.
-"""
+"""Refuses an anchor inside the state."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from agentguard.errors import ConfigError
-
-
-def resolve(base: Path, text: str) -> Path:
-    """Make a path of the configuration absolute; raises ``ConfigError``.
-
-    ``base`` is the folder of the configuration; ``~`` is expanded.
-    """
-    try:
-        return base / Path(text).expanduser()
-    except RuntimeError as error:
-        message = f"{text!r}: there is no such home directory; write the path without ~"
-        raise ConfigError(message) from error
 
 
 def require_outside(anchor: Path | None, state: Path, where: str) -> None:

@@ -1,78 +1,79 @@
-"""Reads ``[policy]`` of a configuration: the engine, its policy, and the query.
+"""``[policy]``: the engine, its policy, and the query.
 
 This module opens no file: ``engine_loader.py`` loads the engine.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
 from agentguard.audit.entry import Mode
-from agentguard.domain.config.table import Table
-from agentguard.errors import ConfigError
 from agentguard.policy.document import DEFAULT_QUERY, QUERY
+from agentguard.tables import MistakeError, Table, kinds, read, setting
+from agentguard.tables.kinds import Kind
+from agentguard.tables.record import layout_of
 
 if TYPE_CHECKING:
     from agentguard.policy.opa_server import Server
 
 EngineName = Literal["rego", "opa", "cedar", "function"]
 
-_ENGINES: Final[tuple[EngineName, ...]] = ("rego", "opa", "cedar", "function")
-_MODES: Final[tuple[Mode, ...]] = ("enforce", "observe")
-
 
 @dataclass(frozen=True, slots=True)
 class PolicyConfig:
-    """``[policy]``: the engine and its policy.
+    """The policy decides each call (docs/how-to/policies.md).
 
-    ``path`` is a file or folder, or ``module:callable`` for a function, or empty for a server.
-    ``server`` is None except for an OPA server. In the ``mode`` observe, each answer of the policy
-    is in the log, and calls run whatever the answer is (test-policies.md).
+    ::
+
+        [policy]
+        engine = "rego"
+        path = "policies/authz.rego"
+        query = "data.agent.authz"
+        mode = "enforce"
     """
 
-    engine: EngineName
-    path: str
-    query: str
+    engine: EngineName = setting(kinds.choice("rego", "opa", "cedar", "function"), default="rego")
+    """What kind of policy decides."""
+
+    path: str = setting(kinds.text, default="")
+    """The policy's file, or a folder of them; for a function ``"package.module:callable"``;
+    required but for an OPA server."""
+
+    query: str = setting(kinds.text, default=DEFAULT_QUERY)
+    """The package of a Rego policy that decides."""
+
     server: Server | None = None
-    mode: Mode = "enforce"
+    """The OPA server that decides, None for another engine."""
+
+    mode: Mode = setting(kinds.choice("enforce", "observe"), default="enforce")
+    """``observe`` asks the policy and logs the answer, and runs each call whatever the policy
+    says."""
+
+    def __post_init__(self) -> None:
+        if self.engine != "opa" and not self.path:
+            raise MistakeError("path", kinds.text.expected)
+        if self.engine == "opa" and not QUERY.fullmatch(self.query):
+            raise MistakeError("query", f"the path of a package, such as '{DEFAULT_QUERY}'")
 
 
-def read_policy(table: Table, resolve: Callable[[str], Path]) -> PolicyConfig:
-    """Read ``[policy]``; ``resolve`` makes a path absolute. Raises ``ConfigError``."""
-    engine = table.choice("engine", _ENGINES, "rego")
-    query = table.text("query", DEFAULT_QUERY)
-    mode = table.choice("mode", _MODES, "enforce")
-    if engine == "opa":
-        if not QUERY.fullmatch(query):
-            raise table.mistake("query", f"the path of a package, such as '{DEFAULT_QUERY}'")
-        policy = PolicyConfig(engine, "", query, _server(table, resolve), mode)
-    else:
-        if "url" in table.names() and "path" not in table.names():
+def _server() -> type[Server]:
+    from agentguard.policy.opa_server import Server  # noqa: PLC0415  few policies are on a server
+
+    return Server
+
+
+def _policy(outer: Table, name: str) -> PolicyConfig:
+    """Read ``[policy]``: for an OPA server, the table has the keys of the server, too."""
+    table = outer.table(name)
+    if table.get("engine") != "opa":
+        if table.has("url") and not table.has("path"):
             raise table.mistake("engine", "'opa', because the table has a url and no path")
-        policy = PolicyConfig(engine, table.text("path"), query, mode=mode)
-    table.reject_unknown()
-    return policy
+        return read(PolicyConfig, table)
+    own, others = layout_of(PolicyConfig).keys.keys() - {"path"}, layout_of(_server()).keys
+    table.require_known({*own, *others})
+    server = read(_server(), table.part(others))
+    return read(PolicyConfig, table.part(own), server=server)
 
 
-def _server(table: Table, resolve: Callable[[str], Path]) -> Server:
-    from agentguard.policy.opa_server import CONNECT_TIMEOUT, TIMEOUT, Server  # noqa: PLC0415  only a policy on an OPA server needs the module
-
-    url = table.text("url")
-    try:
-        return Server(
-            url,
-            timeout=table.seconds("timeout", TIMEOUT),
-            connect_timeout=table.seconds("connect_timeout", CONNECT_TIMEOUT),
-            ca=table.file("ca", resolve),
-            certificate=table.file("certificate", resolve),
-            key=table.file("key", resolve),
-            token_file=table.file("token_file", resolve),
-            token_variable=table.optional("token_variable"),
-        )
-    except ConfigError as error:
-        if error.__cause__ is None and str(error).startswith(table.name("")):
-            raise  # the message names the key already
-        raise ConfigError(f"{table.name('')}.{error}") from error
+policy: Final = Kind("table", "a table", _policy, (lambda: PolicyConfig, _server))

@@ -1,4 +1,4 @@
-"""Reads ``[secrets]``: where each secret is kept, and the tools that may have the secret.
+"""``[secrets]``: where each secret is kept, and the tools that may have the secret.
 
 This module opens no source: ``domain/secret_sources.py`` makes the sources.
 """
@@ -6,89 +6,83 @@ This module opens no source: ``domain/secret_sources.py`` makes the sources.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from agentguard.domain.config.table import Table
-from agentguard.errors import ConfigError
+from agentguard.tables import MistakeError, below, kinds, setting
 
 if TYPE_CHECKING:
     from agentguard.secrets.vault_settings import VaultSettings
 
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,127}\Z")
-_SOURCES: Final = ("file", "env", "keyring", "vault")
+
+
+def _vault() -> type[VaultSettings]:
+    from agentguard.secrets.vault_settings import VaultSettings  # noqa: PLC0415  few name a vault
+
+    return VaultSettings
+
+
+def _service_and_user(reference: str) -> tuple[str, str] | None:
+    service, _slash, user = reference.rpartition("/")
+    return (service, user) if service and user else None
 
 
 @dataclass(frozen=True, slots=True)
 class SecretConfig:
-    """``[secrets.NAME]``: one source, the ``tools`` that may have the secret, and their ``scope``.
+    """A secret that the tools named here get while they run.
 
-    Exactly one of the sources is not None. ``keyring`` is a service and a user.
+    Each secret has one source: ``file``, ``env``, ``keyring`` or a table ``vault``
+    (docs/how-to/secrets.md).
+
+    ::
+
+        [secrets.DEPLOY_TOKEN]
+        tools = ["deploy"]
+        scope = ["deploy:write"]
+        file = "secrets/deploy-token"
+        # env = "DEPLOY_TOKEN"
+        # keyring = "forge.example/deploy-bot"
     """
 
     name: str
-    tools: tuple[str, ...]
-    scope: tuple[str, ...]
-    file: Path | None = None
-    env: str | None = None
-    keyring: tuple[str, str] | None = None
-    vault: VaultSettings | None = None
-
-
-def read_secrets(root: Table, resolve: Callable[[str], Path]) -> Mapping[str, SecretConfig]:
-    """Read ``[secrets]``; ``resolve`` makes a path absolute. Raises ``ConfigError``."""
-    names = root.table("secrets").names()
-    for name in names:
-        if not _NAME.match(name):
-            expected = "a name of letters, digits, '_', '-' and '.', which begins with a letter"
-            raise root.table("secrets").mistake(name, expected)
-    return {name: _secret(name, table, resolve) for name, table in root.tables("secrets")}
-
-
-def _secret(name: str, table: Table, resolve: Callable[[str], Path]) -> SecretConfig:
-    tools = table.texts("tools", ())
-    if not tools or "*" in tools or "" in tools:
-        raise table.mistake("tools", "a list of the names of the tools that may have the secret")
-    sources = [source for source in _SOURCES if source in table.names()]
-    if len(sources) != 1:
-        raise table.mistake(sources[1] if sources else "file", f"one of {', '.join(_SOURCES)}")
-    file = table.file("file", resolve)
-    variable, user = table.optional("env"), table.optional("keyring")
-    if variable is not None and "=" in variable:
-        raise table.mistake("env", "the name of an environment variable")
-    table.asked("scope", "a scope")
-    secret = SecretConfig(
-        name,
-        tools,
-        tuple(sorted(table.scope("scope", ()))),
-        file=file,
-        env=variable,
-        keyring=None if user is None else _keyring(table, user),
-        vault=_vault(table, resolve) if sources == ["vault"] else None,
+    tools: tuple[str, ...] = setting(
+        kinds.names("a list of the names of the tools that may have the secret").where(
+            lambda tools: "*" not in tools,
+            "a list of the names of the tools that may have the secret",
+        )
     )
-    table.reject_unknown()
-    return secret
+    """The tools that may have the secret."""
 
+    scope: tuple[str, ...] = setting(
+        kinds.scope.where(bool, "a list that names a scope, or no such key").to(sorted).to(tuple),
+        default=(),
+    )
+    """The scopes that the authority of the call needs."""
 
-def _keyring(table: Table, reference: str) -> tuple[str, str]:
-    service, _slash, user = reference.rpartition("/")
-    if not (service and user):
-        raise table.mistake("keyring", "a service and a user, as in 'forge.example/deploy-bot'")
-    return service, user
+    file: Path | None = setting(kinds.file, default=None)
+    """A file with the secret, which others can't read."""
 
+    env: str | None = setting(
+        kinds.text.where(lambda name: "=" not in name, "the name of an environment variable"),
+        default=None,
+    )
+    """A variable in the environment of the process that holds the guard."""
 
-def _vault(outer: Table, resolve: Callable[[str], Path]) -> VaultSettings:
-    from agentguard.secrets.vault_settings import TIMEOUT, VaultSettings  # noqa: PLC0415  few configurations name a vault
+    keyring: tuple[str, str] | None = setting(
+        kinds.text.to(_service_and_user, "a service and a user, as in 'forge.example/deploy-bot'"),
+        default=None,
+    )
+    """A service and a user in the keyring; the extra ``keyring``."""
 
-    table = outer.table("vault")
+    vault: VaultSettings | None = setting(below(_vault), default=None)
 
-    url, path, field = table.text("url"), table.text("path"), table.text("field")
-    token_file, token_env = table.file("token_file", resolve), table.optional("token_env")
-    ca, timeout = table.file("ca", resolve), table.seconds("timeout", TIMEOUT)
-    table.reject_unknown()
-    try:
-        return VaultSettings(url, path, field, token_file, token_env, ca, timeout)
-    except ConfigError as error:
-        raise ConfigError(f"{table.name('')}.{error}") from error
+    def __post_init__(self) -> None:
+        if not _NAME.match(self.name):
+            expected = "a name of letters, digits, '_', '-' and '.', which begins with a letter"
+            raise MistakeError("", expected)
+        sources = {"file": self.file, "env": self.env, "keyring": self.keyring, "vault": self.vault}
+        named = [name for name, source in sources.items() if source is not None]
+        if len(named) != 1:
+            raise MistakeError(named[1] if named else "file", f"one of {', '.join(sources)}")

@@ -1,78 +1,74 @@
-"""Reads ``[service]``: where the token service listens, and under which URL others know it.
-
-``agentguard serve`` with this table answers over HTTP, beside the guard server's socket.
-"""
+"""``[service]``: where the token service listens, and under which URL others know it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from agentguard.delegation import grant
-from agentguard.domain.config.server import is_loopback, read_port
-from agentguard.domain.config.table import Table
+from agentguard.delegation.grant import is_audience
+from agentguard.domain.config.address import Address, address
 from agentguard.errors import ConfigError
 from agentguard.proof.target import parse_audience
+from agentguard.tables import MistakeError, kinds, setting
 
-LISTEN: Final = "127.0.0.1:8787"
-"""The default of ``listen``."""
+_AUDIENCES: Final = kinds.texts.where(
+    lambda names: all(map(is_audience, names)), "a list of names or URLs in ASCII without spaces"
+)
+
+
+def _is_origin(url: str) -> bool:
+    try:
+        return parse_audience(url).origin == url
+    except ConfigError:
+        return False
+
+
+_ORIGIN: Final = kinds.text.where(
+    _is_origin,
+    "a URL of a scheme and a host alone, as in 'https://agents.example'; http is for a service on "
+    "this machine",
+)
 
 
 @dataclass(frozen=True, slots=True)
 class ServiceConfig:
-    """``[service]``: the token service of a trust domain.
+    """``agentguard serve`` with this table beside ``[server]`` is also a token service over HTTP.
 
-    ``issuer`` is the URL of the service: the ``iss`` of its tokens, and the beginning of the URL of
-    each endpoint (RFC 8414, 2). The service listens at ``host`` and ``port``: with TLS where a
-    ``certificate`` and its ``key`` are named, and otherwise on loopback alone. ``audiences`` are
-    the audiences that a token may have; the trust domain itself is always allowed.
+    It takes the extra ``service`` (docs/how-to/token-service.md).
+
+    ::
+
+        [service]
+        issuer = "https://agents.acme.example"
+        listen = "127.0.0.1:8787"
+        certificate = "service.pem"
+        key = "service.key"
+        audiences = ["https://tickets.acme.example"]
     """
 
-    issuer: str
-    host: str
-    port: int
-    certificate: Path | None = None
-    key: Path | None = None
-    audiences: frozenset[str] = frozenset()
+    issuer: str = setting(_ORIGIN)
+    """The URL under which others know the service, of a scheme and a host alone: the ``iss`` of
+    its tokens, and the beginning of the URL of each endpoint (RFC 8414, 2)."""
 
+    listen: Address = setting(
+        address("an address and a port, as in '127.0.0.1:8787'", lambda one: one.port > 0),
+        default=Address("127.0.0.1", 8787),
+    )
+    """The address and the port; another address than loopback needs a certificate and a key."""
 
-def read_service(table: Table, resolve: Callable[[str], Path]) -> ServiceConfig:
-    """Read ``[service]``; ``resolve`` makes a path absolute. Raises ``ConfigError``."""
-    issuer = _issuer(table)
-    host, port = _listen(table)
-    certificate, key = table.file("certificate", resolve), table.file("key", resolve)
-    if (certificate is None) is not (key is None):
-        raise table.mistake("key", "the private key of the certificate, beside the certificate")
-    if certificate is None and not is_loopback(host):
-        expected = "a certificate and a key, because listen is no loopback address"
-        raise table.mistake("certificate", expected)
-    audiences = table.texts("audiences", ())
-    if not all(grant.is_audience(name) for name in audiences):
-        raise table.mistake("audiences", "a list of names or URLs in ASCII without spaces")
-    table.reject_unknown()
-    return ServiceConfig(issuer, host, port, certificate, key, frozenset(audiences))
+    certificate: Path | None = setting(kinds.file, default=None)
+    """The certificate of the service, for TLS without a proxy in front."""
 
+    key: Path | None = setting(kinds.file, default=None)
+    """The key of that certificate."""
 
-def _issuer(table: Table) -> str:
-    issuer = table.text("issuer")
-    try:
-        is_origin = parse_audience(issuer).origin == issuer
-    except ConfigError:
-        is_origin = False
-    if not is_origin:
-        expected = (
-            "a URL of a scheme and a host alone, as in 'https://agents.example'; http is for a "
-            "service on this machine"
-        )
-        raise table.mistake("issuer", expected)
-    return issuer
+    audiences: tuple[str, ...] = setting(_AUDIENCES, default=())
+    """The audiences that a token may have; the trust domain itself is always allowed."""
 
-
-def _listen(table: Table) -> tuple[str, int]:
-    host, _, port = table.text("listen", LISTEN).rpartition(":")
-    number = read_port(port)
-    if not host or not number:
-        raise table.mistake("listen", "an address and a port, as in '127.0.0.1:8787'")
-    return host.removeprefix("[").removesuffix("]"), number
+    def __post_init__(self) -> None:
+        if (self.certificate is None) is not (self.key is None):
+            raise MistakeError("key", "the private key of the certificate, beside the certificate")
+        if self.certificate is None and not self.listen.is_loopback:
+            expected = "a certificate and a key, because listen is no loopback address"
+            raise MistakeError("certificate", expected)

@@ -1,136 +1,250 @@
-"""The value of a whole configuration, with the look-ups that a guard needs.
+"""A whole configuration: the tables of agentguard.toml, with the look-ups that a guard needs.
 
 ``file.py`` reads the value from a file or from the tables of a program.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final
 
 from agentguard.approvals.roster import Roster
-from agentguard.approvals.store import Limits
 from agentguard.call import redaction
 from agentguard.call.redaction import Redaction
 from agentguard.call.tool import ToolSpec
 from agentguard.call.vocabulary import Path as InputPath
 from agentguard.delegation import grant
 from agentguard.delegation.grant import Assurance
-from agentguard.domain.config.agents import AgentConfig, PrincipalConfig, delegators_of
-from agentguard.domain.config.policy import PolicyConfig
-from agentguard.domain.config.secrets import SecretConfig
-from agentguard.domain.config.server import ClientConfig, ServerConfig
-from agentguard.domain.config.spelling import closest_name, closest_scope
-from agentguard.domain.config.tools import ToolConfig
+from agentguard.domain.config.agents import (
+    AgentConfig,
+    PrincipalConfig,
+    PrincipalsConfig,
+    RoleConfig,
+    delegators_of,
+)
+from agentguard.domain.config.approvals import ApprovalsConfig, ApproverConfig
+from agentguard.domain.config.policy import PolicyConfig, policy
+from agentguard.domain.config.tools import ToolsConfig, folder, pointers
 from agentguard.errors import ConfigError, DelegationError
 from agentguard.identity.principal import require_principal
 from agentguard.paths import Folder
+from agentguard.spelling import closest_name, closest_scope
+from agentguard.tables import Table, below, each, kinds, named, setting
+from agentguard.tables.kinds import Kind
 from agentguard.telemetry.settings import Settings
 
 if TYPE_CHECKING:
+    from agentguard.domain.config.clients import ClientConfig
     from agentguard.domain.config.issuers import IssuerConfig
     from agentguard.domain.config.mcp import McpConfig
+    from agentguard.domain.config.secrets import SecretConfig
+    from agentguard.domain.config.server import ServerConfig
     from agentguard.domain.config.service import ServiceConfig
 
 NO_DOMAIN: Final = "ephemeral.invalid"
 """The trust domain of a configuration that names none, such as that of a guard in memory."""
 
-DIRECTORY_SECONDS: Final = 60.0
-"""The default of ``directory_seconds``."""
+DEFAULT_ANCHOR: Final = "~/.local/state/agentguard"
 
-EXPIRING_SECONDS: Final = 300
-"""The default of ``[approvals] expiring_seconds``."""
+_DOMAIN: Final = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?\Z")
+_NONE: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
+class KeysConfig:
+    """Private keys rest encrypted.
+
+    A passphrase in the variable ``AGENTGUARD_PASSPHRASE`` counts more than the file
+    (docs/how-to/keys.md).
+
+    ::
+
+        [keys]
+        passphrase_file = "~/.config/agentguard/acme.passphrase"
+    """
+
+    passphrase_file: Path | None = setting(kinds.file, default=None)
+    """A file with the passphrase, which this user alone can read."""
+
+
+# a guard in memory has none of these tables, and imports none of their records
+
+
+def _client() -> type[ClientConfig]:
+    from agentguard.domain.config.clients import ClientConfig  # noqa: PLC0415
+
+    return ClientConfig
+
+
+def _issuer() -> type[IssuerConfig]:
+    from agentguard.domain.config.issuers import IssuerConfig  # noqa: PLC0415
+
+    return IssuerConfig
+
+
+def _mcp() -> type[McpConfig]:
+    from agentguard.domain.config.mcp import McpConfig  # noqa: PLC0415
+
+    return McpConfig
+
+
+def _secret() -> type[SecretConfig]:
+    from agentguard.domain.config.secrets import SecretConfig  # noqa: PLC0415
+
+    return SecretConfig
+
+
+def _server() -> type[ServerConfig]:
+    from agentguard.domain.config.server import ServerConfig  # noqa: PLC0415
+
+    return ServerConfig
+
+
+def _service() -> type[ServiceConfig]:
+    from agentguard.domain.config.service import ServiceConfig  # noqa: PLC0415
+
+    return ServiceConfig
+
+
+def _anchor(table: Table, key: str) -> Path | None:
+    return kinds.file.read(table, key) if kinds.any_text.read(table, key) else None
+
+
+def _principals(table: Table, key: str) -> PrincipalsConfig | str:
+    if isinstance(table.get(key), str):
+        return kinds.text.read(table, key)
+    return below(lambda: PrincipalsConfig).read(table, key)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
-    """A whole configuration; ``encoded`` is the canonical JSON of its tables, for the log."""
+    """These keys stand before the first table.
+
+    ::
+
+        trust_domain = "acme.example"
+        state = ".agentguard"
+        anchor = "~/.local/state/agentguard"
+        # principals = "acme.people:roles"
+        # owners = "acme.people:owner"
+        # directory_seconds = 60
+    """
 
     source: str
+    """The file."""
+
     base: Path
-    trust_domain: str
-    state: Path
-    anchor: Path | None
-    passphrase_file: Path | None
-    policy: PolicyConfig | None
-    agents: Mapping[str, AgentConfig] = field(default_factory=dict)
+    """The folder of the file."""
+
+    encoded: bytes = b"{}"
+    """The canonical JSON of the tables, for the log."""
+
     lists_agents: bool = False
     """Whether there is a table ``[agents]``; without one, a guard in memory has any agent."""
 
-    role_scopes: Mapping[str, frozenset[str]] = field(default_factory=dict)
-    """``[roles]``: the scopes that each role allows."""
+    roster: Roster = field(default_factory=Roster)
+    """``[approvers]``, and what ``[approvals]`` says of the application."""
 
-    principals: Mapping[str, PrincipalConfig] | None = None
-    """``[principals]``; None without that table."""
+    trust_domain: str = setting(
+        kinds.text.where(
+            lambda name: _DOMAIN.match(name) is not None,
+            "a domain name in lower case, as in 'acme.example'",
+        ),
+        default=NO_DOMAIN,
+    )
+    """The name of the trust domain, in lower case: a part of the names of agents, of tokens and of
+    the log. Only a guard in memory does without."""
 
-    assurance: Assurance = "application"
-    """``[principals] assurance``: with ``oidc``, a principal has to come with a token."""
+    state: Path = setting(kinds.file, default=Path(".agentguard"))
+    """The folder of keys, trust document and log, for this user alone."""
 
-    principals_function: str | None = None
-    """``principals`` as ``package.module:callable``, from a principal to roles or None.
+    anchor: Path | None = setting(Kind("string", "a folder", _anchor), default=Path(DEFAULT_ANCHOR))
+    """A folder outside of ``state`` with a copy of the newest checkpoint, so that a log that was
+    cut off is noticed; ``""`` is none."""
 
-    Without the table and the function, anybody may delegate any scope.
+    owners: str | None = setting(kinds.text, default=None)
+    """A function, ``package.module:callable``, from an agent's name to the agent's owner; then no
+    ``[agents.NAME]`` has an ``owner`` (docs/how-to/principals.md)."""
+
+    directory_seconds: float = setting(kinds.seconds, default=60.0)
+    """For how long an answer of the functions ``owners`` and ``principals`` is kept."""
+
+    keys: KeysConfig = setting(below(lambda: KeysConfig), default=KeysConfig())
+    policy: PolicyConfig | None = setting(policy, default=None)
+    roles: Mapping[str, RoleConfig] = setting(named(lambda: RoleConfig), default=_NONE)
+    principals: PrincipalsConfig | str | None = setting(
+        Kind("string", "a table, or a function", _principals, (lambda: PrincipalsConfig,)),
+        default=None,
+    )
+    """The tables, or in their place a function, ``package.module:callable``: from a principal to
+    the names of roles, or None for somebody unknown (docs/how-to/principals.md). Without either,
+    anybody may delegate any scope."""
+
+    agents: Mapping[str, AgentConfig] = setting(named(lambda: AgentConfig), default=_NONE)
+    delegation: Mapping[str, frozenset[str]] | None = setting(
+        each(kinds.texts.to(frozenset)), default=None
+    )
+    """With this table, an agent hands work on to the agents that it lists. Without it, an agent may
+    hand work on to every other agent. Each NAME is an agent, with the agents to which it may hand
+    work on.
+
+    ::
+
+        [delegation]
+        assistant = []
     """
 
-    owners_function: str | None = None
-    """``owners`` as ``package.module:callable``, from an agent's name to a principal or None."""
+    tools: ToolsConfig = setting(below(lambda: ToolsConfig), default=ToolsConfig())
+    aliases: Mapping[str, str] = setting(each(kinds.text), default=_NONE)
+    """A tool's name in the policy and in this file, where the framework's own name is not to be
+    used. Each NAME is a tool's own name.
 
-    directory_seconds: float = DIRECTORY_SECONDS
-    """How long the guard caches an answer of these functions, in seconds."""
+    ::
 
-    delegatees: Mapping[str, frozenset[str]] | None = None
-    """``[delegation]``: the agents to which each agent may delegate; None without that table."""
+        [aliases]
+        mcp__files__read = "read_file"
+    """
 
-    tools: Mapping[str, ToolConfig] = field(default_factory=dict)
-    denies_unlisted: bool = False
-    """``[tools] unlisted = "deny"``: the calls of a tool without a table are denied."""
+    paths: Mapping[str, Folder] = setting(each(folder), default=_NONE)
+    """Folders that paths in arguments must not leave. The policy finds where a path leads, links
+    followed, as ``input.paths.NAME`` (docs/reference/policy-document.md#paths). Each NAME is that
+    of an argument, of every tool.
 
-    paths: Mapping[str, Folder] = field(default_factory=dict)
-    """``[paths]``: the folder of each argument that names a file, for every tool."""
+    ::
 
-    aliases: Mapping[str, str] = field(default_factory=dict)
-    """``[aliases]``: the name of a tool in the policy, by the tool's own name."""
+        [paths]
+        path = "."
+    """
 
-    roster: Roster = field(default_factory=Roster)
-    limits: Limits = field(default_factory=Limits)
-    on_request: str | None = None
-    """The function, as ``package.module:callable``, that is called with each request."""
+    approvers: Mapping[str, ApproverConfig] = setting(named(lambda: ApproverConfig), default=_NONE)
+    approvals: ApprovalsConfig = setting(below(lambda: ApprovalsConfig), default=ApprovalsConfig())
+    redact: Mapping[str, tuple[Redaction, ...]] = setting(each(pointers), default=_NONE)
+    """Arguments and results that the log does not show (docs/how-to/privacy.md): JSON Pointers for
+    each tool NAME; ``*`` is every tool.
 
-    on_expiring: str | None = None
-    """The function that is called ``expiring_seconds`` before the end of a request."""
+    ::
 
-    on_expired: str | None = None
-    """The function that is called with each request that has expired."""
+        [redact]
+        read_file = ["/args/content"]
+    """
 
-    expiring_seconds: int = EXPIRING_SECONDS
-    approver_roles: str | None = None
-    """The function, as ``package.module:callable``, that returns a principal's roles."""
-
-    redactions: Mapping[str, tuple[Redaction, ...]] = field(default_factory=dict)
-    secrets: Mapping[str, SecretConfig] = field(default_factory=dict)
-    """``[secrets]``: where each secret is kept, and the tools that may have the secret."""
-    server: ServerConfig | None = None
-    issuers: Mapping[str, IssuerConfig] = field(default_factory=dict)
-    """``[issuers]``: whose tokens count, and where the issuers' keys are."""
-    clients: Mapping[str, ClientConfig] | None = None
-    """``[clients]``, for ``agentguard serve``; None without that table."""
-
-    service: ServiceConfig | None = None
-    """``[service]``, for ``agentguard serve``; None without that table."""
-
-    mcp: Mapping[str, McpConfig] = field(default_factory=dict)
-    """``[mcp]``, for ``agentguard mcp``: the MCP servers behind gateways, by name."""
-
-    telemetry: Settings = field(default_factory=Settings)
-    encoded: bytes = b"{}"
+    secrets: Mapping[str, SecretConfig] = setting(named(_secret), default=_NONE)
+    telemetry: Settings = setting(below(lambda: Settings, present=True), default=Settings())
+    server: ServerConfig | None = setting(below(_server), default=None)
+    issuers: Mapping[str, IssuerConfig] = setting(named(_issuer), default=_NONE)
+    service: ServiceConfig | None = setting(below(_service), default=None)
+    clients: Mapping[str, ClientConfig] | None = setting(named(_client), default=None)
+    mcp: Mapping[str, McpConfig] = setting(named(_mcp), default=_NONE)
 
     @property
     def tool_names(self) -> Mapping[str, str]:
         """The names of tools in the configuration, each with the place of the name there."""
-        tables = {name: f"{self.source}: [tools.{name}]" for name in self.tools}
-        redactions = {name: f"{self.source}: {name} in [redact]" for name in self.redactions}
+        tables = {name: f"{self.source}: [tools.{name}]" for name in self.tools.tables}
+        redactions = {name: f"{self.source}: {name} in [redact]" for name in self.redact}
         aliases = {name: f"{self.source}: {name} in [aliases]" for name in self.aliases}
         secrets = {
             tool: f"{self.source}: {tool} in [secrets.{name}]"
@@ -143,9 +257,14 @@ class Config:
     @property
     def given_names(self) -> frozenset[InputPath]:
         """The paths below ``input`` that the tables of tools and ``[paths]`` fill."""
-        tools = self.tools.values()
+        tools = self.tools.tables.values()
         names = {name for tool in tools for name in (*(tool.attributes or ()), *(tool.gives or ()))}
         return frozenset({*((name,) for name in names), *(("paths", name) for name in self.paths)})
+
+    @property
+    def role_scopes(self) -> Mapping[str, frozenset[str]]:
+        """The scopes that each role allows."""
+        return {name: role.scope for name, role in self.roles.items()}
 
     @property
     def scopes(self) -> frozenset[str]:
@@ -157,7 +276,13 @@ class Config:
     @property
     def principal_tables(self) -> Mapping[str, PrincipalConfig]:
         """The principals of ``[principals]``, none without that table."""
-        return {} if self.principals is None else self.principals
+        return self.principals.tables if isinstance(self.principals, PrincipalsConfig) else {}
+
+    @property
+    def assurance(self) -> Assurance:
+        """``[principals] assurance``: with ``oidc``, a principal has to come with a token."""
+        tables = self.principals
+        return tables.assurance if isinstance(tables, PrincipalsConfig) else "application"
 
     @property
     def client_tables(self) -> Mapping[str, ClientConfig]:
@@ -166,7 +291,7 @@ class Config:
 
     def delegators(self, agent: str) -> frozenset[str] | None:
         """Return the agents that may delegate to ``agent``; None without ``[delegation]``."""
-        return delegators_of(agent, self.delegatees)
+        return delegators_of(agent, self.delegation)
 
     def delegable_scope(
         self,
@@ -212,11 +337,6 @@ class Config:
         """The name of the configuration file, without its folder, which no client learns."""
         return Path(self.source).name
 
-    @property
-    def lists_principals(self) -> bool:
-        """Whether the configuration says which principals may delegate."""
-        return self.principals is not None or self.principals_function is not None
-
     def require_server(self) -> ServerConfig:
         """Return ``[server]``; raises ``ConfigError`` without the table."""
         if self.server is None:
@@ -237,13 +357,13 @@ class Config:
             raise DelegationError(message, code="principal.assurance")
 
     def _unknown(self, subject: str) -> DelegationError:
-        if self.principals is None:
+        if isinstance(self.principals, str):
             message = (
-                f"{subject} can't delegate, because {self.principals_function} does not know this "
+                f"{subject} can't delegate, because {self.principals} does not know this "
                 "principal: correct the name, or let the function return roles for it"
             )
             return DelegationError(message, code="principal.unknown")
-        candidate = closest_name(subject, self.principals)
+        candidate = closest_name(subject, self.principal_tables)
         advice = f"did you mean {candidate}? Otherwise add" if candidate else "add"
         message = (
             f"{subject} can't delegate, because {self.file_name} does not list this principal: "
@@ -253,8 +373,8 @@ class Config:
 
     def require_unredacted(self) -> None:
         """Refuse an argument in ``show`` that ``[redact]`` redacts; raises ``ConfigError``."""
-        for name, tool in self.tools.items():
-            for pointer in self.redactions.get("*", ()) + self.redactions.get(name, ()):
+        for name, tool in self.tools.tables.items():
+            for pointer in self.redact.get("*", ()) + self.redact.get(name, ()):
                 pointers = redaction.with_attributes([pointer], tool.attributes or {})
                 for argument in tool.show:
                     if redaction.cover(pointers, argument):
@@ -271,7 +391,7 @@ class Config:
         A pointer to a part of an argument is allowed, because a resource contains no argument that
         has parts. Raises ``ConfigError``.
         """
-        for pointer in self.redactions.get("*", ()) + self.redactions.get(spec.name, ()):
+        for pointer in self.redact.get("*", ()) + self.redact.get(spec.name, ()):
             pointers = redaction.with_attributes([pointer], spec.attributes)
             for name in spec.resource_arguments:
                 if redaction.cover(pointers, name):

@@ -1,4 +1,4 @@
-"""Reads the tables about tools: ``[tools]``, ``[aliases]``, ``[paths]`` and ``[redact]``.
+"""The tables about tools: ``[tools]``, ``[aliases]``, ``[paths]`` and ``[redact]``.
 
 A ``ToolConfig`` replaces parts of the specification that the code gives a tool.
 """
@@ -8,39 +8,126 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final, Literal
 
 from agentguard.call import redaction
 from agentguard.call.redaction import Redaction
 from agentguard.call.tool import ToolSpec
 from agentguard.call.vocabulary import RESERVED
-from agentguard.domain.config.spelling import did_you_mean
-from agentguard.domain.config.table import Table
-from agentguard.errors import ConfigError, DecodeError
+from agentguard.delegation.grant import parse_scopes
+from agentguard.errors import ConfigError
 from agentguard.paths import Folder
 from agentguard.signing.canonical import is_sha256
+from agentguard.spelling import did_you_mean
+from agentguard.tables import Table, kinds, others, read, setting
+from agentguard.tables.kinds import Kind
+
+_SCOPES: Final = kinds.some("a scope").where(
+    lambda names: bool(parse_scopes(names)), "a list of scopes"
+)
+
+
+def _unreserved(names: Iterable[str]) -> bool:
+    for name in names:
+        if name in RESERVED:
+            raise ConfigError(f"{name!r} is reserved for agentguard: choose another name")
+    return True
+
+
+@dataclass(frozen=True, slots=True)
+class FactsConfig:
+    """Values that the policy must not take from the model.
+
+    See docs/reference/policy-document.md#input. One line under ``[tools.NAME]`` does as well:
+    ``facts = { look_up = "acme.files:lookup", gives = ["owner"] }``.
+
+    ::
+
+        [tools.read_file.facts]
+        look_up = "acme.files:lookup"
+        gives = ["owner"]
+    """
+
+    gives: tuple[str, ...] = setting(kinds.texts.where(_unreserved, "a list of strings"))
+    """The names that the function gives to the policy's input. They stand at its top, beside the
+    attributes (``input.owner``); it may return no others."""
+
+    look_up: str | None = setting(kinds.text, default=None)
+    """The function that looks the values up, ``package.module:callable``; by default the code's."""
+
+
+def _facts(table: Table, key: str) -> FactsConfig:
+    if not isinstance(table.get(key), Mapping):
+        expected = (
+            'a table with the names that the function gives, as in { look_up = "package.module:'
+            'callable", gives = ["payee"] }'
+        )
+        raise table.mistake(key, expected)
+    inner = table.table(key)
+    if not inner.has("gives"):
+        raise inner.mistake("gives", "the names of the facts, as in ['payee']")
+    return read(FactsConfig, inner)
 
 
 @dataclass(frozen=True, slots=True)
 class ToolConfig:
-    """``[tools.NAME]``: values that replace those in the code; None keeps the code's value.
+    """A value in this table stands above the value in the code; without a key, the code's counts.
 
-    ``origin`` and ``schema`` replace nothing: a tool with another origin or schema is refused.
-    ``show`` names the arguments that the lists of calls and of requests show.
+    ::
+
+        [tools.read_file]
+        requires = ["files:read"]
+        resource = "file:{path}"
+        attributes = { path = "path" }
+        origin = "mcp:https://files.acme.example"
+        schema = "0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f"
+        show = ["path"]
     """
 
-    requires: tuple[str, ...] | None = None
-    resource: str | None = None
-    attributes: Mapping[str, str] | None = None
-    facts: str | None = None
-    gives: tuple[str, ...] | None = None
-    place: str = ""
-    """Where the table stands, for messages."""
+    requires: tuple[str, ...] | None = setting(_SCOPES, default=None)
+    """The scopes that a caller needs."""
 
-    origin: str | None = None
-    schema: str | None = None
-    show: tuple[str, ...] = ()
+    resource: str | None = setting(kinds.text, default=None)
+    """What a call is about; arguments are inserted whole, and escaped."""
+
+    attributes: Mapping[str, str] | None = setting(
+        kinds.mapping.where(_unreserved, kinds.mapping.expected), default=None
+    )
+    """Members at the top of the policy's input, each with the argument that it takes."""
+
+    facts: FactsConfig | None = setting(
+        Kind("table", "a table", _facts, (lambda: FactsConfig,)), default=None
+    )
+
+    origin: str | None = setting(kinds.text, default=None)
+    """Where the tool must come from; another origin is denied (``tool.changed``)."""
+
+    schema: str | None = setting(
+        kinds.text.where(
+            is_sha256,
+            "the SHA-256 of a schema, 64 hex digits in lower case, as in a denial (tool.changed) "
+            "or in the output of agentguard doctor --graph MODULE:GRAPH",
+        ),
+        default=None,
+    )
+    """The SHA-256 of the tool's schema; another schema is denied (``tool.changed``)."""
+
+    show: tuple[str, ...] = setting(kinds.texts, default=())
+    """The arguments that ``audit list``, ``audit tail`` and ``approvals list`` show, to whoever may
+    run them (docs/reference/configuration.md#what-show-shows)."""
+
+    place: str = ""
+    """Where the table is, for messages."""
+
+    @property
+    def look_up(self) -> str | None:
+        """The function that looks the facts up, None for the code's."""
+        return None if self.facts is None else self.facts.look_up
+
+    @property
+    def gives(self) -> tuple[str, ...] | None:
+        """The names of the facts, None for the code's."""
+        return None if self.facts is None else self.facts.gives
 
     def over(self, spec: ToolSpec) -> ToolSpec:
         """Return ``spec`` with the values of this table; raises ``ConfigError``.
@@ -53,7 +140,7 @@ class ToolConfig:
             requires=self.requires,
             resource=self.resource,
             attributes=self.attributes,
-            facts=None if self.facts is None else load_callable(self.facts, f"{self.place}.facts"),
+            facts=self.look_up and load_callable(self.look_up, f"{self.place}.facts"),
             gives=self.gives,
             pinned_origin=self.origin,
             pinned_schema=self.schema,
@@ -93,107 +180,48 @@ def load_callable(reference: str, where: str) -> Callable[..., Any]:
     return function  # type: ignore[no-any-return]
 
 
-def read_tool(table: Table) -> ToolConfig:
-    """Read ``[tools.NAME]``."""
-    look_up, gives = _facts(table)
-    _refuse_reserved(table, "attributes", table.mapping("attributes") or {})
-    _refuse_reserved(table, "facts", gives or ())
-    requires = table.asked("requires", "a scope")
-    table.scope("requires", None)  # a name with a blank would read as two
-    config = ToolConfig(
-        requires=requires,
-        resource=table.optional("resource"),
-        attributes=table.mapping("attributes"),
-        facts=look_up,
-        gives=gives,
-        place=table.name(""),
-        origin=table.optional("origin"),
-        schema=table.optional("schema"),
-        show=table.texts("show", ()),
-    )
-    if config.schema is not None and not is_sha256(config.schema):
-        message = (
-            "the SHA-256 of a schema, 64 hex digits in lower case, as in a denial (tool.changed) "
-            "or in the output of agentguard doctor --graph MODULE:GRAPH"
-        )
-        raise table.mistake("schema", message)
-    table.reject_unknown()
-    return config
+@dataclass(frozen=True, slots=True)
+class ToolsConfig:
+    """A tool is listed if it has a table ``[tools.NAME]``; an empty one will do.
 
+    An empty table is ``read_file = {}``. See a name that no tool has
+    (docs/reference/configuration.md#a-name-that-no-tool-has).
 
-def _refuse_reserved(table: Table, key: str, names: Iterable[str]) -> None:
-    for name in names:
-        if name in RESERVED:
-            message = f"{table.name(key)}: {name!r} is reserved for agentguard: choose another name"
-            raise ConfigError(message)
+    ::
 
-
-def _facts(table: Table) -> tuple[str | None, tuple[str, ...] | None]:
-    """Read ``facts``: the function that looks facts up, None for the code's, and their names."""
-    if "facts" not in table.names():
-        return None, None
-    if table.is_text("facts"):
-        raise table.mistake(
-            "facts",
-            'a table with the names that the function gives, as in { look_up = "package.module:'
-            'callable", gives = ["payee"] }',
-        )
-    inner = table.table("facts")
-    look_up, gives = inner.optional("look_up"), inner.texts("gives", None)
-    if gives is None:
-        raise inner.mistake("gives", "the names of the facts, as in ['payee']")
-    inner.reject_unknown()
-    return look_up, gives
-
-
-_UNLISTED: Final = "unlisted"
-
-
-def read_tools(root: Table) -> Mapping[str, ToolConfig]:
-    """Read the tables ``[tools.NAME]``, by the name of the tool."""
-    tools = root.table("tools")
-    names = [name for name in tools.names() if name != _UNLISTED or not tools.is_text(name)]
-    return {name: read_tool(tools.table(name, _UNLISTED)) for name in names}
-
-
-def read_unlisted(root: Table) -> Literal["allow", "deny"]:
-    """Read ``[tools] unlisted``: whether the policy alone decides on a tool without a table.
-
-    A table of this name is that of a tool.
+        [tools]
+        unlisted = "deny"
     """
-    tools = root.table("tools")
-    if not tools.is_text(_UNLISTED):
-        return "allow"
-    return tools.choice(_UNLISTED, ("allow", "deny"), "allow")
+
+    unlisted: Literal["allow", "deny"] = setting(kinds.choice("allow", "deny"), default="allow")
+    """``deny`` denies each call of a tool without a table (``tool.unconfigured``); with ``allow``,
+    the policy and the code alone decide. ``agentguard init`` writes ``deny``. A tool that a
+    gateway's pins have, and a method of MCP (``mcp:start``), are listed by that, but not at a guard
+    server."""
+
+    tables: Mapping[str, ToolConfig] = others(lambda: ToolConfig)
 
 
-def read_aliases(table: Table) -> Mapping[str, str]:
-    """Read ``[aliases]``; two tools can't have the same alias."""
-    aliases = {name: table.text(name) for name in table.names()}
-    for name, alias in aliases.items():
-        if not alias or alias in aliases or list(aliases.values()).count(alias) > 1:
-            raise table.mistake(name, "a name of no other tool and no other alias")
-    return aliases
+def require_aliases(outer: Table, given: Mapping[str, str]) -> None:
+    """Refuse an alias of two tools, or of another tool's name; ``outer`` is ``[aliases]``."""
+    for name, alias in given.items():
+        if alias in given or list(given.values()).count(alias) > 1:
+            raise outer.mistake(name, "a name of no other tool and no other alias")
 
 
-def read_folders(table: Table, resolve: Callable[[str], Path]) -> Mapping[str, Folder]:
-    """Read ``[paths]``: by an argument's name, the folder that the argument's path must stay in."""
-    folders = {}
-    for argument in table.names():
-        try:
-            folders[argument] = Folder(resolve(table.text(argument)))
-        except OSError as error:
-            raise table.mistake(argument, "a folder below the root of the file system") from error
-    return folders
+def _folder(table: Table, key: str) -> Folder:
+    folder = kinds.file.read(table, key)
+    try:
+        return Folder(folder)
+    except OSError as error:
+        raise table.mistake(key, "a folder below the root of the file system") from error
 
 
-def read_redactions(table: Table) -> Mapping[str, tuple[Redaction, ...]]:
-    """Read ``[redact]``: JSON Pointers by the name of the tool; ``*`` means every tool."""
-    redactions: dict[str, tuple[Redaction, ...]] = {}
-    for tool in table.names():
-        try:
-            pointers = table.asked(tool, "a JSON Pointer") or ()
-            redactions[tool] = tuple(map(redaction.parse, pointers))
-        except DecodeError as error:
-            raise ConfigError(f"{table.name(tool)}: {error}") from error
-    return redactions
+folder: Final = Kind("string", "the path of a folder", _folder)
+
+
+def _pointers(given: tuple[str, ...]) -> tuple[Redaction, ...]:
+    return tuple(map(redaction.parse, given))
+
+
+pointers: Final = kinds.some("a JSON Pointer").to(_pointers)
