@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 import pytest
 
 from agentguard.domain import keystore
-from agentguard.storage import shard_file, sqlite
+from agentguard.storage import sqlite
 
 
 @pytest.mark.parametrize("planted", [1, 7, 999_999_999])
@@ -20,7 +20,8 @@ def test_writers_take_shards_that_everybody_reads(place, ran, planted):
         guard.new_agent("reader").call(guard.tool(lambda: ran.append(0), name="first"))
     state = place.config.state
     origin = keystore.load_trust(state).origin(planted)
-    shard_file._make(sqlite.shard_path(state, planted), origin)
+    row = "INSERT INTO shard VALUES (1, ?, 0, x'')"
+    sqlite.make(sqlite.shard_path(state, planted), sqlite.SHARD, row, (origin,))
     assert place.examine().ok
 
     writers = [place.open() for _ in range(3)]  # each has a shard of its own

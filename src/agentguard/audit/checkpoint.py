@@ -90,9 +90,30 @@ class SignedCheckpoint(NamedTuple):
 
 def sign(checkpoint: Checkpoint, signer: Signer) -> bytes:
     """Return the checkpoint as a note that ``signer`` has signed under the log's origin."""
-    body = checkpoint.body()
-    signed = key_id(checkpoint.origin, signer.public_key) + signer.sign(body)
-    return body + f"\n{_DASH} {checkpoint.origin} {b64_encode(signed)}\n".encode()
+    return sign_note(checkpoint.body(), checkpoint.origin, signer)
+
+
+def sign_note(text: bytes, name: str, signer: Signer) -> bytes:
+    """Return a text, which ends with a line feed, as a note signed under the key's ``name``."""
+    signed = key_id(name, signer.public_key) + signer.sign(text)
+    return text + f"\n{_DASH} {name} {b64_encode(signed)}\n".encode()
+
+
+def verify_note(note: object, keys: Iterable[PublicKey], name: str) -> tuple[str, PublicKey]:
+    """Return the text of a note, and the key of ``keys`` that has signed it under ``name``.
+
+    The first key whose id is in the note must have signed it. Raises ``DecodeError``
+    (``note.malformed``, ``base64.malformed``) and ``VerificationError`` (``signature.missing``,
+    ``signature.invalid``).
+    """
+    text, signatures = _parse_note(note)
+    for key in keys:
+        line = _signature_by(key, name, signatures)
+        if line is not None:
+            key.verify(line.signature, text.encode())
+            return text, key
+    message = f"the note of {name} has no signature with a key that is known for it"
+    raise VerificationError(message, code="signature.missing")
 
 
 def parse(note: object) -> SignedCheckpoint:
@@ -137,21 +158,13 @@ def verify_any(
     not replace an invalid one. Raises ``DecodeError`` as ``parse`` does, and ``VerificationError``:
     ``checkpoint.origin`` for another log's, ``signature.missing``, ``signature.invalid``.
     """
-    signed = parse(note)
-    if signed.checkpoint.origin != origin:
+    point = parse(note).checkpoint
+    if point.origin != origin:
         raise VerificationError(
             f"expected a checkpoint of the log {origin}, found another log's",
             code="checkpoint.origin",
         )
-    for key in keys:
-        line = _signature_by(key, origin, signed.signatures)
-        if line is not None:
-            key.verify(line.signature, signed.body)
-            return signed.checkpoint, key
-    raise VerificationError(
-        f"the checkpoint of {origin} has no signature with a key that is known for it",
-        code="signature.missing",
-    )
+    return point, verify_note(note, keys, origin)[1]
 
 
 def key_id(name: str, key: PublicKey) -> bytes:

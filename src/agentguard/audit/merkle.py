@@ -50,14 +50,20 @@ class CompactRange:
         """The number of leaves."""
         return self._size
 
-    def append(self, leaf: bytes) -> None:
-        """Add a leaf by its hash (32 bytes)."""
-        size = self._size
+    def append(self, leaf: bytes, completed: list[tuple[int, int, bytes]] | None = None) -> None:
+        """Add a leaf by its hash (32 bytes).
+
+        ``completed`` gets each subtree that the leaf completes, as its level, index and root: the
+        leaves from ``index << level`` on.
+        """
+        size, level = self._size, 0
         self._size = size + 1
         peaks = self._peaks
         while size & 1:
             leaf = sha256(b"\x01" + peaks.pop() + leaf).digest()
-            size >>= 1
+            size, level = size >> 1, level + 1
+            if completed is not None:
+                completed.append((level, size, leaf))
         peaks.append(leaf)
 
     def root(self) -> bytes:
@@ -124,42 +130,14 @@ class Tree:
 
         Raises ``IndexError`` if there is no such leaf. RFC 9162, 2.1.3.1.
         """
-        if not 0 <= index < self.size:
-            message = f"no leaf {index} in a tree of {self.size}"
-            raise IndexError(message)
-        proof: list[bytes] = []
-        start, end = 0, self.size
-        while end - start > 1:
-            middle = start + _split(end - start)
-            if index < middle:
-                proof.append(self._root(middle, end))
-                end = middle
-            else:
-                proof.append(self._root(start, middle))
-                start = middle
-        return proof[::-1]
+        return [self._root(*part) for part in inclusion_parts(index, self.size)]
 
     def consistency_proof(self, size1: int) -> list[bytes]:
         """Return the proof that the tree of the first ``size1`` leaves is a prefix of this one.
 
         Raises ``IndexError`` if there are fewer leaves, or ``size1`` is 0. RFC 9162, 2.1.4.1.
         """
-        if not 0 < size1 <= self.size:
-            message = f"no consistency proof from {size1} leaves to {self.size}"
-            raise IndexError(message)
-        proof: list[bytes] = []
-        start, end = 0, self.size
-        while size1 != end:
-            middle = start + _split(end - start)
-            if size1 <= middle:
-                proof.append(self._root(middle, end))
-                end = middle
-            else:
-                proof.append(self._root(start, middle))
-                start = middle
-        if start:  # the verifier knows the old root, but not the root of this part
-            proof.append(self._root(start, end))
-        return proof[::-1]
+        return [self._root(*part) for part in consistency_parts(size1, self.size)]
 
     def _root(self, start: int, end: int) -> bytes:
         """Return the root over a range of leaves; roots of large ranges are cached."""
@@ -174,6 +152,50 @@ class Tree:
             root = node_hash(self._root(start, middle), self._root(middle, end))
             self._roots[start, end] = root
         return root
+
+
+def inclusion_parts(index: int, size: int) -> list[tuple[int, int]]:
+    """Return the ranges of leaves whose roots prove the leaf at ``index`` in a tree of ``size``.
+
+    Raises ``IndexError`` if there is no such leaf. RFC 9162, 2.1.3.1.
+    """
+    if not 0 <= index < size:
+        message = f"no leaf {index} in a tree of {size}"
+        raise IndexError(message)
+    parts: list[tuple[int, int]] = []
+    start, end = 0, size
+    while end - start > 1:
+        middle = start + _split(end - start)
+        if index < middle:
+            parts.append((middle, end))
+            end = middle
+        else:
+            parts.append((start, middle))
+            start = middle
+    return parts[::-1]
+
+
+def consistency_parts(size1: int, size2: int) -> list[tuple[int, int]]:
+    """Return the ranges of leaves whose roots prove that the tree of ``size2`` extends the other.
+
+    Raises ``IndexError`` if there are fewer leaves, or ``size1`` is 0. RFC 9162, 2.1.4.1.
+    """
+    if not 0 < size1 <= size2:
+        message = f"no consistency proof from {size1} leaves to {size2}"
+        raise IndexError(message)
+    parts: list[tuple[int, int]] = []
+    start, end = 0, size2
+    while size1 != end:
+        middle = start + _split(end - start)
+        if size1 <= middle:
+            parts.append((middle, end))
+            end = middle
+        else:
+            parts.append((start, middle))
+            start = middle
+    if start:  # the verifier knows the old root, but not the root of this part
+        parts.append((start, end))
+    return parts[::-1]
 
 
 def verify_inclusion(

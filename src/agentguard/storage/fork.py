@@ -29,7 +29,8 @@ class Stage(IntEnum):
     LOCKS = 1
     LOGS = 2
     READERS = 3
-    GUARDS = 4
+    STORES = 4
+    GUARDS = 5
 
 
 class _Hooks(NamedTuple):

@@ -58,6 +58,28 @@ class OwnedLock:
             finally:
                 self._is_held = False
 
+    @property
+    def is_held(self) -> bool:
+        """Whether a thread holds the lock."""
+        return self._is_held
+
+    def require_free(self) -> None:
+        """Raise ``StorageError`` (``storage.busy``) where this thread holds the lock."""
+        if self._lock.acquire(blocking=False):
+            try:
+                if self._is_held:
+                    raise busy(self._activity)
+            finally:
+                self._lock.release()
+
+    def acquire(self) -> None:
+        """Keep other threads from the lock while this process forks."""
+        self._lock.acquire()
+
+    def release(self) -> None:
+        """Undo ``acquire``."""
+        self._lock.release()
+
 
 fork.at_fork(
     fork.Stage.SQLITE,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, closing, suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Final
 
@@ -59,7 +59,8 @@ class ShardFile:
         with unlock, SQLITE_LOCK, ExitStack() as undo:
             with sqlite.errors(path):
                 if not files.exists(path):
-                    _make(path, origin)
+                    row = "INSERT INTO shard VALUES (1, ?, 0, x'')"
+                    sqlite.make(path, sqlite.SHARD, row, (origin,))
                 connection = sqlite.connect(path)
                 undo.callback(connection.close)
             shard_file = cls(connection, lock_file, path, anchor)
@@ -202,7 +203,7 @@ class ShardFile:
         files.require_room(self._path.parent, _ROOM)  # one page may fit where no entry does
         with SQLITE_LOCK, sqlite.errors(self._path):
             # SQLite writes no row that stays the same
-            self._connection.execute(f"PRAGMA user_version={sqlite.VERSION}")
+            self._connection.execute(f"PRAGMA user_version={sqlite.SHARD.version}")
 
     def close(self) -> None:
         """Close the file and release the lock."""
@@ -232,21 +233,3 @@ _NOTES: dict[Path, bytes | None] = {}
 
 _ROOM: Final = 256 << 10
 """The bytes that a disk has to have room for; an entry with its pages takes some ten thousand."""
-
-
-def _make(path: Path, origin: str) -> None:
-    """Make the file of an empty shard, whole or not at all.
-
-    The file is made in memory, since SQLite would look for a journal beside a file. Bytes 18 and
-    19 say that the file has a write-ahead log from the first.
-    """
-    with closing(sqlite3.connect(":memory:")) as connection:
-        connection.executescript(
-            f"BEGIN;{sqlite.SCHEMA}PRAGMA application_id={sqlite.APPLICATION};"
-            f"PRAGMA user_version={sqlite.VERSION};COMMIT"
-        )
-        connection.execute("INSERT INTO shard VALUES (1, ?, 0, x'')", (origin,))
-        connection.commit()
-        content = bytearray(connection.serialize())
-    content[18:20] = b"\x02\x02"
-    files.replace(path, bytes(content))

@@ -10,10 +10,10 @@ import os
 import sqlite3
 import stat
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from agentguard.errors import StorageError
 from agentguard.storage import files
@@ -24,10 +24,19 @@ FOLDER: Final = "shards"
 
 _SUFFIX: Final = ".sqlite"
 
-VERSION: Final = 1
-APPLICATION: Final = 0x41474C31  # "AGL1"
 
-SCHEMA: Final = """
+class Format(NamedTuple):
+    """What a file has to be: SQLite's application id, the version, and its statements."""
+
+    application: int
+    version: int
+    schema: str
+
+
+SHARD: Final = Format(
+    0x41474C31,  # "AGL1"
+    1,
+    """
 CREATE TABLE shard (
     only INTEGER PRIMARY KEY CHECK (only = 1), origin TEXT NOT NULL,
     size INTEGER NOT NULL, range BLOB NOT NULL
@@ -45,7 +54,8 @@ CREATE TABLE attachments (
     commitment TEXT NOT NULL, salt BLOB NOT NULL, data BLOB NOT NULL,
     PRIMARY KEY (idx, role)
 ) STRICT;
-"""
+""",
+)
 # The table of attachments has row ids and grows at its end only. SQLite then moves no row to
 # another page, and leaves no copy of a row in free space, which an erasure would miss.
 
@@ -62,8 +72,6 @@ _STANDARD: Final = 3  # some systems list the three standard descriptors in /dev
 _MOST_DESCRIPTORS: Final = 65536
 _MOST_FREE: Final = 512
 """The free descriptors after which a search for open files ends: low numbers are used first."""
-
-_STATEMENTS: Final = sorted(part.strip() for part in SCHEMA.split(";") if part.strip())
 
 _CODES: Final = {
     sqlite3.SQLITE_TOOBIG: ("storage.failed", f"a value takes more than {MAX_LENGTH} bytes"),
@@ -116,7 +124,25 @@ def was_inherited(path: Path) -> bool:
     return path.absolute() in _INHERITED
 
 
-def connect(path: Path) -> sqlite3.Connection:
+def make(path: Path, form: Format, statement: str, values: Sequence[object]) -> None:
+    """Make a file with one row, whole or not at all.
+
+    The file is made in memory, since SQLite would look for a journal beside a file. Bytes 18 and
+    19 say that the file has a write-ahead log from the first.
+    """
+    with closing(sqlite3.connect(":memory:")) as connection:
+        connection.executescript(
+            f"BEGIN;{form.schema}PRAGMA application_id={form.application};"
+            f"PRAGMA user_version={form.version};COMMIT"
+        )
+        connection.execute(statement, values)
+        connection.commit()
+        content = bytearray(connection.serialize())
+    content[18:20] = b"\x02\x02"
+    files.replace(path, bytes(content))
+
+
+def connect(path: Path, form: Format = SHARD) -> sqlite3.Connection:
     """Open a log for writing; raises ``StorageError``. The caller holds ``SQLITE_LOCK``.
 
     The caller is also inside ``errors``. SQLite must play no rollback journal back that an attacker
@@ -132,8 +158,8 @@ def connect(path: Path) -> sqlite3.Connection:
         with closing(shield):
             shield.execute("BEGIN")  # the log stays locked between statements, too
             try:
-                check_version(shield, path)
-                check_version(connection, path)
+                check_version(shield, path, form)
+                check_version(connection, path, form)
                 (mode,) = connection.execute("PRAGMA journal_mode").fetchone()
             except sqlite3.OperationalError:
                 require_file(path)  # which says what is in the way
@@ -253,24 +279,27 @@ def require_file(path: Path) -> None:
             raise damaged(path, f"{beside.name} is no file")
 
 
-def check_version(connection: sqlite3.Connection, path: Path) -> None:
-    """Refuse a file that is no log of this version, with exactly the statements of ``SCHEMA``.
+def check_version(connection: sqlite3.Connection, path: Path, form: Format = SHARD) -> None:
+    """Refuse a file that is no log of this version, with exactly the statements of its schema.
 
     Any other statement is refused: a trigger could drop rows, and reading a view could never end.
     """
     connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_LENGTH)
     (application,) = connection.execute("PRAGMA application_id").fetchone()
     (version,) = connection.execute("PRAGMA user_version").fetchone()
-    if application != APPLICATION:
+    if application != form.application:
         message = f"{path} is not a log of agentguard: name the right state"
         raise StorageError(message, code="storage.corrupt")
-    if version != VERSION:
-        message = f"{path} has the format {version}, this agentguard knows {VERSION}: upgrade it"
+    if version != form.version:
+        message = (
+            f"{path} has the format {version}, this agentguard knows {form.version}: upgrade it"
+        )
         raise StorageError(message, code="storage.version")
+    expected = sorted(part.strip() for part in form.schema.split(";") if part.strip())
     statements = connection.execute(
         "SELECT sql FROM sqlite_master WHERE sql IS NOT NULL"
-    ).fetchmany(len(_STATEMENTS) + 1)
-    if sorted(str(sql) for (sql,) in statements) != _STATEMENTS:
+    ).fetchmany(len(expected) + 1)
+    if sorted(str(sql) for (sql,) in statements) != expected:
         message = f"{path} has tables, triggers or views that no log has: find out who made them"
         raise StorageError(message, code="storage.corrupt")
 

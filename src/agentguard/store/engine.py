@@ -1,0 +1,78 @@
+"""The narrow side of a database: what the store asks of an engine, and its tables.
+
+Statements are written for SQLite, with ``?`` for a value; ``IN_LIST`` stands for a list. Every
+primary key begins with the number of a log, so that a domain can have several later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Final, Protocol
+
+SCHEMA: Final = """
+CREATE TABLE head (log INTEGER PRIMARY KEY, note BLOB NOT NULL, peaks BLOB NOT NULL) STRICT;
+CREATE TABLE entry (
+    log INTEGER NOT NULL, idx INTEGER NOT NULL, kind TEXT NOT NULL, at TEXT NOT NULL,
+    invocation_id TEXT, agent TEXT, principal TEXT, tool TEXT, decision TEXT, status TEXT,
+    task_id TEXT, trace_id TEXT, leaf BLOB NOT NULL, body BLOB NOT NULL, PRIMARY KEY (log, idx)
+) STRICT;
+CREATE INDEX entry_by_invocation ON entry (log, invocation_id) WHERE invocation_id IS NOT NULL;
+CREATE TABLE attachment (
+    log INTEGER NOT NULL, idx INTEGER NOT NULL, role TEXT NOT NULL, commitment TEXT NOT NULL,
+    salt BLOB NOT NULL, data BLOB NOT NULL, PRIMARY KEY (log, idx, role)
+) STRICT;
+CREATE TABLE tree (
+    log INTEGER NOT NULL, level INTEGER NOT NULL, idx INTEGER NOT NULL, hash BLOB NOT NULL,
+    PRIMARY KEY (log, level, idx)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE map (
+    log INTEGER NOT NULL, address TEXT NOT NULL, node BLOB NOT NULL, PRIMARY KEY (log, address)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE ending (
+    log INTEGER NOT NULL, ends INTEGER NOT NULL, key BLOB NOT NULL, PRIMARY KEY (log, ends, key)
+) STRICT, WITHOUT ROWID;
+"""
+
+LOG: Final = 0
+"""The number of the only log."""
+
+IN_LIST: Final = "IN (SELECT value FROM json_each(?))"
+
+Row = tuple[Any, ...]
+
+Query = Callable[[str, Sequence[object]], list[Row]]
+"""Runs one statement on one moment of the database; a list among the values is for ``IN_LIST``."""
+
+
+class Transaction(Protocol):
+    """A transaction that nobody else's writing can come into."""
+
+    def query(self, statement: str, values: Sequence[object]) -> list[Row]:
+        """Run one statement that reads."""
+
+    def write(self, statement: str, rows: Sequence[Sequence[object]]) -> None:
+        """Run one statement for each of the rows."""
+
+    def commit(self) -> None:
+        """Make durable what was written. Where this raises, it may be durable all the same."""
+
+
+class Engine(Protocol):
+    """A database with the tables of ``SCHEMA``; each method raises ``StorageError``.
+
+    The store calls ``writing`` from one thread at a time, and ``reading`` too.
+    """
+
+    def writing(self) -> AbstractContextManager[Transaction]:
+        """Return a transaction under the lock of all writers; without a commit, nothing changes."""
+
+    def reading(self) -> AbstractContextManager[Query]:
+        """Return a context in which all queries see one moment."""
+
+    def close(self) -> None:
+        """Close all connections; the next use opens them again."""
+
+    @property
+    def outlives_fork(self) -> bool:
+        """Whether a forked process can open the database anew, as one in memory can't be."""

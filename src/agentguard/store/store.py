@@ -1,0 +1,615 @@
+"""``Store``: commits jobs in groups, and reads what the newest signed head covers.
+
+A job reads and changes one ``Transaction``. Its checks and what follows from them are one commit:
+it is all or nothing. The thread that comes first leads: it runs the jobs that wait by then, under
+the lock of all writers, and signs one head. No other head is accepted than one that continues the
+head that this process (or its anchor) has seen.
+
+The hook before a fork takes the store's locks and closes its connections; both processes open
+their own. A process that was forked past the hooks is refused (``storage.closed``).
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, NamedTuple, TypeVar
+
+from agentguard.audit import merkle
+from agentguard.audit.merkle import CompactRange
+from agentguard.call.invocation import timestamp
+from agentguard.errors import AgentguardError, StorageError
+from agentguard.signing.keys import PublicKey, Signer
+from agentguard.storage import flusher, fork
+from agentguard.storage.anchor import ROLLED_BACK
+from agentguard.storage.owned_lock import OwnedLock, busy
+from agentguard.store import head as heads
+from agentguard.store import tree
+from agentguard.store.anchor import Anchor
+from agentguard.store.engine import IN_LIST, LOG, Engine, Query
+from agentguard.store.engine import Transaction as Rows
+from agentguard.store.head import Head
+from agentguard.store.map import EMPTY_ROOT, Cache, Fetch, Map
+from agentguard.store.transaction import Batch, Transaction
+
+MOST_AT_ONCE: Final = 256
+MOST_WAITING: Final = 10_000
+"""The most jobs that wait while the store can't be written; more are refused."""
+
+MOST_AHEAD: Final = timedelta(seconds=30)
+"""How far the newest time in the log may be ahead of this machine's clock."""
+
+_FOLLOWED: Final = 64
+"""The entries of other writers that are hashed one by one; beyond, there is a proof."""
+
+_PART: Final = 1000
+
+_HEAD: Final = "SELECT note, peaks FROM head WHERE log = ?"
+_ENTRIES: Final = (
+    "SELECT idx, leaf, body FROM entry WHERE log = ? AND idx >= ? AND idx < ? ORDER BY idx"
+)
+_ALL_TREE: Final = "SELECT log, level, idx, hash FROM tree ORDER BY level, idx"
+_COUNTS: Final = (
+    "SELECT (SELECT count(*) FROM head), (SELECT count(*) FROM entry), (SELECT count(*) FROM map)"
+)
+_LEAVES: Final = "SELECT leaf FROM entry WHERE log = ? AND idx >= ? AND idx < ? ORDER BY idx"
+_TREE: Final = (
+    "SELECT hash FROM tree WHERE log = ? AND level = ? AND idx >= ? AND idx < ? ORDER BY idx"
+)
+_NODES: Final = f"SELECT address, node FROM map WHERE log = ? AND address {IN_LIST}"  # noqa: S608
+_ADD_ENTRY: Final = "INSERT INTO entry VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_ADD_ATTACHMENT: Final = "INSERT INTO attachment VALUES (?, ?, ?, ?, ?, ?)"
+_ADD_TREE: Final = "INSERT INTO tree VALUES (?, ?, ?, ?)"
+_PUT_NODE: Final = (
+    "INSERT INTO map VALUES (?, ?, ?) ON CONFLICT (log, address) DO UPDATE SET node = excluded.node"
+)
+_DROP_NODE: Final = "DELETE FROM map WHERE log = ? AND address = ?"
+_ADD_ENDING: Final = "INSERT INTO ending VALUES (?, ?, ?) ON CONFLICT DO NOTHING"
+_DROP_ENDING: Final = "DELETE FROM ending WHERE log = ? AND ends = ? AND key = ?"
+_MOVE_HEAD: Final = "UPDATE head SET note = ?, peaks = ? WHERE log = ?"
+
+T = TypeVar("T")
+
+
+class _Seen(NamedTuple):
+    """A head that is accepted; ``peaks`` None for the head of an anchor."""
+
+    head: Head
+    note: bytes
+    peaks: CompactRange | None
+
+
+class _Attempt(NamedTuple):
+    """A commit that may be durable: the index and the hash of its first entry tell."""
+
+    first: int
+    leaf: bytes
+    batch: Sequence[_Queued]
+
+
+Job = Callable[[Transaction], Any]
+
+
+class _Queued:
+    """A job on its way into the store; it is settled with a result or an error."""
+
+    __slots__ = ("error", "has_waiter", "is_settled", "job", "keys", "result")
+
+    def __init__(self, job: Job, keys: Iterable[bytes], *, has_waiter: bool) -> None:
+        self.job = job
+        self.keys = tuple(keys)
+        self.has_waiter = has_waiter
+        self.is_settled = False
+        self.result: Any = None
+        self.error: Exception | None = None
+
+
+class Store:
+    """The store of one domain; safe to use from many threads.
+
+    ``log`` is the name of the log, ``keys`` sign its heads; without a ``signer`` the store is read
+    alone. ``clock`` returns an aware time. Raises ``StorageError`` as ``head`` does.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        log: str,
+        keys: Sequence[PublicKey],
+        signer: Signer | None = None,
+        *,
+        anchor: Anchor | None = None,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._engine = engine
+        self._log = log
+        self._keys = keys
+        self._signer = signer
+        self._anchor = anchor
+        self._clock = clock
+        self._cache = Cache()
+        self._pid = os.getpid()
+        self._closed = ""
+        self._is_forkable = False
+        self._uncertain: _Attempt | None = None
+        self._begin_anew()
+        anchored = None if anchor is None else anchor.read()
+        self._seen = None if anchored is None else _Seen(anchored, b"", None)
+        try:
+            self.head()
+        except BaseException:
+            engine.close()
+            raise
+        _STORES.add(self)
+        flusher.register(self, durable=engine.outlives_fork)
+
+    def _begin_anew(self) -> None:
+        self._turn = OwnedLock("the store was written")
+        self._reading = OwnedLock("the store was read")
+        # Write `with self._mutex`, never `with self._changed`: an interrupt in the Python code of
+        # the condition's `__enter__` or `__exit__` could leave the lock held.
+        self._mutex = threading.RLock()
+        self._changed = threading.Condition(self._mutex)
+        self._waiting: list[_Queued] = []
+        self._batch: list[_Queued] = []
+        self._leader = 0
+        self._wake = flusher.Wake()
+        self._flusher: threading.Thread | None = None
+
+    # --- reading ---------------------------------------------------------------------------------
+
+    def head(self) -> Head:
+        """Return the newest head, verified, which continues what this process has seen.
+
+        Raises ``StorageError``: ``storage.rolled_back`` for an older or another store than was
+        seen, ``storage.corrupt`` for a head that no key of the log has signed.
+        """
+        return self._read(lambda seen, _query: seen.head)
+
+    def get(self, *keys: bytes) -> list[bytes | None]:
+        """Return the values of keys in the newest state; None for a key that it does not have."""
+
+        def look(seen: _Seen, query: Query) -> list[bytes | None]:
+            found = self._map(seen, query)
+            found.prefetch(keys)
+            return [found.get(key) for key in keys]
+
+        return self._read(look)
+
+    def items(self, kind: int) -> dict[bytes, bytes]:
+        """Return every key of a kind with its value, in the newest state: none can be hidden."""
+        return self._read(lambda seen, query: dict(self._map(seen, query).items(kind)))
+
+    def inclusion_proof(self, index: int) -> tuple[Head, list[bytes]]:
+        """Return the proof of an entry under the newest head; raises ``IndexError`` without one."""
+        return self._read(
+            lambda seen, query: (
+                seen.head,
+                tree.inclusion_proof(index, seen.head.size, _hashes(query)),
+            )
+        )
+
+    def verify(self) -> Head:
+        """Verify the whole store against its head: each entry, each node, and nothing besides.
+
+        Raises ``StorageError`` (``storage.corrupt``) for what is not as it was signed.
+        """
+        return self._read(_verify_all)
+
+    def _read(self, work: Callable[[_Seen, Query], T]) -> T:
+        self._require_usable()
+        with self._reading.held():
+            seen = self._seen  # first: a commit may come before the look at the head
+            with self._engine.reading() as query:
+                newest = self._followed(seen, query)
+                self._accept(newest)
+                return work(newest, query)
+
+    def _map(self, seen: _Seen, query: Query) -> Map:
+        return Map(seen.head.map_root, _fetching(query), self._cache)
+
+    def _accept(self, newest: _Seen) -> None:
+        with self._mutex:
+            if self._seen is None or self._seen.head.size <= newest.head.size:
+                self._seen = newest
+
+    def _followed(self, seen: _Seen | None, query: Query) -> _Seen:
+        """Return the head in the database, if it is signed and continues the one that was seen."""
+        rows = query(_HEAD, (LOG,))
+        if len(rows) != 1 or {*map(type, rows[0])} != {bytes}:
+            raise _corrupt("the store has no head")
+        note, peaks = rows[0]
+        if seen is not None and seen.note == note:
+            return seen
+        try:
+            head, _key = heads.verify(note, self._keys, self._log)
+            grown = CompactRange.decode(head.size, peaks)
+        except AgentguardError as error:
+            raise _corrupt(
+                f"the head of the store is not one that the log has signed: {error}"
+            ) from error
+        if grown.root() != head.root:
+            raise _corrupt("the peaks beside the head are not those of its tree")
+        newest = _Seen(head, note, grown)
+        if seen is not None and head != seen.head:
+            _require_continuation(seen, newest, query)
+        return newest
+
+    # --- writing ---------------------------------------------------------------------------------
+
+    def run(self, job: Callable[[Transaction], T], keys: Iterable[bytes] = ()) -> T:
+        """Run a job, commit what it wants, and return its result once that is durable.
+
+        ``keys`` are those that the job looks up: they are fetched before. The job may run again
+        after an interrupt, so it changes nothing but its transaction. Raises what the job raises,
+        and ``StorageError``: ``storage.busy`` where this thread was interrupted in a commit,
+        ``storage.unknown`` where nobody knows whether the commit is durable.
+        """
+        queued = _Queued(job, keys, has_waiter=True)
+        self._submit(queued)
+        try:
+            while not (queued.is_settled or self._wait_for(queued)):
+                self._lead(queued)
+        except BaseException:
+            self._settle(queued, None)  # an interrupt may have cut that short
+            with self._mutex:
+                if queued in self._waiting:
+                    self._waiting.remove(queued)
+            raise
+        if queued.error is not None:
+            raise queued.error
+        result: T = queued.result
+        return result
+
+    def enqueue(self, job: Job, keys: Iterable[bytes] = ()) -> None:
+        """Have a job done with the next commit, or within 50 ms; its own error is logged."""
+        # first, because an interrupt afterwards must not leave a job that nobody does
+        self._wake.set()
+        self._submit(_Queued(job, keys, has_waiter=False))
+        with self._mutex:
+            if self._flusher is None and not self._closed:
+                self._flusher = flusher.start(self, self._wake)
+
+    def flush(self) -> None:
+        """Do what is enqueued now; raises ``StorageError``."""
+        self._require_usable()
+        with self._mutex:
+            left = set(self._waiting)
+        while True:
+            with self._mutex:
+                while self._leader:
+                    self._changed.wait()
+                left.intersection_update(self._waiting)
+                if not left:
+                    return
+            self._lead(None)
+
+    def close(self) -> None:
+        """Flush, and close the database; raises ``StorageError`` if the flush failed."""
+        self._require_uninterrupted()
+        if self._closed:
+            return
+        try:
+            self.flush()
+        finally:
+            self._closed = "the store is closed: open the guard again"
+            self._wake.set()
+            with self._turn.held(), self._reading.held():
+                self._engine.close()
+            flusher.unregister(self)
+
+    @property
+    def closed(self) -> bool:
+        """Whether the store is closed."""
+        return bool(self._closed)
+
+    def _require_usable(self) -> None:
+        self._require_uninterrupted()
+        if os.getpid() != self._pid:
+            message = "this process was forked past Python's hooks, and the store is its parent's"
+            raise StorageError(message, code="storage.closed")
+        if self._closed:
+            raise StorageError(self._closed, code="storage.closed")
+
+    def _require_uninterrupted(self) -> None:
+        """Raise ``StorageError`` (``storage.busy``) where this thread would wait for itself."""
+        if self._leader == threading.get_ident():
+            raise busy("the store was written")
+        self._turn.require_free()
+        self._reading.require_free()
+
+    def _submit(self, queued: _Queued) -> None:
+        self._require_usable()
+        if self._signer is None:
+            raise StorageError("the store was opened for reading", code="storage.readonly")
+        with self._mutex:
+            if len(self._waiting) >= MOST_WAITING:
+                message = f"{MOST_WAITING} entries wait: find out why the store can't be written"
+                raise StorageError(message, code="storage.full")
+            self._waiting.append(queued)
+
+    def _wait_for(self, queued: _Queued) -> bool:
+        """Wait until a job is settled (True), or this thread has to lead (False)."""
+        with self._mutex:
+            while not queued.is_settled and self._leader:
+                self._changed.wait()
+            return queued.is_settled
+
+    def _lead(self, own: _Queued | None) -> None:
+        """Commit one batch, unless another thread leads by now."""
+        failure: StorageError | None = None
+        try:
+            with self._mutex:
+                if self._leader:
+                    return
+                self._leader = threading.get_ident()
+            with self._turn.held():
+                self._commit()
+        except Exception as error:
+            failure = error if isinstance(error, StorageError) else _unwritable(error)
+            if own is None:
+                raise failure from error
+        finally:
+            self._settle(own, failure)
+
+    def _settle(self, own: _Queued | None, failure: StorageError | None) -> None:
+        """Settle the batch, and let others lead. Where nobody waits for a job, it stays waiting."""
+        with self._mutex:
+            if self._leader != threading.get_ident():
+                return
+            batch, self._batch = self._batch, []
+            again = []
+            for queued in batch:
+                if queued.is_settled:
+                    continue
+                if failure is not None and queued.has_waiter:
+                    queued.error, queued.is_settled = failure, True
+                elif queued is not own:  # an interrupt is for this thread alone
+                    again.append(queued)
+            self._waiting[:0] = again
+            if failure is not None and own in self._waiting:  # it failed before it took a batch
+                self._waiting.remove(own)
+                own.error, own.is_settled = failure, True
+            self._leader = 0
+            self._changed.notify_all()
+
+    def _commit(self) -> None:
+        if self._uncertain is not None:
+            self._resolve(self._uncertain)
+        if self._anchor is not None:
+            self._anchor.settle()
+        done: list[_Queued] = []
+        attempt: _Attempt | None = None
+        try:
+            with self._engine.writing() as rows:
+                with self._mutex:
+                    self._batch = self._waiting[:MOST_AT_ONCE]
+                    del self._waiting[: len(self._batch)]
+                batch = self._begun(rows)
+                done = [queued for queued in self._batch if self._ran(queued, batch)]
+                if batch.records:
+                    newest = self._written(batch, rows)
+                    attempt = _Attempt(batch.head.size, batch.leaves[0], done)
+                    rows.commit()
+                    self._accept(newest)
+        except BaseException as error:
+            # the commit itself may have succeeded: the store tells
+            if attempt is None or not self._resolve(attempt):
+                raise
+            if not isinstance(error, Exception):
+                raise
+        for queued in done:
+            queued.is_settled = True
+        if attempt is not None and self._anchor is not None and self._seen is not None:
+            self._anchor.write(self._seen.head.size, self._seen.note)
+
+    def _resolve(self, attempt: _Attempt) -> bool:
+        """Return whether a commit is durable, and settle its jobs if so.
+
+        Until that is known, nothing is written: what nobody waits for would be written twice.
+        Raises ``StorageError`` (``storage.unknown``).
+        """
+        self._uncertain = attempt
+        try:
+            with self._engine.reading() as query:
+                found = query(_LEAVES, (LOG, attempt.first, attempt.first + 1))
+        except StorageError as error:
+            message = f"whether the entry is in the log is not known yet: {error}"
+            raise StorageError(message, code="storage.unknown") from error
+        self._uncertain = None
+        is_durable = [bytes(leaf) for (leaf,) in found] == [attempt.leaf]
+        if is_durable:
+            with self._mutex:
+                for queued in attempt.batch:
+                    queued.is_settled = True
+                self._waiting = [one for one in self._waiting if not one.is_settled]
+        return is_durable
+
+    def _begun(self, rows: Rows) -> Batch:
+        newest = self._followed(self._seen, rows.query)
+        self._accept(newest)
+        if newest.peaks is None:  # never: ``_followed`` returns none of an anchor
+            raise _corrupt("the head has no peaks")
+        map_ = self._map(newest, rows.query)
+        map_.prefetch([key for queued in self._batch for key in queued.keys])
+        return Batch(newest.head, newest.peaks, self._now(newest.head), map_, rows)
+
+    def _now(self, head: Head) -> str:
+        """Return the time of a commit: the clock's, or the newest in the log where it is later."""
+        now = self._clock()
+        if timestamp(now + MOST_AHEAD) < head.at:
+            message = (
+                f"the newest time in the log is {head.at}, and this machine's clock says "
+                f"{timestamp(now)}: set the clock, or find out which machine's is wrong"
+            )
+            raise StorageError(message, code="clock.skew")
+        return max(timestamp(now), head.at)
+
+    def _ran(self, queued: _Queued, batch: Batch) -> bool:
+        """Run a job; return whether it is settled by the commit of the batch."""
+        wanted = Transaction(batch)
+        try:
+            queued.result = queued.job(wanted)
+            wanted.require_entry()
+        except Exception as error:  # noqa: BLE001  it is the error of this job alone
+            queued.error, queued.is_settled = error, True
+            if not queued.has_waiter:
+                flusher.LOGGER.exception("an enqueued entry was refused")
+            return False
+        batch.take(wanted)
+        return True
+
+    def _written(self, batch: Batch, rows: Rows) -> _Seen:
+        """Write what the batch wants, and the head over it, without committing."""
+        if self._signer is None:
+            raise StorageError("the store was opened for reading", code="storage.readonly")
+        first = batch.head.size
+        map_root, changed = batch.map.seal()
+        head = Head(self._log, batch.peaks.size, batch.peaks.root(), map_root, batch.at)
+        note = heads.sign(head, self._signer)
+        records = list(enumerate(batch.records, first))
+        rows.write(
+            _ADD_ENTRY,
+            [
+                (LOG, index, *record.summary, leaf, record.body)
+                for (index, record), leaf in zip(records, batch.leaves, strict=True)
+            ],
+        )
+        beside = [(LOG, index, *one) for index, record in records for one in record.attachments]
+        rows.write(_ADD_ATTACHMENT, beside)
+        rows.write(_ADD_TREE, [(LOG, *one) for one in tree.stored(batch.completed)])
+        rows.write(_PUT_NODE, [(LOG, at, node) for at, node in changed.items() if node is not None])
+        rows.write(_DROP_NODE, [(LOG, at) for at, node in changed.items() if node is None])
+        rows.write(_ADD_ENDING, [(LOG, *one) for one in batch.ends])
+        rows.write(_DROP_ENDING, [(LOG, *one) for one in batch.looked_at])
+        rows.write(_MOVE_HEAD, [(note, batch.peaks.encode(), LOG)])
+        return _Seen(head, note, batch.peaks)
+
+    # --- forks -----------------------------------------------------------------------------------
+
+    def before_fork(self) -> None:
+        """Wait until nobody reads or writes, and close the database."""
+        for lock in (self._reading, self._turn, self._mutex):
+            lock.acquire()
+        if self._engine.outlives_fork and not (self._reading.is_held or self._turn.is_held):
+            self._engine.close()
+            self._is_forkable = True
+
+    def after_fork_in_parent(self) -> None:
+        """Go on."""
+        self._is_forkable = False
+        for lock in (self._mutex, self._turn, self._reading):
+            lock.release()
+
+    def abandon(self) -> None:
+        """In a forked process: leave what waits to the parent, and open the database anew."""
+        if not self._is_forkable:  # in memory, or the thread that forks was interrupted amid SQLite
+            self._closed = self._closed or "this store belongs to the parent of this forked process"
+        self._is_forkable = False
+        self._pid = os.getpid()
+        self._begin_anew()
+
+
+_STORES: Final[weakref.WeakSet[Store]] = weakref.WeakSet()
+_HELD: Final[list[Store]] = []
+
+
+def _before_fork() -> None:
+    _HELD[:] = sorted(_STORES, key=id)
+    for store in _HELD:
+        store.before_fork()
+
+
+def _after_fork_in_parent() -> None:
+    for store in _HELD[::-1]:
+        store.after_fork_in_parent()
+    _HELD.clear()
+
+
+fork.at_fork(
+    fork.Stage.STORES,
+    before=_before_fork,
+    in_parent=_after_fork_in_parent,
+    in_child=_HELD.clear,
+)
+
+
+def _require_continuation(seen: _Seen, newest: _Seen, query: Query) -> None:
+    """Raise ``StorageError`` (``storage.rolled_back``) unless one head continues another."""
+    before, after = seen.head, newest.head
+    if after.size <= before.size:
+        message = f"the store has {after.size} entries, and {before.size} were seen, or other ones"
+        raise _rolled_back(message)
+    grown = seen.peaks.copy() if seen.peaks is not None else None
+    if grown is not None and after.size - before.size <= _FOLLOWED:
+        for (leaf,) in query(_LEAVES, (LOG, before.size, after.size)):
+            grown.append(bytes(leaf))
+        if (grown.size, grown.root()) == (after.size, after.root):
+            return
+    elif before.size:
+        try:
+            proof = tree.consistency_proof(before.size, after.size, _hashes(query))
+            merkle.verify_consistency(before.size, after.size, before.root, after.root, proof)
+        except AgentguardError as error:
+            raise _rolled_back(f"the store does not continue what was seen: {error}") from error
+        return
+    else:
+        return
+    raise _rolled_back("the entries since the head that was seen do not lead to the newest head")
+
+
+def _hashes(query: Query) -> tree.Hashes:
+    def hashes(level: int, first: int, last: int) -> list[bytes]:
+        rows = (
+            query(_TREE, (LOG, level, first, last)) if level else query(_LEAVES, (LOG, first, last))
+        )
+        return [bytes(found) for (found,) in rows]
+
+    return hashes
+
+
+def _verify_all(seen: _Seen, query: Query) -> Head:
+    head, size = seen.head, 0
+    grown, completed = CompactRange(), list[tree.Completed]()
+    while size < head.size:
+        rows = query(_ENTRIES, (LOG, size, size + _PART))
+        for index, leaf, body in rows:
+            if index != size or merkle.leaf_hash(bytes(body)) != leaf:
+                raise _corrupt(f"the entry {size} is not the one beside its hash")
+            grown.append(bytes(leaf), completed)
+            size += 1
+        if not rows:
+            raise _corrupt(f"the entry {size} is not there")
+    if grown.root() != head.root:
+        raise _corrupt("the entries are not those that the head covers")
+    expected = [(LOG, *one) for one in sorted(tree.stored(completed))]
+    if query(_ALL_TREE, ()) != expected:
+        raise _corrupt("the hashes of the log's tree are not those of the entries")
+    nodes = Map(head.map_root, _fetching(query), Cache()).nodes()
+    number = sum(1 for _node in nodes) - (head.map_root == EMPTY_ROOT)
+    if query(_COUNTS, ()) != [(1, head.size, number)]:
+        raise _corrupt("there are rows that no signed head covers")
+    return head
+
+
+def _fetching(query: Query) -> Fetch:
+    def fetch(addresses: list[str]) -> dict[str, bytes]:
+        return {at: bytes(node) for at, node in query(_NODES, (LOG, addresses))}
+
+    return fetch
+
+
+def _corrupt(problem: str) -> StorageError:
+    message = f"{problem}: keep a copy, and run agentguard audit verify"
+    return StorageError(message, code="storage.corrupt")
+
+
+def _rolled_back(problem: str) -> StorageError:
+    return StorageError(f"{problem}: {ROLLED_BACK}", code="storage.rolled_back")
+
+
+def _unwritable(error: Exception) -> StorageError:
+    return StorageError(f"the log can't be written ({type(error).__name__}: {error})")

@@ -1,0 +1,181 @@
+"""Processes that share a store, fork, die and are interrupted: nothing acknowledged is lost."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from rounds import FULL
+from store_place import KIND, Place, add, record
+
+from agentguard.errors import StorageError
+from agentguard.store.map import key
+from agentguard.store.store import Store
+
+HERE = Path(__file__).parents[2] / "support"
+
+WRITER = f"""
+import sys
+sys.path.insert(0, {str(HERE)!r})
+from pathlib import Path
+from store_place import Place, add, key, record, KIND
+place = Place(Path(sys.argv[1]), "none")
+place.kind = "file"
+store = place.open(anchored=True)
+one = key(KIND, "counter")
+def job(tx):
+    number = int(tx.get(one) or b"0") + 1
+    tx.put(one, str(number).encode())
+    return tx.append(record(f"{{sys.argv[2]}} {{number}}", tx.at)), number
+while True:
+    index, number = store.run(job, [one])
+    print(index, number, flush=True)
+"""
+
+
+def start(place: Place, name: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", WRITER, str(place.path.parent), name]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def test_killed_writers_lose_nothing_and_count_nothing_twice(on_disk):
+    acknowledged: dict[int, int] = {}
+    for _round in range(50 if FULL else 3):
+        writers = [start(on_disk, name) for name in "abcd"]
+        time.sleep(random.uniform(0.5, 0.9))  # noqa: S311  when it is killed is no secret
+        for writer in writers:
+            writer.kill()
+            out, _err = writer.communicate()
+            for line in out.splitlines()[:-1]:  # the last may be half a line
+                index, number = map(int, line.split())
+                assert index not in acknowledged
+                acknowledged[index] = number
+    store = on_disk.open(anchored=True)
+    size = store.verify().size
+    assert len(acknowledged) > 20
+    assert all(number == index + 1 for index, number in acknowledged.items())
+    assert store.get(key(KIND, "counter")) == [str(size).encode()]
+    assert max(acknowledged) < size
+
+
+def test_both_sides_of_a_fork_go_on(on_disk):
+    store = on_disk.open(anchored=True)
+    is_over = threading.Event()
+    added: list[str] = []
+
+    def work(name: str) -> None:
+        i = 0
+        while not is_over.is_set():
+            add(store, f"{name} {i}")
+            added.append(f"{name} {i}")
+            i += 1
+
+    threads = [threading.Thread(target=work, args=(name,)) for name in "abc"]
+    for thread in threads:
+        thread.start()
+    children = 0
+    for i in range(40 if FULL else 8):
+        pid = os.fork()
+        if pid == 0:
+            code = 1
+            try:
+                add(store, f"child {i}")
+                code = 0 if store.get(key(KIND, f"child {i}")) == [b""] else 2
+            finally:
+                os._exit(code)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        children += 1
+        time.sleep(0.005)
+    is_over.set()
+    for thread in threads:
+        thread.join()
+    assert store.verify().size == len(added) + children
+    assert len(store.items(KIND)) == len(added) + children
+
+
+def test_a_store_in_memory_stays_with_the_parent(tmp_path):
+    place = Place(tmp_path, "memory")
+    store = place.open()
+    add(store, "a")
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            add(store, "b")
+        except StorageError as error:
+            code = 0 if error.code == "storage.closed" else 2
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert add(store, "b") == 1
+    place.close()
+
+
+def test_a_handler_that_interrupts_a_commit_is_refused_and_the_commit_goes_on(place):
+    store = place.open()
+    told = []
+
+    def handler(_number: int, _frame: object) -> None:
+        for call in (lambda: add(store, "inside"), store.head, store.close):
+            with pytest.raises(StorageError) as caught:
+                call()
+            told.append(caught.value.code)
+
+    def job(tx):
+        signal.raise_signal(signal.SIGUSR1)
+        return tx.append(record("outside", tx.at))
+
+    before = signal.signal(signal.SIGUSR1, handler)
+    try:
+        assert store.run(job) == 0
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert told == ["storage.busy"] * 3
+    assert add(store, "after") == 1
+
+
+def interrupted_at(store: Store, line: int) -> bool:
+    """Add an entry, and interrupt that before the ``line``-th line of the store; whether it was."""
+    seen = 0
+
+    def trace(frame, event, _arg):
+        nonlocal seen
+        if not frame.f_code.co_filename.endswith(("store/store.py", "store/sqlite.py")):
+            return None
+        if event == "line":
+            seen += 1
+            if seen == line:
+                raise KeyboardInterrupt
+        return trace
+
+    sys.settrace(trace)
+    try:
+        add(store, f"line {line}")
+    except KeyboardInterrupt:
+        return True
+    finally:
+        sys.settrace(None)
+    return False
+
+
+def test_an_interrupt_at_any_line_of_a_commit_leaves_no_call_that_waits(place):
+    store = place.open()
+    line, number = 0, 0
+    while True:
+        line += 1 if FULL else 5
+        was_interrupted = interrupted_at(store, line)
+        number += 1
+        assert add(store, f"after {line}") < 2 * number  # no call waits for ever
+        (value,) = store.get(key(KIND, f"line {line}"))
+        assert value in (None, b"")
+        if not was_interrupted:
+            break
+    assert line > 50
+    assert store.verify().size == len(store.items(KIND))

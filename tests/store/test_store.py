@@ -1,0 +1,208 @@
+"""What a store keeps: entries in one order, values and absences, under one signed head."""
+
+from __future__ import annotations
+
+import threading
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from store_place import KIND, LOG, OTHER, START, add, record
+
+from agentguard.audit import merkle
+from agentguard.errors import StorageError
+from agentguard.store.map import MAX_VALUE, key
+
+
+def code_of(call, *given):
+    with pytest.raises(StorageError) as caught:
+        call(*given)
+    return caught.value.code
+
+
+def test_an_entry_and_what_follows_from_it_are_one_commit(place):
+    store = place.open()
+    assert (store.head().size, store.head().log) == (0, LOG)
+    assert [add(store, name) for name in "abc"] == [0, 1, 2]
+    assert store.get(key(KIND, "a"), key(KIND, "z"), key(OTHER, "a")) == [b"", None, None]
+    assert add(store, "a", None) == 3
+    assert store.get(key(KIND, "a")) == [None]
+    assert store.items(KIND) == {key(KIND, name): b"" for name in "bc"}
+    assert store.items(OTHER) == {}
+    assert store.verify().size == 4
+
+
+def test_a_job_that_raises_leaves_nothing(place):
+    store = place.open()
+    add(store, "a")
+    before = store.head()
+
+    def broken(tx):
+        tx.append(record("b", tx.at))
+        tx.put(key(KIND, "b"), b"")
+        raise LookupError("the check failed")
+
+    def too_long(tx):
+        tx.append(record("c", tx.at))
+        tx.put(key(KIND, "c"), b"x" * (MAX_VALUE + 1))
+
+    def without_entry(tx):
+        tx.put(key(KIND, "d"), b"")
+
+    with pytest.raises(LookupError):
+        store.run(broken)
+    for job in (too_long, without_entry):
+        with pytest.raises(ValueError, match=r"bytes|append one"):
+            store.run(job)
+    assert store.head() == before
+    assert store.get(*(key(KIND, name) for name in "abcd")) == [b"", None, None, None]
+    assert add(store, "b") == 1  # the twin
+    store.verify()
+
+
+def test_a_job_sees_its_own_changes_and_those_before_it_in_its_batch(place):
+    store = place.open()
+
+    def count(tx):
+        one = key(KIND, "counter")
+        number = int(tx.get(one) or b"0") + 1
+        tx.put(one, str(number).encode())
+        assert tx.get(one) == str(number).encode()
+        tx.append(record(str(number), tx.at))
+        return number
+
+    numbers: list[int] = []
+    threads = [
+        threading.Thread(target=lambda: numbers.extend(store.run(count) for _ in range(20)))
+        for _ in range(8)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(numbers) == list(range(1, 161))
+    assert store.get(key(KIND, "counter")) == [b"160"]
+    assert store.verify().size == 160
+
+
+def test_a_job_that_fails_in_a_batch_fails_alone(place):
+    store = place.open()
+    results, started = {}, threading.Event()
+
+    def slow(tx):
+        started.set()
+        for _ in range(200):
+            if len(store._waiting) >= 3:  # the others wait for the next batch by now
+                break
+            threading.Event().wait(0.01)
+        return tx.append(record("slow", tx.at))
+
+    def run(name):
+        def job(tx):
+            tx.append(record(name, tx.at))
+            if name == "bad":
+                raise LookupError(name)
+            return name
+
+        try:
+            results[name] = store.run(job)
+        except LookupError:
+            results[name] = "failed"
+
+    threads = [threading.Thread(target=store.run, args=(slow,))]
+    threads[0].start()
+    started.wait()
+    threads += [threading.Thread(target=run, args=(name,)) for name in ("one", "bad", "two")]
+    for thread in threads[1:]:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results == {"one": "one", "bad": "failed", "two": "two"}
+    assert store.verify().size == 3
+
+
+def test_an_enqueued_job_is_done_with_the_next_commit_or_soon(place):
+    store = place.open()
+    store.enqueue(lambda tx: tx.append(record("later", tx.at)))
+    assert add(store, "a") == 1
+    store.enqueue(lambda tx: tx.append(record("alone", tx.at)))
+    store.flush()
+    assert store.head().size == 3
+    store.enqueue(lambda tx: tx.append(record("soon", tx.at)))
+    waited = threading.Event()
+    for _ in range(200):
+        if store.head().size == 4:
+            break
+        waited.wait(0.01)
+    assert store.verify().size == 4
+
+
+def test_a_proof_of_each_entry_leads_to_the_head(place):
+    store = place.open()
+    for i in range(40):
+        add(store, str(i))
+    for i in range(40):
+        head, proof = store.inclusion_proof(i)
+        leaf = merkle.leaf_hash(f"entry {i}".encode())
+        merkle.verify_inclusion(i, head.size, leaf, proof, head.root)
+    with pytest.raises(IndexError):
+        store.inclusion_proof(40)
+
+
+def test_the_time_of_the_log_never_goes_back_and_a_clock_far_behind_is_refused(place):
+    store = place.open()
+    moment = datetime(2027, 1, 1, tzinfo=UTC)
+    place.now = lambda: moment
+    add(store, "a")
+    place.now = lambda: moment - timedelta(seconds=20)
+    add(store, "b")
+    assert store.head().at == "2027-01-01T00:00:00.000000Z"
+    place.now = lambda: moment - timedelta(seconds=31)
+    assert code_of(add, store, "c") == "clock.skew"
+    place.now = lambda: moment + timedelta(seconds=1)
+    add(store, "c")
+    assert store.head().at == "2027-01-01T00:00:01.000000Z" > START
+
+
+def test_what_has_ended_is_told_once_and_removed_by_an_entry(place):
+    store = place.open()
+
+    def note(tx):
+        for name, ends in (("a", 10), ("b", 20), ("c", 30)):
+            tx.put(key(KIND, name), str(ends).encode(), ends=ends)
+        tx.append(record("noted", tx.at))
+
+    def sweep(now, most=10):
+        def job(tx):
+            ended = [one for one in tx.ended(now, most) if int(tx.get(one) or b"0") <= now]
+            for one in ended:
+                tx.put(one, None)
+            tx.append(record(f"swept {now} {most}", tx.at))
+            return ended
+
+        return store.run(job)
+
+    store.run(note)
+    assert sweep(9) == []
+    assert sweep(20, most=1) == [key(KIND, "a")]
+    assert sweep(20) == [key(KIND, "b")]
+    assert sweep(20) == []
+    assert store.items(KIND) == {key(KIND, "c"): b"30"}
+    store.verify()
+
+
+def test_a_store_without_a_signer_reads_alone(on_disk):
+    add(on_disk.open(), "a")
+    reader = on_disk.open(signer=None)
+    assert reader.get(key(KIND, "a")) == [b""]
+    assert code_of(add, reader, "b") == "storage.readonly"
+    assert reader.verify().size == 1
+
+
+def test_a_closed_store_refuses(place):
+    store = place.open()
+    store.enqueue(lambda tx: tx.append(record("last", tx.at)))
+    store.close()
+    assert code_of(add, store, "a") == "storage.closed"
+    assert code_of(store.head) == "storage.closed"
+    if place.kind == "file":
+        assert place.open().head().size == 1

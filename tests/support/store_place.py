@@ -1,0 +1,74 @@
+"""Stores on both engines, with entries that are as short as the tests allow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from agentguard.audit import merkle
+from agentguard.audit.entry import Attachment, Record
+from agentguard.audit.summary import Summary
+from agentguard.signing.keys import Ed25519Signer
+from agentguard.store import head, sqlite
+from agentguard.store.anchor import Anchor
+from agentguard.store.head import Head
+from agentguard.store.map import EMPTY_ROOT, key
+from agentguard.store.store import Store
+from agentguard.store.transaction import Transaction
+
+LOG = "test.example/log/store"
+SIGNER = Ed25519Signer.from_seed(sha256(b"store").digest())
+START = "2026-12-02T00:00:00.000000Z"
+NOTE = head.sign(Head(LOG, 0, merkle.EMPTY_ROOT, EMPTY_ROOT, START), SIGNER)
+KIND, OTHER = 1, 2
+
+
+def record(name: str, at: str = START, **columns: Any) -> Record:
+    summary = Summary("authorization", at, name, **columns)
+    return Record(f"entry {name}".encode(), summary, (Attachment("input", "c", b"s", b"data"),))
+
+
+class Place:
+    """A store in a folder, which any number of processes open; or one in memory."""
+
+    def __init__(self, folder: Path, kind: str = "file") -> None:
+        self.path = folder / "store.sqlite"
+        self.anchor_path = folder / "outside" / "anchor"
+        self.kind = kind
+        self.opened: list[Store] = []
+        self.now: Callable[[], datetime] = lambda: datetime.now(UTC)
+        if kind == "file":
+            sqlite.make(self.path, NOTE)
+
+    def clock(self) -> datetime:
+        """Return what ``now`` says at the time."""
+        return self.now()
+
+    def open(self, *, anchored: bool = False, signer: Any = SIGNER) -> Store:
+        keys = (SIGNER.public_key,)
+        engine = (
+            sqlite.MemoryEngine(NOTE) if self.kind == "memory" else sqlite.FileEngine(self.path)
+        )
+        anchor = Anchor(self.anchor_path, LOG, keys) if anchored else None
+        store = Store(engine, LOG, keys, signer, anchor=anchor, clock=self.clock)
+        self.opened.append(store)
+        return store
+
+    def close(self) -> None:
+        for store in self.opened:
+            store.close()
+
+
+def add(store: Store, name: str, value: bytes | None = b"", kind: int = KIND) -> int:
+    """Append one entry that gives its own name a value in the map."""
+    one = key(kind, name)
+
+    def job(tx: Transaction) -> int:
+        tx.put(one, value)
+        return tx.append(record(name, tx.at))
+
+    index: int = store.run(job, [one])
+    return index
