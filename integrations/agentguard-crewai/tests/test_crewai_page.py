@@ -220,7 +220,7 @@ def test_the_tables_are_those_of_a_configuration():
     who = config.parse(tomllib.loads(members), source="page", base=Path.cwd())
     assert who.delegators("writer") == {"analyst"}
     read = config.parse(tomllib.loads(toml), source="page", base=Path.cwd())
-    assert read.tools["search_docs"].requires == ("web:read",)
+    assert read.tools.tables["search_docs"].requires == ("web:read",)
     server = MCPToolResolver._extract_server_name("https://docs.example.com/mcp")
     assert read.aliases == {sanitize_tool_name(f"{server}_search"): "search_docs"}
 
