@@ -2,19 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
-from store_place import Place
+from store_place import on_disk, place
 
-
-@pytest.fixture(params=["file", "memory"])
-def place(tmp_path, request):
-    made = Place(tmp_path, request.param)
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def on_disk(tmp_path):
-    made = Place(tmp_path)
-    yield made
-    made.close()
+__all__ = ["on_disk", "place"]

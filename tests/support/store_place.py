@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from agentguard.audit import merkle
 from agentguard.audit.entry import Attachment, Record
@@ -72,3 +74,17 @@ def add(store: Store, name: str, value: bytes | None = b"", kind: int = KIND) ->
 
     index: int = store.run(job, [one])
     return index
+
+
+@pytest.fixture(params=["file", "memory"])
+def place(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Place]:
+    made = Place(tmp_path, request.param)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def on_disk(tmp_path: Path) -> Iterator[Place]:
+    made = Place(tmp_path)
+    yield made
+    made.close()

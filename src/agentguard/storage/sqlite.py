@@ -80,6 +80,10 @@ _CODES: Final = {
     sqlite3.SQLITE_PERM: ("storage.readonly", "it is not accessible: give this user the right"),
     sqlite3.SQLITE_CANTOPEN: ("storage.missing", "it can't be opened: check that it exists"),
     sqlite3.SQLITE_CORRUPT: ("storage.corrupt", "it is damaged: keep a copy, restore a backup"),
+    sqlite3.SQLITE_CONSTRAINT: (
+        "storage.corrupt",
+        "a row is there that no writer has put there; keep a copy, and run agentguard audit verify",
+    ),
     sqlite3.SQLITE_NOTADB: ("storage.corrupt", "it is no log: keep a copy, restore a backup"),
     sqlite3.SQLITE_BUSY: ("storage.locked", "another program holds it: close that program"),
     sqlite3.SQLITE_LOCKED: ("storage.locked", "another program holds it: close that program"),

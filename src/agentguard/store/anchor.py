@@ -8,7 +8,6 @@ the two looks like a rollback.
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -17,11 +16,10 @@ from typing import Final
 
 from agentguard.errors import AgentguardError, StorageError
 from agentguard.signing.keys import PublicKey
-from agentguard.storage import files
+from agentguard.storage import files, lock
 from agentguard.store import head
 from agentguard.store.head import Head
 
-_FLAGS: Final = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _MOST: Final = 64 * 1024
 
 
@@ -58,7 +56,6 @@ class Anchor:
         if self._unwritten is None:
             return
         size, note = self._unwritten
-        files.make_folder(self._path.parent)
         with self._locked("anchor.unwritable") as file:
             kept = self._read(file)
             if kept is None or kept.size < size:
@@ -83,15 +80,17 @@ class Anchor:
     @contextmanager
     def _locked(self, code: str) -> Iterator[int]:
         try:
-            file = os.open(self._path, _FLAGS, 0o600)
+            files.make_folder(self._path.parent)
+            file = lock.acquire(self._path)
             try:
-                fcntl.flock(file, fcntl.LOCK_EX)
                 yield file
             finally:
-                os.close(file)
-        except OSError as error:
+                lock.release(file)
+        except (OSError, StorageError) as error:
+            if isinstance(error, StorageError) and error.code == "anchor.damaged":
+                raise
             message = (
-                f"the anchor {self._path} can't be used ({error.strerror}): set anchor in "
+                f"the anchor {self._path} can't be used ({error}): set anchor in "
                 'agentguard.toml to a writable directory, or to "" for none'
             )
             raise StorageError(message, code=code) from error

@@ -45,8 +45,8 @@ Query = Callable[[str, Sequence[object]], list[Row]]
 """Runs one statement on one moment of the database; a list among the values is for ``IN_LIST``."""
 
 
-class Transaction(Protocol):
-    """A transaction that nobody else's writing can come into."""
+class Writing(Protocol):
+    """A transaction of the database, which no other writer's can come into."""
 
     def query(self, statement: str, values: Sequence[object]) -> list[Row]:
         """Run one statement that reads."""
@@ -64,7 +64,7 @@ class Engine(Protocol):
     The store calls ``writing`` from one thread at a time, and ``reading`` too.
     """
 
-    def writing(self) -> AbstractContextManager[Transaction]:
+    def writing(self) -> AbstractContextManager[Writing]:
         """Return a transaction under the lock of all writers; without a commit, nothing changes."""
 
     def reading(self) -> AbstractContextManager[Query]:

@@ -1,33 +1,24 @@
 """The store in one SQLite file, or in memory.
 
-One process writes at a time: it holds the lock of a file beside the database (``flock``). Never
+One process writes at a time: it holds the lock of a file beside the database. Never
 open the database's file in another way in this process: closing it would drop SQLite's own locks.
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import sqlite3
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from agentguard.errors import StorageError
+from agentguard.storage import lock
 from agentguard.storage import sqlite as shared
 from agentguard.storage.owned_lock import OwnedLock
 from agentguard.store.engine import SCHEMA, Query, Row
-from agentguard.visible import written_out
 
 FORMAT: Final = shared.Format(0x41475331, 1, SCHEMA)  # "AGS1"
-
-PATIENCE: Final = 30.0
-"""Seconds after which a wait for another writer is given up."""
-
-_LONGEST_PAUSE: Final = 0.02
 
 
 def make(path: Path, note: bytes) -> None:
@@ -113,29 +104,21 @@ class FileEngine:
         self._lock_path = path.with_name(f"{path.name}-lock")
         self._writer: Connection | None = None
         self._reader: Connection | None = None
-        self._lock: int | None = None
         self._opened: tuple[int, int] | None = None
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:
         """Return a transaction under the lock.
 
-        Raises ``StorageError``: ``storage.locked`` after ``PATIENCE``, ``storage.corrupt`` where
-        another file is in the place of the database.
+        Raises ``StorageError``: ``storage.locked`` where another process holds the lock too long,
+        ``storage.corrupt`` where another file is in the place of the database.
         """
-        with shared.errors(self._path):
-            if self._lock is None:
-                self._lock = _open_lock(self._lock_path)
-            lock = self._lock
-            try:
-                _take(lock, self._lock_path)
-                if self._writer is None:
-                    self._writer = self._connected()
-                self._require_same_file()
-                with self._writer.transaction("BEGIN IMMEDIATE") as begun:
-                    yield begun
-            finally:
-                fcntl.flock(lock, fcntl.LOCK_UN)
+        with shared.errors(self._path), lock.held(self._lock_path):
+            if self._writer is None:
+                self._writer = self._connected()
+            self._require_same_file()
+            with self._writer.transaction("BEGIN IMMEDIATE") as begun:
+                yield begun
 
     @contextmanager
     def reading(self) -> Iterator[Query]:
@@ -148,14 +131,11 @@ class FileEngine:
                 yield begun.query
 
     def close(self) -> None:
-        """Close the connections and the lock's file."""
+        """Close the connections."""
         for connection in (self._writer, self._reader):
             if connection is not None:
                 connection.raw.close()
         self._writer = self._reader = self._opened = None
-        if self._lock is not None:
-            os.close(self._lock)
-        self._lock = None
 
     def _connected(self) -> Connection:
         connection = Connection(shared.connect(self._path, FORMAT))
@@ -169,23 +149,3 @@ class FileEngine:
     def _at_path(self) -> tuple[int, int]:
         status = self._path.stat()
         return status.st_dev, status.st_ino
-
-
-def _open_lock(path: Path) -> int:
-    return os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-
-
-def _take(lock: int, path: Path) -> None:
-    """Lock the file; flock itself has no time limit."""
-    start, pause = time.monotonic(), 0.0002
-    while True:
-        with suppress(BlockingIOError):
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            break
-        if time.monotonic() - start > PATIENCE:
-            held_by = written_out(os.pread(lock, 100, 0).decode("ascii", "replace").strip())
-            message = f"{path} was locked for {PATIENCE:.0f} s by {held_by}: end that process"
-            raise StorageError(message, code="storage.locked")
-        time.sleep(pause)
-        pause = min(2 * pause, _LONGEST_PAUSE)
-    os.pwrite(lock, b"process %-20d\n" % os.getpid(), 0)

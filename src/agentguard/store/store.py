@@ -29,8 +29,7 @@ from agentguard.storage.owned_lock import OwnedLock, busy
 from agentguard.store import head as heads
 from agentguard.store import tree
 from agentguard.store.anchor import Anchor
-from agentguard.store.engine import IN_LIST, LOG, Engine, Query
-from agentguard.store.engine import Transaction as Rows
+from agentguard.store.engine import IN_LIST, LOG, Engine, Query, Writing
 from agentguard.store.head import Head
 from agentguard.store.map import EMPTY_ROOT, Cache, Fetch, Map
 from agentguard.store.transaction import Batch, Transaction
@@ -75,11 +74,11 @@ T = TypeVar("T")
 
 
 class _Seen(NamedTuple):
-    """A head that is accepted; ``peaks`` None for the head of an anchor."""
+    """A head that is accepted, with its note and the peaks of its tree."""
 
     head: Head
     note: bytes
-    peaks: CompactRange | None
+    peaks: CompactRange
 
 
 class _Attempt(NamedTuple):
@@ -134,10 +133,9 @@ class Store:
         self._pid = os.getpid()
         self._closed = ""
         self._is_forkable = False
-        self._uncertain: _Attempt | None = None
+        self._seen: _Seen | None = None
+        self._anchored = None if anchor is None else anchor.read()
         self._begin_anew()
-        anchored = None if anchor is None else anchor.read()
-        self._seen = None if anchored is None else _Seen(anchored, b"", None)
         try:
             self.head()
         except BaseException:
@@ -147,6 +145,7 @@ class Store:
         flusher.register(self, durable=engine.outlives_fork)
 
     def _begin_anew(self) -> None:
+        # Whoever takes several of these locks takes them in this order.
         self._turn = OwnedLock("the store was written")
         self._reading = OwnedLock("the store was read")
         # Write `with self._mutex`, never `with self._changed`: an interrupt in the Python code of
@@ -155,6 +154,7 @@ class Store:
         self._changed = threading.Condition(self._mutex)
         self._waiting: list[_Queued] = []
         self._batch: list[_Queued] = []
+        self._uncertain: _Attempt | None = None
         self._leader = 0
         self._wake = flusher.Wake()
         self._flusher: threading.Thread | None = None
@@ -234,8 +234,9 @@ class Store:
         if grown.root() != head.root:
             raise _corrupt("the peaks beside the head are not those of its tree")
         newest = _Seen(head, note, grown)
-        if seen is not None and head != seen.head:
-            _require_continuation(seen, newest, query)
+        before, peaks = (self._anchored, None) if seen is None else (seen.head, seen.peaks)
+        if before is not None and before != head:
+            _require_continuation(before, peaks, head, query)
         return newest
 
     # --- writing ---------------------------------------------------------------------------------
@@ -271,6 +272,7 @@ class Store:
         self._submit(_Queued(job, keys, has_waiter=False))
         with self._mutex:
             if self._flusher is None and not self._closed:
+                weakref.finalize(self, self._wake.set)  # it ends with a store that is dropped
                 self._flusher = flusher.start(self, self._wake)
 
     def flush(self) -> None:
@@ -414,7 +416,7 @@ class Store:
         """
         self._uncertain = attempt
         try:
-            with self._engine.reading() as query:
+            with self._reading.held(), self._engine.reading() as query:
                 found = query(_LEAVES, (LOG, attempt.first, attempt.first + 1))
         except StorageError as error:
             message = f"whether the entry is in the log is not known yet: {error}"
@@ -428,11 +430,9 @@ class Store:
                 self._waiting = [one for one in self._waiting if not one.is_settled]
         return is_durable
 
-    def _begun(self, rows: Rows) -> Batch:
+    def _begun(self, rows: Writing) -> Batch:
         newest = self._followed(self._seen, rows.query)
         self._accept(newest)
-        if newest.peaks is None:  # never: ``_followed`` returns none of an anchor
-            raise _corrupt("the head has no peaks")
         map_ = self._map(newest, rows.query)
         map_.prefetch([key for queued in self._batch for key in queued.keys])
         return Batch(newest.head, newest.peaks, self._now(newest.head), map_, rows)
@@ -462,7 +462,7 @@ class Store:
         batch.take(wanted)
         return True
 
-    def _written(self, batch: Batch, rows: Rows) -> _Seen:
+    def _written(self, batch: Batch, rows: Writing) -> _Seen:
         """Write what the batch wants, and the head over it, without committing."""
         if self._signer is None:
             raise StorageError("the store was opened for reading", code="storage.readonly")
@@ -492,7 +492,7 @@ class Store:
 
     def before_fork(self) -> None:
         """Wait until nobody reads or writes, and close the database."""
-        for lock in (self._reading, self._turn, self._mutex):
+        for lock in (self._turn, self._reading, self._mutex):
             lock.acquire()
         if self._engine.outlives_fork and not (self._reading.is_held or self._turn.is_held):
             self._engine.close()
@@ -501,7 +501,7 @@ class Store:
     def after_fork_in_parent(self) -> None:
         """Go on."""
         self._is_forkable = False
-        for lock in (self._mutex, self._turn, self._reading):
+        for lock in (self._mutex, self._reading, self._turn):
             lock.release()
 
     def abandon(self) -> None:
@@ -537,28 +537,30 @@ fork.at_fork(
 )
 
 
-def _require_continuation(seen: _Seen, newest: _Seen, query: Query) -> None:
-    """Raise ``StorageError`` (``storage.rolled_back``) unless one head continues another."""
-    before, after = seen.head, newest.head
+def _require_continuation(
+    before: Head, peaks: CompactRange | None, after: Head, query: Query
+) -> None:
+    """Raise ``StorageError`` (``storage.rolled_back``) unless one head continues another.
+
+    ``peaks`` are those of ``before``; an anchor has none.
+    """
     if after.size <= before.size:
         message = f"the store has {after.size} entries, and {before.size} were seen, or other ones"
         raise _rolled_back(message)
-    grown = seen.peaks.copy() if seen.peaks is not None else None
-    if grown is not None and after.size - before.size <= _FOLLOWED:
+    if before.size == 0:
+        return
+    if peaks is not None and after.size - before.size <= _FOLLOWED:
+        grown = peaks.copy()
         for (leaf,) in query(_LEAVES, (LOG, before.size, after.size)):
             grown.append(bytes(leaf))
-        if (grown.size, grown.root()) == (after.size, after.root):
-            return
-    elif before.size:
-        try:
-            proof = tree.consistency_proof(before.size, after.size, _hashes(query))
-            merkle.verify_consistency(before.size, after.size, before.root, after.root, proof)
-        except AgentguardError as error:
-            raise _rolled_back(f"the store does not continue what was seen: {error}") from error
+        if (grown.size, grown.root()) != (after.size, after.root):
+            raise _rolled_back("the entries since the head that was seen lead to another one")
         return
-    else:
-        return
-    raise _rolled_back("the entries since the head that was seen do not lead to the newest head")
+    try:
+        proof = tree.consistency_proof(before.size, after.size, _hashes(query))
+        merkle.verify_consistency(before.size, after.size, before.root, after.root, proof)
+    except AgentguardError as error:
+        raise _rolled_back(f"the store does not continue what was seen: {error}") from error
 
 
 def _hashes(query: Query) -> tree.Hashes:
@@ -573,8 +575,9 @@ def _hashes(query: Query) -> tree.Hashes:
 
 def _verify_all(seen: _Seen, query: Query) -> Head:
     head, size = seen.head, 0
-    grown, completed = CompactRange(), list[tree.Completed]()
+    grown, stored = CompactRange(), list[tree.Completed]()
     while size < head.size:
+        completed: list[tree.Completed] = []
         rows = query(_ENTRIES, (LOG, size, size + _PART))
         for index, leaf, body in rows:
             if index != size or merkle.leaf_hash(bytes(body)) != leaf:
@@ -583,10 +586,10 @@ def _verify_all(seen: _Seen, query: Query) -> Head:
             size += 1
         if not rows:
             raise _corrupt(f"the entry {size} is not there")
+        stored += tree.stored(completed)
     if grown.root() != head.root:
         raise _corrupt("the entries are not those that the head covers")
-    expected = [(LOG, *one) for one in sorted(tree.stored(completed))]
-    if query(_ALL_TREE, ()) != expected:
+    if query(_ALL_TREE, ()) != [(LOG, *one) for one in sorted(stored)]:
         raise _corrupt("the hashes of the log's tree are not those of the entries")
     nodes = Map(head.map_root, _fetching(query), Cache()).nodes()
     number = sum(1 for _node in nodes) - (head.map_root == EMPTY_ROOT)

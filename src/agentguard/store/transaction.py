@@ -8,8 +8,7 @@ from agentguard.audit import merkle
 from agentguard.audit.entry import Record
 from agentguard.audit.merkle import CompactRange
 from agentguard.store import tree
-from agentguard.store.engine import LOG
-from agentguard.store.engine import Transaction as Rows
+from agentguard.store.engine import LOG, Writing
 from agentguard.store.head import Head
 from agentguard.store.map import Map, require_value
 
@@ -71,7 +70,7 @@ class Transaction:
 class Batch:
     """The state that a batch begins with, and what its jobs have changed."""
 
-    def __init__(self, head: Head, peaks: CompactRange, at: str, map_: Map, rows: Rows) -> None:
+    def __init__(self, head: Head, peaks: CompactRange, at: str, map_: Map, rows: Writing) -> None:
         self.head, self.at, self.map, self.rows = head, at, map_, rows
         self.peaks = peaks.copy()
         self.records: list[Record] = []

@@ -9,17 +9,20 @@ from __future__ import annotations
 import shutil
 import sqlite3
 from collections import Counter
+from collections.abc import Callable
 from contextlib import closing, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 from rounds import FULL
-from store_place import KIND, OTHER, Place, add
+from store_place import KIND, OTHER, Place, add, record
 
 from agentguard.errors import StorageError
 from agentguard.store.map import key
 from agentguard.store.store import Store
+from agentguard.store.transaction import Transaction
 
 NAMES = [str(i) for i in range(60)]
 GONE = NAMES[:5]
@@ -268,7 +271,7 @@ def copies(tmp_path):
                 store.close()
 
 
-@pytest.mark.parametrize("grown", [0, 1, 100])
+@pytest.mark.parametrize("grown", [0, 1, 2, 30, 100])
 def test_another_history_in_the_place_of_the_store_is_refused_by_who_saw_it(copies, grown):
     place, clone = copies
     store = place.open(anchored=True)
@@ -287,6 +290,80 @@ def test_another_history_in_the_place_of_the_store_is_refused_by_who_saw_it(copi
     assert caught.value.code == "storage.rolled_back"
     # accepted, by name: a new process without an anchor believes what it finds
     assert place.open().head().size == 1 + grown
+
+
+def test_the_same_entries_with_another_map_are_another_history(copies):
+    place, clone = copies
+
+    def job(value: bytes) -> Callable[[Transaction], int]:
+        def put(tx: Transaction) -> int:
+            tx.put(key(KIND, "b"), value)
+            return tx.append(record("b"))
+
+        return put
+
+    place.now = clone.now = lambda: datetime(2030, 1, 1, tzinfo=UTC)
+    store = place.open(anchored=True)
+    store.run(job(b"here"))
+    other = clone.open()
+    other.run(job(b"there"))
+    assert (store.head().root, store.head().at) == (other.head().root, other.head().at)
+    other.close()
+    Scene.copy(clone.path, place.path)
+    for look in (store.head, lambda: place.open(anchored=True)):
+        with pytest.raises(StorageError) as caught:
+            look()
+        assert caught.value.code == "storage.rolled_back"
+
+
+def edited(place: Place, statement: str, *values: object) -> None:
+    with closing(sqlite3.connect(place.path)) as connection:
+        connection.execute(statement, values)
+        connection.commit()
+
+
+def test_peaks_that_are_not_those_of_the_head_are_never_signed_over(on_disk):
+    for i in range(3):
+        add(on_disk.open(), str(i))
+    edited(on_disk, "UPDATE head SET peaks = ?", b"\1" * 64)
+    with pytest.raises(StorageError) as caught:
+        on_disk.open()
+    assert caught.value.code == "storage.corrupt"
+
+
+PLANTED = {
+    "an entry": (
+        "INSERT INTO entry SELECT log, 2, kind, at, invocation_id, agent, principal, tool, "
+        "decision, status, task_id, trace_id, leaf, body FROM entry WHERE idx = 0"
+    ),
+    "a node": "INSERT INTO map VALUES (0, 'ff', x'02')",
+    "a head": "INSERT INTO head SELECT 1, note, peaks FROM head",
+    "a hash": "INSERT INTO tree VALUES (0, 4, 0, x'00')",
+}
+
+
+@pytest.mark.parametrize("name", PLANTED)
+def test_verify_finds_a_row_that_no_head_covers(on_disk, name):
+    store = on_disk.open()
+    add(store, "a")
+    add(store, "b")
+    store.verify()  # the twin
+    edited(on_disk, PLANTED[name])
+    with pytest.raises(StorageError) as caught:
+        store.verify()
+    assert caught.value.code == "storage.corrupt"
+
+
+def test_a_row_planted_at_the_next_index_is_named_and_nothing_is_written(on_disk):
+    store = on_disk.open()
+    add(store, "a")
+    add(store, "b")
+    edited(on_disk, PLANTED["an entry"])
+    with pytest.raises(StorageError, match="no writer has put there") as caught:
+        add(store, "c")
+    assert caught.value.code == "storage.corrupt"
+    edited(on_disk, "DELETE FROM entry WHERE idx = 2")
+    assert add(store, "c") == 2
 
 
 def test_a_process_behind_another_follows_it_also_by_far(copies):

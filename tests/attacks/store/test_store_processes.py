@@ -9,13 +9,17 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import pytest
 from rounds import FULL
 from store_place import KIND, Place, add, record
 
 from agentguard.errors import StorageError
+from agentguard.storage import lock
 from agentguard.store.map import key
 from agentguard.store.store import Store
 
@@ -63,6 +67,17 @@ def test_killed_writers_lose_nothing_and_count_nothing_twice(on_disk):
     assert all(number == index + 1 for index, number in acknowledged.items())
     assert store.get(key(KIND, "counter")) == [str(size).encode()]
     assert max(acknowledged) < size
+
+
+def test_a_writer_that_is_stopped_holds_the_others_up_for_a_time_and_is_named(on_disk, monkeypatch):
+    store = on_disk.open()
+    add(store, "a")
+    monkeypatch.setattr(lock, "PATIENCE", 0.2)
+    path = on_disk.path.with_name(f"{on_disk.path.name}-lock")
+    with lock.held(path), pytest.raises(StorageError, match="-lock") as caught:
+        add(store, "b")
+    assert caught.value.code == "storage.locked"
+    assert add(store, "b") == 1
 
 
 def test_both_sides_of_a_fork_go_on(on_disk):
@@ -141,36 +156,44 @@ def test_a_handler_that_interrupts_a_commit_is_refused_and_the_commit_goes_on(pl
     assert add(store, "after") == 1
 
 
-def interrupted_at(store: Store, line: int) -> bool:
-    """Add an entry, and interrupt that before the ``line``-th line of the store; whether it was."""
+def interrupted_at(store: Store, line: int, interrupt: Callable[[], None]) -> bool:
+    """Add an entry and read, and interrupt that before one line of the store.
+
+    Return whether the store has that many lines.
+    """
     seen = 0
 
-    def trace(frame, event, _arg):
+    def trace(frame: FrameType, event: str, _arg: object) -> Any:
         nonlocal seen
         if not frame.f_code.co_filename.endswith(("store/store.py", "store/sqlite.py")):
             return None
         if event == "line":
             seen += 1
             if seen == line:
-                raise KeyboardInterrupt
+                interrupt()
         return trace
 
     sys.settrace(trace)
     try:
         add(store, f"line {line}")
+        store.get(key(KIND, "none"))
     except KeyboardInterrupt:
         return True
     finally:
         sys.settrace(None)
-    return False
+    return seen >= line
+
+
+def stop() -> None:
+    raise KeyboardInterrupt
 
 
 def test_an_interrupt_at_any_line_of_a_commit_leaves_no_call_that_waits(place):
     store = place.open()
     line, number = 0, 0
     while True:
-        line += 1 if FULL else 5
-        was_interrupted = interrupted_at(store, line)
+        line += 1
+        was_interrupted = interrupted_at(store, line, stop)
         number += 1
         assert add(store, f"after {line}") < 2 * number  # no call waits for ever
         (value,) = store.get(key(KIND, f"line {line}"))
@@ -179,3 +202,26 @@ def test_an_interrupt_at_any_line_of_a_commit_leaves_no_call_that_waits(place):
             break
     assert line > 50
     assert store.verify().size == len(store.items(KIND))
+
+
+def test_a_call_that_interrupts_a_commit_at_any_line_is_done_or_refused(place):
+    store = place.open()
+    line, done = 0, 0
+    told: list[str] = []
+
+    def call() -> None:
+        nonlocal done
+        sys.settrace(None)
+        try:
+            add(store, f"inside {line}")
+            done += 1
+        except StorageError as error:
+            told.append(error.code)
+
+    while True:
+        line += 1
+        if not interrupted_at(store, line, call):
+            break
+    assert {*told} == {"storage.busy"}
+    assert len(told) > 30
+    assert store.verify().size == line + done

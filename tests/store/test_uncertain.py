@@ -1,0 +1,107 @@
+"""A commit that failed: the store finds out whether it is durable, and writes nothing twice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from store_place import KIND, LOG, SIGNER, Place, add, record
+
+from agentguard.errors import StorageError
+from agentguard.store import sqlite
+from agentguard.store.map import key
+from agentguard.store.store import Store
+
+
+class Failing(sqlite.FileEngine):
+    """Fails its next commit, before or after it is durable, and the readings that follow."""
+
+    commit: str = ""
+    unreadable: int = 0
+
+    @contextmanager
+    def writing(self) -> Iterator[Any]:
+        with super().writing() as begun:
+            if not self.commit:
+                yield begun
+                return
+            when, self.commit = self.commit, ""
+            durable = begun.commit
+
+            def commit() -> None:
+                if when == "after":
+                    durable()
+                raise OSError("the disk was pulled out")
+
+            begun.commit = commit  # type: ignore[method-assign]
+            try:
+                yield begun
+            finally:
+                del begun.commit
+
+    @contextmanager
+    def reading(self) -> Iterator[Any]:
+        if self.unreadable:
+            self.unreadable -= 1
+            raise StorageError("the disk is out")
+        with super().reading() as query:
+            yield query
+
+
+@pytest.fixture
+def engine(tmp_path):
+    return Failing(Place(tmp_path).path)
+
+
+@pytest.fixture
+def store(engine):
+    opened = Store(engine, LOG, (SIGNER.public_key,), SIGNER)
+    yield opened
+    opened.close()
+
+
+def test_a_commit_that_is_durable_after_all_is_acknowledged(engine, store):
+    add(store, "a")
+    engine.commit = "after"
+    assert add(store, "b") == 1
+    assert add(store, "c") == 2
+    assert store.verify().size == 3
+
+
+def test_a_commit_that_is_not_durable_is_an_error_and_leaves_nothing(engine, store):
+    add(store, "a")
+    engine.commit = "before"
+    with pytest.raises(StorageError):
+        add(store, "b")
+    assert store.get(key(KIND, "b")) == [None]
+    assert add(store, "b") == 1
+
+
+@pytest.mark.parametrize(("when", "size"), [("before", 1), ("after", 2)])
+def test_nobody_knows_until_the_store_can_be_read(engine, store, when, size):
+    add(store, "a")
+    engine.commit, engine.unreadable = when, 2
+    codes = []
+    for name in ("b", "c"):
+        with pytest.raises(StorageError) as caught:
+            add(store, name)
+        codes.append(caught.value.code)
+    assert codes == ["storage.unknown"] * 2
+    assert add(store, "d") == size
+    assert store.verify().size == size + 1
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_what_nobody_waits_for_is_written_once(engine, store, when):
+    add(store, "a")
+    store.enqueue(lambda tx: tx.append(record("enqueued", tx.at)))
+    engine.commit, engine.unreadable = when, 1
+    with pytest.raises(StorageError) as caught:
+        add(store, "b")
+    assert caught.value.code == "storage.unknown"
+    store.flush()
+    with engine.reading() as query:
+        names = query("SELECT invocation_id FROM entry ORDER BY idx", ())
+    assert names.count(("enqueued",)) == 1
