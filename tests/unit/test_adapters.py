@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from contextvars import ContextVar, copy_context
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,27 @@ def test_the_page_names_each_name_once_in_its_tables():
     assert sorted(named) == sorted({*adapters.__all__} - elsewhere)
     for name in elsewhere:
         assert f"`{name}`" in PAGE.read_text("utf-8")
+
+
+def test_a_context_variable_has_its_value_within_the_block_alone():
+    variable = ContextVar("variable", default="outside")
+    with pytest.raises(KeyError), adapters.assigned(variable, "inside"):
+        assert variable.get() == "inside"
+        raise KeyError
+    assert variable.get() == "outside"
+
+
+def test_a_coroutine_that_is_closed_in_another_context_ends_and_changes_nothing_there():
+    variable = ContextVar("variable", default="outside")
+
+    async def work():
+        with adapters.assigned(variable, "inside"):
+            await asyncio.sleep(0)
+
+    working = work()
+    copy_context().run(working.send, None)
+    working.close()
+    assert variable.get() == "outside"
 
 
 def test_an_application_has_few_names():

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         run,
         run_store,
     )
+    from agentguard.adapters.context_values import assigned
     from agentguard.adapters.delegation import (
         astream_within,
         refusing_agent,
@@ -91,6 +92,7 @@ _NAMES = {
         "run",
         "run_store",
     ),
+    "adapters.context_values": ("assigned",),
     "adapters.delegation": (
         "astream_within",
         "refusing_agent",
@@ -166,6 +168,7 @@ __all__ = [
     "agent_scope",
     "agent_span",
     "arun",
+    "assigned",
     "astream_within",
     "attached",
     "binder",

@@ -355,12 +355,8 @@ def _work_as(agent: GuardedAgent, task: Task | None = None) -> Iterator[None]:
                 if outer is not None:
                     hand_over(identity, outer)
                 with agent_span(identity, run, task):
-                    token, action = _WORKER.set(identity), ACTION.set(None)
-                    try:
+                    with adapters.assigned(_WORKER, identity), adapters.assigned(ACTION, None):
                         yield
-                    finally:
-                        ACTION.reset(action)
-                        _WORKER.reset(token)
                     run.require_running()  # a planner's parallel steps take a pause for a failure
         except Paused as paused:
             event_scopes.close_scopes(before, agent, task, str(paused))

@@ -14,7 +14,7 @@ from typing import Any, Final, TypeGuard
 from crewai.tools import BaseTool
 from crewai.tools.agent_tools.base_agent_tools import BaseAgentTool
 
-from agentguard.adapters import take_over
+from agentguard.adapters import assigned, take_over
 from agentguard_crewai.identity import Identity, require_identity
 
 
@@ -61,11 +61,8 @@ def hand_over(to: Identity, by: Identity) -> None:
 def run_handover(function: Callable[[], Any]) -> Any:
     """Run the tool that has a coworker work; raises ``CoworkerFailedError``."""
     failures: list[Exception] = []
-    token = _FAILURES.set(failures)
-    try:
+    with assigned(_FAILURES, failures):
         result = function()
-    finally:
-        _FAILURES.reset(token)
     if failures:
         raise CoworkerFailedError(result) from failures[0]
     return result
@@ -78,12 +75,10 @@ def collect_failure() -> Iterator[None]:
     An error that is caught within the work is not reported.
     """
     failures = _FAILURES.get()
-    token = _FAILURES.set(None)
     try:
-        yield
+        with assigned(_FAILURES, None):
+            yield
     except Exception as error:
         if failures is not None:
             failures.append(error)
         raise
-    finally:
-        _FAILURES.reset(token)

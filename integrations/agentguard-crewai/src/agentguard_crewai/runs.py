@@ -23,7 +23,7 @@ from contextvars import ContextVar
 from typing import Final, NamedTuple, NoReturn, TypeVar
 
 from agentguard import ApprovalPending, ConfigError, DelegationError, current_delegation
-from agentguard.adapters import CallSite
+from agentguard.adapters import CallSite, assigned
 
 Item = TypeVar("Item")
 
@@ -131,14 +131,9 @@ def nested_places() -> list[Place] | None:
     return _NESTED_PLACES.get()
 
 
-@contextmanager
-def collect_places(places: list[Place]) -> Iterator[None]:
+def collect_places(places: list[Place]) -> AbstractContextManager[None]:
     """Collect the places of calls that are completed in this block."""
-    token = _NESTED_PLACES.set(places)
-    try:
-        yield
-    finally:
-        _NESTED_PLACES.reset(token)
+    return assigned(_NESTED_PLACES, places)
 
 
 class _Attempt(NamedTuple):
@@ -171,12 +166,10 @@ def attempt(agent: object, task: object | None) -> Iterator[None]:
             place.run.release(place)
         failed.places.clear()
     places: list[Place] = []
-    token = _ATTEMPT.set(_Attempt(agent, task, places))
     try:
-        with collect_places(places):
+        with assigned(_ATTEMPT, _Attempt(agent, task, places)), collect_places(places):
             yield
     finally:
-        _ATTEMPT.reset(token)
         if outer is not None:
             outer += places
 
@@ -211,7 +204,7 @@ class resumable(AbstractContextManager[None], AbstractAsyncContextManager[None])
                 f"the run {self._name!r} is begun inside of another run: leave one of the two out"
             )
             raise ConfigError(message)
-        self._block.enter_context(_enter_run(Run(self._name)))
+        self._block.enter_context(assigned(_CURRENT, Run(self._name)))
 
     def __exit__(self, *raised: object) -> None:
         self._block.close()
@@ -226,12 +219,9 @@ class resumable(AbstractContextManager[None], AbstractAsyncContextManager[None])
 @contextmanager
 def join_run() -> Iterator[Run]:
     """Run the block as part of the current run, or else of a new run without a name."""
-    present = _CURRENT.get()
-    if present is None:
-        with _enter_run(Run(None)) as run:
-            yield run
-        return
-    yield present
+    run = current_run()
+    with assigned(_CURRENT, run):
+        yield run
 
 
 class Kickoff(NamedTuple):
@@ -253,7 +243,7 @@ class Kickoff(NamedTuple):
                 "in a block of the same stored delegation (guard.resume)"
             )
             raise ConfigError(message, code="crew.elsewhere")
-        with _enter_run(self.run):
+        with assigned(_CURRENT, self.run):
             yield
 
 
@@ -304,12 +294,3 @@ def _is_text(name: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-@contextmanager
-def _enter_run(run: Run) -> Iterator[Run]:
-    token = _CURRENT.set(run)
-    try:
-        yield run
-    finally:
-        _CURRENT.reset(token)

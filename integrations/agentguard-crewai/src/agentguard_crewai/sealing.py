@@ -21,6 +21,7 @@ from crewai.tools import BaseTool
 from crewai.tools.base_tool import Tool
 
 from agentguard import ConfigError, UnguardedCallError
+from agentguard.adapters import assigned
 
 ENTRY_POINTS: Final = ("run", "arun", "_run", "_arun", "func")
 """The names of the functions that run a tool."""
@@ -95,13 +96,11 @@ def require_name(tool: BaseTool) -> None:
 def unseal(tool: BaseTool) -> Iterator[None]:
     """Allow the tool's code to run in this block, which is the tool's guarded call."""
     running = _RunningCall(tool)
-    token = _WITHIN.set(running)
     try:
-        yield
+        with assigned(_WITHIN, running):
+            yield
     finally:
         running.tool = None
-        with suppress(ValueError):  # a coroutine may be closed in another context
-            _WITHIN.reset(token)
 
 
 def _is_running(tool: BaseTool) -> bool:

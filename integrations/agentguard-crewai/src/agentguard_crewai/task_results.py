@@ -13,6 +13,8 @@ from typing import Any, Final
 
 from crewai.agents.agent_builder.base_agent import BaseAgent
 
+from agentguard.adapters import assigned
+
 _CURRENT_RESULTS: Final[ContextVar[list[dict[str, Any]] | None]] = ContextVar(
     "agentguard_crewai.task_results", default=None
 )
@@ -42,8 +44,5 @@ def separate_task_results(agent: BaseAgent) -> Iterator[None]:
     """Give the work in this block a list of results of its own."""
     if not isinstance(agent.tools_results, _TaskResults):
         agent.tools_results = _TaskResults(agent.tools_results)
-    token = _CURRENT_RESULTS.set([])
-    try:
+    with assigned(_CURRENT_RESULTS, []):
         yield
-    finally:
-        _CURRENT_RESULTS.reset(token)

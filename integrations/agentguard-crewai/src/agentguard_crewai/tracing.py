@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar, Token
+from contextvars import ContextVar
 from functools import partial
 from hashlib import sha256
-from typing import Final, NamedTuple, TypeVar
+from typing import Final, NamedTuple
 
 from crewai.flow.flow_context import current_flow_id
 from crewai.tools import BaseTool
@@ -23,8 +23,6 @@ from agentguard import ApprovalPending, adapters
 from agentguard.adapters import SILENT_SPAN, AgentSpan, fails_open
 from agentguard_crewai.identity import Identity
 from agentguard_crewai.runs import Paused, Run
-
-Value = TypeVar("Value")
 
 
 class _SpanScope(NamedTuple):
@@ -73,9 +71,9 @@ def _span(
     else:  # within an agent's work the flow is the agent's executor
         conversation, paused = run.name or current_flow_id.get(), _read_paused_span(identity, run)
     span = begin(conversation=conversation, paused=paused) or SILENT_SPAN
-    token = _TRACED.set(_SpanScope(run, conversation, identity, task))
+    scope = _SpanScope(run, conversation, identity, task)
     try:
-        with adapters.attached(span.context):
+        with adapters.assigned(_TRACED, scope), adapters.attached(span.context):
             yield
     except (Paused, ApprovalPending):
         if outermost:
@@ -87,14 +85,6 @@ def _span(
         raise
     else:
         span.end()
-    finally:
-        _reset(_TRACED, token)
-
-
-@fails_open
-def _reset(variable: ContextVar[Value], token: Token[Value]) -> None:
-    """Reset a variable; does nothing for a coroutine that is closed in another context."""
-    variable.reset(token)
 
 
 @fails_open
@@ -148,12 +138,8 @@ def tool_span(tool: BaseTool) -> Iterator[None]:
     if span is None:
         yield
         return
-    token = _ENRICHED.set(span)
-    try:
-        with adapters.inside_span(span):
-            yield
-    finally:
-        _reset(_ENRICHED, token)
+    with adapters.assigned(_ENRICHED, span), adapters.inside_span(span):
+        yield
 
 
 @fails_open

@@ -8,7 +8,7 @@ carries this to the guarded tool, past LangChain's own code.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Final
@@ -16,7 +16,7 @@ from typing import Final
 from langchain_core.messages import ToolCall
 
 from agentguard import Agent, Decision
-from agentguard.adapters import CallSite
+from agentguard.adapters import CallSite, assigned
 from agentguard_langchain.answers import Answers
 from agentguard_langchain.graph_task import GraphTask
 from agentguard_langchain.pending_turn import Edit
@@ -51,14 +51,9 @@ _RUN: Final[ContextVar[str | None]] = ContextVar("agentguard_langchain_run", def
 @contextmanager
 def announcing(call: AnnouncedCall | None) -> Iterator[None]:
     """Announce ``call`` to the tool that is called within the block; None announces no call."""
-    token = _ANNOUNCED.set(call)
-    run_token = _RUN.set(_RUN.get() if call is None else call.run)
-    try:
+    run = _RUN.get() if call is None else call.run
+    with assigned(_ANNOUNCED, call), assigned(_RUN, run):
         yield
-    finally:
-        with suppress(ValueError):  # a coroutine may be closed in another context than its own
-            _ANNOUNCED.reset(token)
-            _RUN.reset(run_token)
 
 
 def announced_call(call_id: str | None, task: GraphTask) -> AnnouncedCall | None:

@@ -8,14 +8,14 @@ the namespace of the agent's graph, and the model's message in the place of the 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Final, NamedTuple
 
 from langchain_core.runnables import RunnableConfig, ensure_config
 from langchain_core.runnables.config import var_child_runnable_config
 
 from agentguard import Decision
-from agentguard.adapters import CallSite
+from agentguard.adapters import CallSite, assigned
 
 _CALL: Final = "__pregel_call"
 _CHECKPOINTER: Final = "__pregel_checkpointer"
@@ -96,23 +96,17 @@ def _runs_stateless_graph(configurable: Mapping[str, Any]) -> bool:
         return False  # ``cache_refusal`` refuses the call for the same reason
 
 
-@contextmanager
-def restarting_subgraphs(restarts: bool) -> Iterator[None]:  # noqa: FBT001  a switch of a with statement
+def restarting_subgraphs(restarts: bool) -> AbstractContextManager[None]:  # noqa: FBT001  a switch of a with statement
     """Run graphs within the block from their beginning, if ``restarts`` says so.
 
     Without this, LangGraph returns the recorded result of a finished subgraph while a run resumes.
     """
     config = var_child_runnable_config.get()
     if not restarts or config is None:
-        yield
-        return
+        return nullcontext()
     configurable = {**config.get("configurable", {}), _RESUMING: False}
-    token = var_child_runnable_config.set({**config, "configurable": configurable})
-    try:
-        yield
-    finally:
-        with suppress(ValueError):  # a coroutine may be closed in another context than its own
-            var_child_runnable_config.reset(token)
+    restarting: RunnableConfig | None = {**config, "configurable": configurable}
+    return assigned(var_child_runnable_config, restarting)
 
 
 def cache_refusal(

@@ -13,7 +13,7 @@ import functools
 import json
 import logging
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import replace
 from typing import Any, Final
@@ -25,7 +25,14 @@ from langgraph.errors import GraphBubbleUp, GraphDrained, GraphInterrupt
 from langgraph.types import interrupt
 
 from agentguard import Agent, ApprovalPending, ConfigError, Decision, Denied, adapters
-from agentguard.adapters import CallOptions, CallSite, Invocation, nested_calls, run_store
+from agentguard.adapters import (
+    CallOptions,
+    CallSite,
+    Invocation,
+    assigned,
+    nested_calls,
+    run_store,
+)
 from agentguard_langchain.announced_call import announced_call, announcing
 from agentguard_langchain.answers import Answers
 from agentguard_langchain.binding import ReceivedArguments
@@ -363,17 +370,9 @@ CURRENT: Final[ContextVar[GuardedCall | None]] = ContextVar(
 """The call that ``run`` or ``arun`` of a guarded tool began last in this context."""
 
 
-@contextmanager
-def current(call: GuardedCall) -> Iterator[None]:
+def current(call: GuardedCall) -> AbstractContextManager[None]:
     """Make ``call`` the current one."""
-    token = CURRENT.set(call)
-    try:
-        yield
-    finally:
-        # A coroutine that is closed half-way may be closed from another context, which never
-        # had this call: there is nothing to undo in it.
-        with suppress(ValueError):
-            CURRENT.reset(token)
+    return assigned(CURRENT, call)
 
 
 def call_of(tool: Guarded) -> GuardedCall:

@@ -8,15 +8,15 @@ stopped, while a graph that has ended would do its work twice.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from typing import Any, Final
 
 from langchain_core.tools import BaseTool
 
 from agentguard import ApprovalPending, ApprovalRequest, ConfigError
-from agentguard.adapters import nested_calls
+from agentguard.adapters import assigned, nested_calls
 from agentguard_langchain.graph_task import GraphTask
 
 _DEEPAGENTS: Final = "deepagents.middleware.subagents"
@@ -115,15 +115,9 @@ def _node_names(task_id: str | None) -> list[str]:
 _WORK: Final[ContextVar[NestedWork | None]] = ContextVar("agentguard_langchain_work", default=None)
 
 
-@contextmanager
-def working(work: NestedWork) -> Iterator[None]:
+def working(work: NestedWork) -> AbstractContextManager[None]:
     """Let ``work`` be that of the innermost running call within the block."""
-    token = _WORK.set(work)
-    try:
-        yield
-    finally:
-        with suppress(ValueError):  # a coroutine may be closed in another context than its own
-            _WORK.reset(token)
+    return assigned(_WORK, work)
 
 
 def note_nested(task: GraphTask) -> NestedWork | None:

@@ -270,11 +270,8 @@ class _Running:
 
     async def __call__(self) -> Any:
         self.has_begun = True
-        token = _CALLER.set(self._caller)
-        try:
+        with adapters.assigned(_CALLER, self._caller):
             result = await self._run()
-        finally:
-            _CALLER.reset(token)
         if messages.is_unfinished(result):
             raise _UnseenWorkError
         if messages.is_failure(result):
