@@ -85,9 +85,13 @@ def test_the_page_names_each_name_once_in_its_tables():
 
 def test_a_context_variable_has_its_value_within_the_block_alone():
     variable = ContextVar("variable", default="outside")
-    with pytest.raises(KeyError), adapters.assigned(variable, "inside"):
-        assert variable.get() == "inside"
-        raise KeyError
+
+    def fail():
+        with adapters.assigned(variable, "inside"):
+            raise KeyError(variable.get())
+
+    with pytest.raises(KeyError, match="inside"):
+        fail()
     assert variable.get() == "outside"
 
 

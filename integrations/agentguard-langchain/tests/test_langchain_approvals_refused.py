@@ -272,8 +272,8 @@ async def test_answers_are_not_lost_where_the_step_fails_after_them(people, sync
 
     signed = {**APPROVE, "approval": inbox.signed(second)}
     with monkeypatch.context() as patched:
-        patched.setattr(approval_step._Review, "evaluate", fail)
-        patched.setattr(approval_step._Review, "aevaluate", fail)
+        patched.setattr(approval_step._Review, "pending", fail)
+        patched.setattr(approval_step._Review, "apending", fail)
         with pytest.raises(RuntimeError):
             await invoke_thread(graph, resume_with(edit(to="ann", cents=7), signed), sync=sync)
     assert inbox.paid == []

@@ -24,10 +24,10 @@ from agentguard import Decision, RequestEndedError, Requirement
 from agentguard.approvals.answer import seal_answer
 from agentguard_langchain import (
     GuardMiddleware,
+    graph_task,
     guard_approval_node,
     guard_edge,
     guard_tool_node,
-    pause,
 )
 
 STAFF = {"user:dora": ["manager"], "user:erin": ["manager"], "user:carl": ["clerk"], "user:fay": []}
@@ -172,7 +172,7 @@ async def test_nobody_gets_an_old_click_by_resuming_with_nothing(people, sync, m
 @pytest.mark.parametrize("make", [agent, nested])
 async def test_where_langgraph_does_not_say_how_a_run_was_resumed(people, sync, make, monkeypatch):
     """The same decision is then taken for the old one, and ignored; an answer by id counts."""
-    monkeypatch.setattr(pause, "_CALL", "a key of another version")
+    monkeypatch.setattr(graph_task, "_CALL", "a key of another version")
     clicks = Clicks(people, make)
     await clicks.ask(BIG, sync=sync)
     await clicks.click("user:carl", resume_with(APPROVE))

@@ -20,7 +20,7 @@ from agentguard_langchain.graph_task import GraphTask
 from agentguard_langchain.nested_work import note_nested
 from agentguard_langchain.pause import Pause, PendingCall
 from agentguard_langchain.payload import WITH_EDITS
-from agentguard_langchain.pending_turn import PendingTurn, ShownCall, forget_turn
+from agentguard_langchain.pending_turn import PendingTurn, forget_turn
 from agentguard_langchain.preview import invocation_in_node, options_at
 from agentguard_langchain.run_record import handle_of
 from agentguard_langchain.run_spans import within
@@ -58,7 +58,12 @@ class ApprovalStep(NamedTuple):
             return
         batches = review.batches()
         waiting: list[PendingCall] | None = None
-        while not await _aadvance(batches, waiting, shown=review.pending_turn.shown):
+        # a pause writes to the disk, so it runs in a thread; LangGraph's interrupt passes through
+        while not (
+            await asyncio.to_thread(_advance, batches, waiting)
+            if waiting or review.pending_turn.shown
+            else _advance(batches, waiting)
+        ):
             reviewed = [(call, await review.apending(call)) for call in review.open_calls]
             waiting = [(call, pending) for call, pending in reviewed if pending is not None]
 
@@ -102,23 +107,6 @@ def _advance(
     return False
 
 
-async def _aadvance(
-    batches: Generator[None, Sequence[PendingCall], None],
-    waiting: Sequence[PendingCall] | None,
-    *,
-    shown: Sequence[ShownCall] | None,
-) -> bool:
-    """Hand the calls that wait to the pause; the async twin of ``_advance``.
-
-    A pause writes to the disk, so the pause runs in a thread; LangGraph's interrupt passes through.
-    ``shown`` is the batch that people were shown before. Where no call waits and none was shown,
-    there is no pause.
-    """
-    if not (waiting or shown):
-        return _advance(batches, waiting)
-    return await asyncio.to_thread(_advance, batches, waiting)
-
-
 class _Review(NamedTuple):
     """The calls of one message, and what is needed to evaluate each as its tool would make it."""
 
@@ -142,51 +130,43 @@ class _Review(NamedTuple):
         return self.pending_turn.open_calls(self.turn)
 
     def pending(self, call: ToolCall) -> ApprovalPending | None:
-        """Return what a call waits for; None for nothing."""
-        tool = self.toolset.known_tool(self.task, call["name"])
-        if tool is None:  # only another process knows the tool
-            return self._stored(call)
-        if not self.agent.approvals.can_answer:
-            return None  # no call can wait: one that needs an approval is denied where it is made
-        return self.evaluate(invocation_in_node(tool, call, self._site(call)))
+        """Return what a call waits for, as the policy decides now; None for nothing."""
+        try:
+            invocation = self._invocation(call)
+            if invocation is not None:
+                with within(self.span):
+                    adapters.evaluate(self.agent, invocation, options_at(self.task, invocation))
+        except ApprovalPending as pending:
+            return pending
+        return None
 
     async def apending(self, call: ToolCall) -> ApprovalPending | None:
         """Return what a call waits for; the async twin of ``pending``."""
-        tool = self.toolset.known_tool(self.task, call["name"])
-        if tool is None:
-            return self._stored(call)
-        if not self.agent.approvals.can_answer:
-            return None
-        return await self.aevaluate(invocation_in_node(tool, call, self._site(call)))
-
-    def evaluate(self, invocation: Invocation) -> ApprovalPending | None:
-        """Return what the call waits for, as the policy decides now; None for nothing."""
         try:
-            with within(self.span):
-                adapters.evaluate(self.agent, invocation, options_at(self.task, invocation))
+            invocation = self._invocation(call)
+            if invocation is not None:
+                with within(self.span):
+                    options = options_at(self.task, invocation)
+                    await adapters.aevaluate(self.agent, invocation, options)
         except ApprovalPending as pending:
             return pending
         return None
 
-    async def aevaluate(self, invocation: Invocation) -> ApprovalPending | None:
-        """Return what the call waits for; the async twin of ``evaluate``."""
-        try:
-            with within(self.span):
-                await adapters.aevaluate(self.agent, invocation, options_at(self.task, invocation))
-        except ApprovalPending as pending:
-            return pending
-        return None
+    def _invocation(self, call: ToolCall) -> Invocation | None:
+        """Return a call as its tool would make it; None for a call of which nobody is asked here.
 
-    def _stored(self, call: ToolCall) -> ApprovalPending | None:
-        """Return the waiting request of a call whose tool only another process knows.
-
-        Whether the call is still the same is checked at its tool.
+        Where only another process knows the tool, the request of the call says what the call waits
+        for (``ApprovalPending``). Whether the call is still the same is checked at its tool.
         """
-        inbox = self.toolset.agent.approvals
-        request = inbox.request_at(self._site(call).digest(self.toolset.agent.name))
-        if request is None or not inbox.is_waiting(request):
-            return None
-        return ApprovalPending(request, inbox.missing(request) or "")
+        tool, inbox = self.toolset.known_tool(self.task, call["name"]), self.agent.approvals
+        if tool is not None:
+            # without anybody to answer, a call that needs an approval is denied where it is made
+            site = self._site(call)
+            return invocation_in_node(tool, call, site) if inbox.can_answer else None
+        request = inbox.request_at(self._site(call).digest(self.agent.name))
+        if request is not None and inbox.is_waiting(request):
+            raise ApprovalPending(request, inbox.missing(request) or "")
+        return None
 
     def _site(self, call: ToolCall) -> CallSite:
         return self.task.call_site(self.turn.id, self.pending_turn.site_id(call["id"] or ""))

@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple
 
 from langchain_core.runnables import RunnableConfig, ensure_config
 from langchain_core.runnables.config import var_child_runnable_config
+from langgraph.types import Command
 
 from agentguard import Decision
 from agentguard.adapters import CallSite, assigned
@@ -76,10 +77,14 @@ class GraphTask(NamedTuple):
         return self.can_pause and site.is_stable and is_named
 
 
+_UNKNOWN_LANGGRAPH: Final = (AttributeError, LookupError, TypeError)
+"""What a walk over LangGraph's own objects raises in a version that has them elsewhere."""
+
+
 def _running_tasks(configurable: Mapping[str, Any]) -> Iterator[tuple[Any, Any]]:
     """Yield each LangGraph task that runs here with the loop of its graph, innermost first.
 
-    Raises ``LookupError``, ``AttributeError`` or ``TypeError`` for an unknown LangGraph version.
+    Raises ``_UNKNOWN_LANGGRAPH``.
     """
     call = configurable.get(_CALL)
     while call is not None:
@@ -92,8 +97,22 @@ def _runs_stateless_graph(configurable: Mapping[str, Any]) -> bool:
     """Whether a graph that runs here keeps no state between runs."""
     try:
         return any(loop.checkpointer is None for _task, loop in _running_tasks(configurable))
-    except (AttributeError, LookupError, TypeError):
+    except _UNKNOWN_LANGGRAPH:
         return False  # ``cache_refusal`` refuses the call for the same reason
+
+
+def resuming_command(config: RunnableConfig) -> Command[Any] | None:
+    """Return the command with which somebody has resumed the run of ``config`` just now.
+
+    LangGraph does not tell a task how its run was resumed. The input of the graph's loop, or of the
+    loop of a graph around, is the command. None for a run that was begun, and in a version of
+    LangGraph that keeps the command elsewhere.
+    """
+    try:
+        inputs = (loop.input for _task, loop in _running_tasks(config.get("configurable") or {}))
+        return next((one for one in inputs if isinstance(one, Command)), None)
+    except _UNKNOWN_LANGGRAPH:
+        return None
 
 
 def restarting_subgraphs(restarts: bool) -> AbstractContextManager[None]:  # noqa: FBT001  a switch of a with statement
@@ -123,7 +142,7 @@ def cache_refusal(
         configs = (ensure_config(config), config_around or {})
         names = (name for one in configs for name in _cached_nodes(one.get("configurable") or {}))
         node = next(names, None)
-    except (AttributeError, LookupError, TypeError) as error:
+    except _UNKNOWN_LANGGRAPH as error:
         reason = (
             f"nobody can tell whether this call's node is cached ({type(error).__name__}): this "
             "version of LangGraph is not known; install one that agentguard-langchain names"

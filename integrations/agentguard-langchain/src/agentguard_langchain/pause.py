@@ -16,12 +16,12 @@ from typing import Any, Final, NamedTuple, NoReturn
 
 from langchain_core.messages import ToolCall
 from langgraph.config import get_config
-from langgraph.types import Command, interrupt
+from langgraph.types import interrupt
 
 from agentguard import Agent, ApprovalPending
 from agentguard.adapters import DecodeError, note_waiting, run_store
 from agentguard_langchain.answers import Answers
-from agentguard_langchain.graph_task import GraphTask
+from agentguard_langchain.graph_task import GraphTask, resuming_command
 from agentguard_langchain.nested_work import note_pause
 from agentguard_langchain.payload import (
     Allowed,
@@ -187,7 +187,6 @@ def require_pause(task: GraphTask, pending: ApprovalPending) -> None:
 _COUNTS: Final[OrderedDict[int, tuple[object, int]]] = OrderedDict()
 _MAX_COUNTS: Final = 1024
 _SCRATCHPAD: Final = "__pregel_scratchpad"
-_CALL: Final = "__pregel_call"
 _LOCK: Final = threading.Lock()
 
 
@@ -241,20 +240,11 @@ def _digest(answer: object) -> str:
 def _given_now() -> str | None:
     """Return the digest of the answer with which somebody has resumed the run just now.
 
-    LangGraph does not tell a task how its run was resumed. The function that starts tasks belongs
-    to the loop of the graph, whose input is the command; the loop of a sub-graph leads to the loop
-    of the graph around. Where LangGraph keeps them elsewhere, the result is None: an answer that
-    was given before is then ignored, whoever gives the answer again.
+    Where that is unknown, the result is None: an answer that was given before is then ignored,
+    whoever gives the answer again.
     """
-    starts = get_config()["configurable"].get(_CALL)
-    while starts is not None:
-        loop = getattr(getattr(starts, "keywords", {}).get("schedule_task"), "__self__", None)
-        given = getattr(loop, "input", None)
-        if isinstance(given, Command):
-            return _digest(given.resume)
-        around = getattr(loop, "config", {}).get("configurable", {}).get(_CALL)
-        starts = around if around is not starts else None
-    return None
+    command = resuming_command(get_config())
+    return None if command is None else _digest(command.resume)
 
 
 def _scratchpad() -> Any:
