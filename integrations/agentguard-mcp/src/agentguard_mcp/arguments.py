@@ -13,7 +13,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, Final
 
-from agentguard.adapters import MAX_INTEGER, ArgumentsError
+from agentguard.adapters import MAX_INTEGER, Arguments, ArgumentsError, ToolSpec
 from agentguard_mcp.schemas import Schema, UncheckableError
 
 _SCALARS: Final = frozenset({"boolean", "integer", "null", "number", "string"})
@@ -32,6 +32,22 @@ def require_checkable(schema: Mapping[str, Any]) -> Schema:
         raise ArgumentsError(message, code="tool.uncheckable") from error
 
 
+def decided_arguments(
+    spec: ToolSpec, arguments: Mapping[str, Any], beside: Mapping[str, Any]
+) -> Arguments:
+    """Return the arguments of a call to decide on, and what the call brings ``beside`` them.
+
+    Raises ``ArgumentsError`` as ``bound`` does.
+    """
+    declared = _declared_in(spec.schema)
+    return Arguments.of(bound(spec.schema, arguments), declared=declared, beside=beside)
+
+
+def _declared_in(schema: Mapping[str, Any]) -> Mapping[str, Any]:
+    properties = schema.get("properties")
+    return properties if isinstance(properties, Mapping) else {}
+
+
 def bound(schema: Mapping[str, Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments to decide on: those sent, and the defaults of those left out.
 
@@ -41,8 +57,7 @@ def bound(schema: Mapping[str, Any], arguments: Mapping[str, Any]) -> dict[str, 
     ``tool.uncheckable`` for a schema that can't be used. The message quotes no value.
     """
     checked = require_checkable(schema)
-    properties = schema.get("properties")
-    declared: Mapping[str, Any] = properties if isinstance(properties, Mapping) else {}
+    declared = _declared_in(schema)
     require_exact(arguments, declared)
     _require_match(checked, arguments, declared)
     for name, value in arguments.items():

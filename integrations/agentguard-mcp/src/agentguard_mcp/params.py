@@ -34,30 +34,42 @@ ROUND: Final = frozenset({STATE, RESPONSES})
 _PAGE: Final = frozenset({"cursor"})
 _NOTHING: Final[frozenset[str]] = frozenset()
 
-MEMBERS: Final[Mapping[str, frozenset[str]]] = {
+PASSED: Final[Mapping[str, frozenset[str]]] = {
     "completion/complete": frozenset({"argument", "context", "ref"}),
     "initialize": frozenset({"capabilities", "clientInfo", "protocolVersion"}),
     "logging/setLevel": frozenset({"level"}),
     "ping": _NOTHING,
-    "prompts/get": ROUND | {"arguments", "name"},
     "prompts/list": _PAGE,
     "resources/list": _PAGE,
-    "resources/read": ROUND | {"uri"},
     "resources/subscribe": frozenset({"uri"}),
     "resources/templates/list": _PAGE,
     "resources/unsubscribe": frozenset({"uri"}),
     "server/discover": _NOTHING,
     "subscriptions/listen": frozenset({"notifications"}),
-    "tools/call": ROUND | {"arguments", "name"},
     "tools/list": _PAGE,
+}
+"""The requests of a client that a gateway passes on without a decision."""
+
+GUARDED: Final[Mapping[str, frozenset[str]]] = {
+    "prompts/get": ROUND | {"arguments", "name"},
+    "resources/read": ROUND | {"uri"},
+    "tools/call": ROUND | {"arguments", "name"},
+}
+"""The requests that run code of the server: each is a guarded call."""
+
+CLIENT_NOTICES: Final[Mapping[str, frozenset[str]]] = {
     "notifications/cancelled": frozenset({"reason", "requestId"}),
     "notifications/initialized": _NOTHING,
     "notifications/progress": frozenset({"message", "progress", "progressToken", "total"}),
     "notifications/roots/list_changed": _NOTHING,
 }
+"""The notices of a client that a gateway passes on."""
+
+MEMBERS: Final[Mapping[str, frozenset[str]]] = {**PASSED, **GUARDED, **CLIENT_NOTICES}
 """The members beside ``_meta`` that the revisions 2024-11-05 to 2026-07-28 give a client's message.
 
-Tasks are left out, since a task goes on after its decision.
+What is not here does not pass: nobody knows whether a server runs code for it. Tasks are left out,
+since a task goes on after its decision.
 """
 
 _META: Final[Mapping[str, type | tuple[type, ...]]] = {

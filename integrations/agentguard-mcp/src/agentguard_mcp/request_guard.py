@@ -17,7 +17,6 @@ from typing import Any, Final, NamedTuple
 
 from agentguard import Agent, AgentguardError, ApprovalPending, Decision, Denied, Guard, adapters
 from agentguard.adapters import (
-    Arguments,
     ArgumentsError,
     CallOptions,
     CallSite,
@@ -26,7 +25,7 @@ from agentguard.adapters import (
 )
 from agentguard.proof import CallReceiver, RequestCaller
 from agentguard_mcp import listing, messages
-from agentguard_mcp.arguments import bound, require_checkable
+from agentguard_mcp.arguments import decided_arguments, require_checkable
 from agentguard_mcp.delegations import CallerDelegations, service_of
 from agentguard_mcp.listing import LIST
 from agentguard_mcp.messages import GuardedRequest, RefusedRequestError
@@ -197,12 +196,9 @@ class RequestGuard:
     def _invocation(
         self, spec: ToolSpec, request: GuardedRequest, caller: RequestCaller
     ) -> Invocation:
-        declared = _properties(spec)
         return Invocation.bind(
             replace(spec, caller=caller_member(caller)),
-            lambda: Arguments.of(
-                bound(spec.schema, request.arguments), declared=declared, beside=request.beside
-            ),
+            partial(decided_arguments, spec, request.arguments, request.beside),
             CallSite(adapters.next_call_id(self._agent, spec.name)),
         )
 
@@ -308,11 +304,6 @@ def _refusal(name: str, error: Denied | ApprovalPending) -> RefusedRequestError:
 
 async def _arun(agent: Agent, invocation: Invocation, running: _Running) -> Any:
     return await adapters.arun(agent, invocation, running, _OPTIONS)
-
-
-def _properties(spec: ToolSpec) -> tuple[str, ...]:
-    properties = spec.schema.get("properties")
-    return tuple(properties) if isinstance(properties, Mapping) else ()
 
 
 def caller_member(caller: RequestCaller) -> dict[str, Any]:

@@ -23,9 +23,8 @@ from agentguard.proof import CallReceiver, prove_call
 from agentguard.testing import RecordedGuard
 from agentguard_mcp import messages, params
 from agentguard_mcp.gateway import methods
-from agentguard_mcp.gateway.calls import GUARDED
 from agentguard_mcp.messages import RefusedRequestError
-from agentguard_mcp.params import MODERN, ROUND, STANDARD
+from agentguard_mcp.params import GUARDED, MODERN, ROUND, STANDARD
 from agentguard_mcp.request_guard import RequestGuard, ToolDescription
 
 SURPLUS = "surplus"
@@ -87,8 +86,8 @@ def test_the_lists_of_the_gateway_have_what_the_schemas_have():
         method: members_of(model) for (method, _), model in sorted(CLIENT_NOTIFICATIONS.items())
     }
     assert {**BY_METHOD, **notices} == params.MEMBERS
-    assert {*BY_METHOD} == methods.PASSED | GUARDED
-    assert {*notices} == methods.CLIENT_NOTICES
+    assert {*notices} == {*params.CLIENT_NOTICES}
+    assert {*GUARDED} == {"prompts/get", "resources/read", "tools/call"}
     assert {revision for _method, revision in REQUESTS} == {*methods.LEGACY, MODERN}
 
 
@@ -174,7 +173,7 @@ async def test_what_passes_undecided_has_what_the_schemas_have_alone(recorded, m
     assert recorded.calls() == []
 
 
-@pytest.mark.parametrize("method", sorted(methods.CLIENT_NOTICES))
+@pytest.mark.parametrize("method", sorted(params.CLIENT_NOTICES))
 async def test_a_notice_reaches_the_server_without_a_member_that_it_does_not_have(
     recorded, tmp_path, method
 ):

@@ -37,13 +37,13 @@ from agentguard.adapters import (
     next_call_id,
     refusing_agent,
 )
-from agentguard_mcp.arguments import bound, is_exact
+from agentguard_mcp.arguments import decided_arguments, is_exact
 from agentguard_mcp.gateway import answers, error_codes, traces
 from agentguard_mcp.gateway.answers import failure, result_of
 from agentguard_mcp.gateway.approval_wait import approved, approved_for_client, unless
 from agentguard_mcp.gateway.call_params import CallParams, InvalidParamsError
 from agentguard_mcp.gateway.caller_source import Caller, CallerSource
-from agentguard_mcp.gateway.catalog import METHODS, START, Catalog
+from agentguard_mcp.gateway.catalog import START, Catalog
 from agentguard_mcp.gateway.dialogs import Dialogs, question_first
 from agentguard_mcp.gateway.limits import Limits
 from agentguard_mcp.gateway.messages import Message
@@ -54,9 +54,6 @@ from agentguard_mcp.gateway.upstream import NotSentError, UpstreamLostError
 from agentguard_mcp.listing import LIST, permitted
 from agentguard_mcp.messages import METHOD_PREFIX
 from agentguard_mcp.params import round_refusal
-
-GUARDED: Final = frozenset({"tools/call", *METHODS} - {START, LIST})
-"""The methods that run code of the server, and of which each request is a guarded call."""
 
 _OPTIONS: Final = CallOptions(outcome_unknown=(UpstreamLostError,))
 _LOGGER = logging.getLogger("agentguard.mcp")
@@ -187,7 +184,7 @@ class Calls:
         refused = refused or self._round_refusal(content, dialogs)
         agent, spec, failed = await self._for_caller(request, self._spec(name, request), caller)
         refused = refused or failed
-        bind = partial(_bound, spec, arguments, beside)
+        bind = partial(decided_arguments, spec, arguments, beside)
 
         async def run() -> Any:
             return result_of(await forward(traces.within_span(sent, self._settings.transport)))
@@ -338,13 +335,6 @@ class Calls:
                     return refusing_agent(self._agent, refused)
                 self._delegation = delegation
         return self._agent.under(delegation)
-
-
-def _bound(spec: ToolSpec, arguments: dict[str, Any], beside: dict[str, Any]) -> Arguments:
-    """Return the arguments to decide on, and what stands beside; raises ``ArgumentsError``."""
-    declared = spec.schema.get("properties")
-    names = declared if isinstance(declared, dict) else ()
-    return Arguments.of(bound(spec.schema, arguments), declared=names, beside=beside)
 
 
 def _require_exact(content: CallParams) -> None:

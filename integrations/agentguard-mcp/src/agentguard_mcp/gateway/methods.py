@@ -1,8 +1,8 @@
-"""The revisions of MCP, and what of each the gateway passes on without a decision.
+"""The revisions of MCP, and what of a server the gateway passes on to a client.
 
-The lists are those of the revisions 2024-11-05 to 2026-07-28. What stands in none of them does not
-pass: nobody knows whether a server or a client runs code for it. Tasks are left out, since a task
-goes on after its decision.
+The lists are those of the revisions 2024-11-05 to 2026-07-28. What is in none of them does not
+pass: nobody knows whether a client runs code for it. What of a client passes is in
+``agentguard_mcp.params``.
 """
 
 from __future__ import annotations
@@ -11,24 +11,6 @@ from typing import Final
 
 LEGACY: Final = ("2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25")
 """The revisions with ``initialize`` and sessions, from the oldest to the newest."""
-
-PASSED: Final = frozenset(
-    {
-        "completion/complete",
-        "initialize",
-        "logging/setLevel",
-        "ping",
-        "prompts/list",
-        "resources/list",
-        "resources/subscribe",
-        "resources/templates/list",
-        "resources/unsubscribe",
-        "server/discover",
-        "subscriptions/listen",
-        "tools/list",
-    }
-)
-"""The requests of a client that go on without a decision."""
 
 REMOVED: Final = frozenset(
     {
@@ -48,16 +30,6 @@ FROM_SERVER: Final = frozenset(
     {"elicitation/create", "ping", "roots/list", "sampling/createMessage"}
 )
 """The requests of a server that go on to the client."""
-
-CLIENT_NOTICES: Final = frozenset(
-    {
-        "notifications/cancelled",
-        "notifications/initialized",
-        "notifications/progress",
-        "notifications/roots/list_changed",
-    }
-)
-"""The notices of a client that go on to the server."""
 
 SERVER_NOTICES: Final = frozenset(
     {

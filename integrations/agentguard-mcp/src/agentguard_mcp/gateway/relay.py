@@ -3,8 +3,8 @@
 The client's requests keep their ids. A response counts only for a request that waits for it, so a
 server can't answer what nobody has asked, and a client can't answer what the server has not asked.
 A request that MCP does not name is refused in both directions, and such a notice is dropped: nobody
-knows whether it runs code (``methods.py``). ``calls.py`` decides on calls, ``executions.py`` runs
-each call once, and ``stdio.py`` connects the relay to its streams.
+knows whether it runs code (``params.py``, ``methods.py``). ``calls.py`` decides on calls,
+``executions.py`` runs each call once, and ``stdio.py`` connects the relay to its streams.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any, Final
 from agentguard import AgentguardError
 from agentguard_mcp import listing
 from agentguard_mcp.gateway import answers, error_codes
-from agentguard_mcp.gateway.calls import GUARDED, Calls
+from agentguard_mcp.gateway.calls import Calls
 from agentguard_mcp.gateway.dialogs import Dialogs
 from agentguard_mcp.gateway.executions import Executions
 from agentguard_mcp.gateway.messages import (
@@ -39,13 +39,13 @@ from agentguard_mcp.gateway.messages import (
     read,
     without_tasks,
 )
-from agentguard_mcp.gateway.methods import CLIENT_NOTICES, FROM_SERVER, PASSED, SERVER_NOTICES
+from agentguard_mcp.gateway.methods import FROM_SERVER, SERVER_NOTICES
 from agentguard_mcp.gateway.settings import Settings
 from agentguard_mcp.gateway.tool_list import Ask
 from agentguard_mcp.gateway.upstream import NotSentError, UpstreamLostError
 from agentguard_mcp.listing import LIST
 from agentguard_mcp.messages import ERROR
-from agentguard_mcp.params import OWN, unknown_member
+from agentguard_mcp.params import CLIENT_NOTICES, GUARDED, OWN, PASSED, unknown_member
 
 MAX_PENDING: Final = 1_000
 """The most requests of one side that wait for an answer."""

@@ -13,8 +13,8 @@ from agentguard_mcp.gateway.answers import code_of
 from agentguard_mcp.gateway.http.refusal import HttpRefusalError, Refusal
 from agentguard_mcp.gateway.http.request_context import RequestContext, User
 from agentguard_mcp.gateway.messages import Message
-from agentguard_mcp.gateway.methods import PASSED
 from agentguard_mcp.messages import ERROR, OPEN
+from agentguard_mcp.params import PASSED
 
 
 class Owner(NamedTuple):
@@ -91,7 +91,7 @@ class ProofAdmission(OpenAdmission):
 
     def require_passed(self, method: str) -> None:
         """Raise ``HttpRefusalError`` (403) for a request that no proof covers, but for lists."""
-        if method in PASSED - OPEN:
+        if method in PASSED and method not in OPEN:
             text = f"no proof covers {method}, so the gateway does not pass the request on"
             raise HttpRefusalError(403, text, code=ERROR)
 
