@@ -83,6 +83,14 @@ def test_the_page_names_each_name_once_in_its_tables():
         assert f"`{name}`" in PAGE.read_text("utf-8")
 
 
+@pytest.mark.parametrize("code", ["approval.altered", "approval.expired", "engine.unreachable"])
+def test_a_model_is_not_told_to_give_up_a_call_that_is_decided_anew(code):
+    decision = Decision.refusal("make the call again to ask anew", code=code)
+    assert adapters.may_call_again(decision)
+    assert adapters.denial_text("pay", decision).startswith("Not now: pay was not run.")
+    assert "Do not retry" not in adapters.denial_text("pay", decision)
+
+
 def test_a_context_variable_has_its_value_within_the_block_alone():
     variable = ContextVar("variable", default="outside")
 

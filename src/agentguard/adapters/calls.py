@@ -133,14 +133,27 @@ def run_store(agent: Agent) -> RunStore:
     return caller.runtime.parts.runs
 
 
-def denial_text(
-    tool: str, decision: Decision, *, may_call_again: bool = False, shows_code: bool = True
-) -> str:
+_ASKS_ANEW: Final = frozenset(
+    {"approval.altered", "approval.expired", "approval.pending", "subagent.parallel"}
+)
+"""The codes of refusals after which the same call, made again, is decided anew."""
+
+
+def may_call_again(decision: Decision) -> bool:
+    """Return whether a model may make the same call again that ``decision`` has refused.
+
+    So it is where the next call asks people anew, and after a failure that may pass
+    (``Decision.may_pass_later``).
+    """
+    return decision.code in _ASKS_ANEW or decision.may_pass_later
+
+
+def denial_text(tool: str, decision: Decision, *, shows_code: bool = True) -> str:
     """Return a text that says that ``tool`` was not run, why, and whether a retry can help.
 
-    ``may_call_again`` is true where the framework may make the same call again. A model whose call
-    meets a failure that may pass (``Decision.may_pass_later``) is told to try later. ``shows_code``
-    puts the reason code behind the reason, for a framework that has no place of its own for it.
+    A model whose call meets a failure that may pass (``Decision.may_pass_later``) is told to try
+    later. ``shows_code`` puts the reason code behind the reason, for a framework that has no place
+    of its own for it.
     """
     reason = f"{decision.model_reason} [{decision.code}]" if shows_code else decision.model_reason
     if decision.may_pass_later:
@@ -148,7 +161,7 @@ def denial_text(
             f"Not now: {tool} was not run. Reason: {reason}. The same call may work later: "
             "try again after a while."
         )
-    if may_call_again:
+    if may_call_again(decision):
         return f"Not now: {tool} was not run. Reason: {reason}."
     again = " again" if decision.code in MAY_HAVE_RUN else ""
     return (

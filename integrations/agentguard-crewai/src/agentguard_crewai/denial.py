@@ -11,11 +11,7 @@ from typing import Final
 from crewai.tools.tool_failure import ToolFailure
 
 from agentguard import ApprovalPending, Decision
-from agentguard.adapters import denial_text
-
-_REPEATABLE: Final = frozenset({"approval.altered", "approval.expired"})
-"""Codes after which the same call may be made again."""
-
+from agentguard.adapters import denial_text, may_call_again
 
 REMEDIES: Final[Mapping[str, str]] = {
     "delegation.missing": (
@@ -36,12 +32,10 @@ def denial_failure(tool: str, decision: Decision) -> ToolFailure:
 
     The model reads the message. ``details`` have the whole reason, for the application.
     """
-    may_call_again = decision.code in _REPEATABLE or decision.may_pass_later
-    message = denial_text(tool, decision, may_call_again=may_call_again, shows_code=False)
     return ToolFailure(
-        message=message,
+        message=denial_text(tool, decision, shows_code=False),
         code=decision.code,
-        retryable=may_call_again,
+        retryable=may_call_again(decision),
         details={"reason": decision.reason or decision.model_reason},
     )
 

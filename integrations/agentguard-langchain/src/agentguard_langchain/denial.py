@@ -5,23 +5,11 @@ The decision to refuse a call is the core's.
 
 from __future__ import annotations
 
-from typing import Final
-
 from langchain_core.messages import ToolMessage
 from langchain_core.tools import ToolException
 
-from agentguard import Decision, Denied, adapters
-
-MAY_CALL_AGAIN: Final = frozenset(
-    {"approval.altered", "approval.expired", "approval.pending", "subagent.parallel"}
-)
-"""The codes of refusals after which the same call may be made again."""
-
-
-def denial_text(tool: str, decision: Decision) -> str:
-    """Tell a model what was refused, why, and whether the same call will be refused again."""
-    may_call_again = decision.code in MAY_CALL_AGAIN
-    return adapters.denial_text(tool, decision, may_call_again=may_call_again)
+from agentguard import Decision, Denied
+from agentguard.adapters import denial_text
 
 
 class GuardedToolDenied(ToolException, Denied):
