@@ -177,7 +177,7 @@ class Parts:
         """Return requests of one identity, each with a proof and a token of its own."""
         kind, scope = messages.ACCESS_TOKEN, ["tickets:read"]
         return [
-            messages.exchange(self._place.url, self._identity, token, kind, scope, ())
+            messages.exchange(self._place.url, self._identity, token, kind, scope, None)
             for token in self._place.tokens(requests)
         ]
 

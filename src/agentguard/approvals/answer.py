@@ -104,12 +104,16 @@ def seal_answer(
 
     ``approval_id`` is 32 random hex digits. Without a ``signer`` the envelope is unsigned, and the
     application vouches for the approver (``method: application``) and for the approver's ``roles``;
-    with one, leave ``roles`` out.
-    The answer counts from ``at`` (seconds since the epoch) until the request expires. Raises
-    ``ApprovalError`` (``principal.malformed``) for an approver that is no principal, and
-    ``EncodeError`` (``approval.malformed``) for a note that is too long.
+    with one, leave ``roles`` out. The answer counts from ``at`` (seconds since the epoch) until the
+    request expires. Raises ``ApprovalError`` (``principal.malformed``) for an approver that is no
+    principal, and
+    ``EncodeError`` (``approval.malformed``) for a note that is too long or for roles beside a key.
     """
     require_principal(approver, "person", ApprovalError)
+    named = tuple(sorted(set(roles)))
+    if named and signer is not None:
+        message = "a signed answer names no roles: the approver's are in [approvers]"
+        raise EncodeError(message, code="approval.malformed")
     if len(note) > MAX_NOTE:
         message = f"a note has {MAX_NOTE} characters at most"
         raise EncodeError(message, code="approval.malformed")
@@ -122,7 +126,7 @@ def seal_answer(
         verdict=verdict,
         approver=approver,
         method="ed25519" if signer is not None else "application",
-        roles=tuple(sorted(set(roles))),
+        roles=named,
         not_before=at,
         expires_at=request.expires_at,
         note=note,

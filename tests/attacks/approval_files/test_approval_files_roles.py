@@ -19,6 +19,7 @@ from approval_desk import Desk
 from agentguard import ApprovalError, ApprovalRequest, Decision, Guard, Requirement
 from agentguard.approvals.answer import read_answer, seal_answer
 from agentguard.domain import config
+from agentguard.errors import EncodeError
 from agentguard.guard.callbacks import Functions
 from agentguard.guard.embedded import Embedded
 from agentguard.policy.function import FunctionEngine
@@ -54,7 +55,9 @@ def lie(desk: Desk, request: ApprovalRequest, name: str, data: bytes) -> Path:
     return path
 
 
-def forged(request: ApprovalRequest, principal: str, *roles: str) -> Any:
+def forged(
+    request: ApprovalRequest, principal: str, *roles: str, signer: Ed25519Signer | None = None
+) -> Any:
     return seal_answer(
         request,
         "approve",
@@ -62,7 +65,19 @@ def forged(request: ApprovalRequest, principal: str, *roles: str) -> Any:
         approval_id=os.urandom(16).hex(),
         at=request.requested_at,
         roles=roles,
+        signer=signer,
     )
+
+
+def test_a_signed_answer_names_no_role(roles_desk):
+    signer = Ed25519Signer.from_seed(os.urandom(32))
+    with roles_desk.open() as guard:
+        request = roles_desk.ask(guard)
+    with pytest.raises(EncodeError) as caught:
+        forged(request, "user:dora", "lead", signer=signer)
+    assert caught.value.code == "approval.malformed"
+    assert read_answer(forged(request, "user:dora", signer=signer)).roles == ()
+    assert read_answer(forged(request, "user:dora", "lead")).roles == ("lead",)
 
 
 def test_a_role_that_is_forged_where_an_answer_lies(roles_desk):
