@@ -120,8 +120,8 @@ def test_a_job_that_fails_in_a_batch_fails_alone(place):
     assert store.verify().size == 3
 
 
-def test_an_enqueued_job_is_done_with_the_next_commit_or_soon(place):
-    store = place.open()
+def test_an_enqueued_job_is_done_with_the_next_commit_or_soon(on_disk):
+    store = on_disk.open()
     store.enqueue(lambda tx: tx.append(record("later", tx.at)))
     assert add(store, "a") == 1
     store.enqueue(lambda tx: tx.append(record("alone", tx.at)))

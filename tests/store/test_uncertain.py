@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from store_place import KIND, LOG, SIGNER, Place, add, record
+from store_place import KEYS, KIND, LOG, SIGNER, Place, add, record
 
 from agentguard.errors import StorageError
 from agentguard.store import sqlite
@@ -57,7 +57,7 @@ def engine(tmp_path):
 
 @pytest.fixture
 def store(engine):
-    opened = Store(engine, LOG, (SIGNER.public_key,), SIGNER)
+    opened = Store(engine, LOG, lambda: KEYS, SIGNER)
     yield opened
     opened.close()
 

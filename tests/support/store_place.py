@@ -10,21 +10,21 @@ from typing import Any
 
 import pytest
 
-from agentguard.audit import merkle
 from agentguard.audit.entry import Attachment, Record
 from agentguard.audit.summary import Summary
+from agentguard.identity.trust import TrustedKey
 from agentguard.signing.keys import Ed25519Signer
-from agentguard.store import head, sqlite
+from agentguard.store import sqlite
 from agentguard.store.anchor import Anchor
-from agentguard.store.head import Head
-from agentguard.store.map import EMPTY_ROOT, key
-from agentguard.store.store import Store
+from agentguard.store.map import key
+from agentguard.store.store import Store, first_head
 from agentguard.store.transaction import Transaction
 
 LOG = "test.example/log/store"
 SIGNER = Ed25519Signer.from_seed(sha256(b"store").digest())
 START = "2026-12-02T00:00:00.000000Z"
-NOTE = head.sign(Head(LOG, 0, merkle.EMPTY_ROOT, EMPTY_ROOT, START), SIGNER)
+FIRST = first_head(LOG, SIGNER, START)
+KEYS = (TrustedKey("log", SIGNER.public_key, 0),)
 KIND, OTHER = 1, 2
 
 
@@ -43,19 +43,18 @@ class Place:
         self.opened: list[Store] = []
         self.now: Callable[[], datetime] = lambda: datetime.now(UTC)
         if kind == "file":
-            sqlite.make(self.path, NOTE)
+            sqlite.make(self.path, *FIRST)
 
     def clock(self) -> datetime:
         """Return what ``now`` says at the time."""
         return self.now()
 
     def open(self, *, anchored: bool = False, signer: Any = SIGNER) -> Store:
-        keys = (SIGNER.public_key,)
         engine = (
-            sqlite.MemoryEngine(NOTE) if self.kind == "memory" else sqlite.FileEngine(self.path)
+            sqlite.MemoryEngine(*FIRST) if self.kind == "memory" else sqlite.FileEngine(self.path)
         )
-        anchor = Anchor(self.anchor_path, LOG, keys) if anchored else None
-        store = Store(engine, LOG, keys, signer, anchor=anchor, clock=self.clock)
+        anchor = Anchor(self.anchor_path, LOG, lambda: KEYS) if anchored else None
+        store = Store(engine, LOG, lambda: KEYS, signer, anchor=anchor, clock=self.clock)
         self.opened.append(store)
         return store
 

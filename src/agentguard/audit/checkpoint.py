@@ -134,6 +134,11 @@ def parse(note: object) -> SignedCheckpoint:
     return SignedCheckpoint(checkpoint, body, signatures)
 
 
+def note_text(note: object) -> str:
+    """Return the text of a note, unverified; raises ``DecodeError`` as ``parse`` does."""
+    return _parse_note(note)[0]
+
+
 def parse_line(line: object) -> Checkpoint:
     """Read what ``Checkpoint.line`` writes, which has no signature.
 

@@ -175,6 +175,25 @@ def connect(path: Path, form: Format = SHARD) -> sqlite3.Connection:
     return connection
 
 
+def connect_to_read(path: Path, form: Format) -> sqlite3.Connection:
+    """Open a log for reading alone; raises ``StorageError``. The caller is inside ``errors``.
+
+    A log on read-only storage, as an auditor gets it, is opened too: even to read, SQLite would
+    write there.
+    """
+    require_file(path)
+    is_whole = not files.exists(path.with_name(path.name + "-wal"))
+    frozen = "&immutable=1" if is_whole and not os.access(path.parent, os.W_OK) else ""
+    uri = f"{path.absolute().as_uri()}?mode=ro{frozen}"
+    connection: sqlite3.Connection = sqlite3.connect(uri, uri=True, **OPTIONS)
+    try:
+        check_version(connection, path, form)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
 def _both(path: Path) -> tuple[sqlite3.Connection, sqlite3.Connection]:
     """Return a read-only and a writable connection to one file, without having used either.
 

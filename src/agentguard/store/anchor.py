@@ -9,38 +9,57 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
+from agentguard.audit import head
+from agentguard.audit.head import Head
 from agentguard.errors import AgentguardError, StorageError
-from agentguard.signing.keys import PublicKey
+from agentguard.identity.trust import TrustedKey
 from agentguard.storage import files, lock
-from agentguard.store import head
-from agentguard.store.head import Head
 
 _MOST: Final = 64 * 1024
+_PAUSES: Final = (0.01, 0.02, 0.03, 0.04)
+"""Seconds after which a seemingly damaged anchor is read again."""
 
 
 class Anchor:
-    """The anchor at a path; ``log`` is the name of the log, and ``keys`` sign its heads."""
+    """The anchor at a path; ``log`` is the name of the log, and ``keys`` reads who signs heads."""
 
-    def __init__(self, path: Path, log: str, keys: Sequence[PublicKey]) -> None:
-        self._path = path
+    def __init__(self, path: Path, log: str, keys: Callable[[], Iterable[TrustedKey]]) -> None:
+        self.path = path
         self._log = log
         self._keys = keys
         self._unwritten: tuple[int, bytes] | None = None
+        self._is_tried = False
 
     def read(self) -> Head | None:
         """Return the anchor's head, verified, None for an anchor that keeps nothing yet.
 
-        Raises ``StorageError`` (``anchor.damaged``, ``anchor.unreadable``).
+        A damaged file is read again some times, for a process may be writing it. Raises
+        ``StorageError`` (``anchor.damaged``, ``anchor.unreadable``).
         """
-        if not files.exists(self._path):
+        for pause in _PAUSES:
+            try:
+                return self._read()
+            except StorageError as error:
+                if error.code != "anchor.damaged":
+                    raise
+            time.sleep(pause)
+        return self._read()
+
+    def _read(self) -> Head | None:
+        try:
+            note = files.read(self.path)
+        except FileNotFoundError:
             return None
-        with self._locked("anchor.unreadable") as file:
-            return self._read(file)
+        except OSError as error:
+            message = f"the anchor {self.path} can't be read ({error.strerror})"
+            raise StorageError(message, code="anchor.unreadable") from error
+        return self._verified(note)
 
     def write(self, size: int, note: bytes) -> None:
         """Write the note of a newer head; ``settle`` tries again after a failure."""
@@ -49,39 +68,54 @@ class Anchor:
             self.settle()
 
     def settle(self) -> None:
-        """Write the newest head if that has failed, so that one commit at most is not anchored.
+        """Write the newest head if that has failed, and see first that the file can be written.
 
-        Raises ``StorageError`` (``anchor.unwritable``, ``anchor.damaged``).
+        So one commit at most is not anchored. Raises ``StorageError`` (``anchor.unwritable``,
+        ``anchor.damaged``).
         """
-        if self._unwritten is None:
+        if self._unwritten is None and self._is_tried:
             return
-        size, note = self._unwritten
-        with self._locked("anchor.unwritable") as file:
-            kept = self._read(file)
-            if kept is None or kept.size < size:
+        with self._locked() as file:
+            self._is_tried = True
+            if self._unwritten is None:
+                return
+            size, note = self._unwritten
+            kept = os.pread(file, _MOST, 0)
+            if self._size(kept) < size:
                 if os.pwrite(file, note, 0) != len(note):
                     raise OSError(errno.EIO, "not all of it was written")
-                os.ftruncate(file, len(note))
+                if len(note) != len(kept):
+                    os.ftruncate(file, len(note))
         self._unwritten = None
 
-    def _read(self, file: int) -> Head | None:
-        note = os.pread(file, _MOST, 0)
+    def _size(self, kept: bytes) -> int:
+        """Return how many entries the head in the file has, which ``read`` verifies."""
+        try:
+            return head.parse(kept).size if kept else -1
+        except AgentguardError as error:
+            raise self._damaged(error) from error
+
+    def _verified(self, note: bytes) -> Head | None:
         if not note:  # made, and its maker has ended before the first write
             return None
         try:
-            return head.verify(note, self._keys, self._log)[0]
+            return head.verify(note, [trusted.key for trusted in self._keys()], self._log)[0]
         except AgentguardError as error:
-            message = (
-                f"the anchor {self._path} is damaged ({error}): a computer that stopped while it "
-                "was written leaves that, and so does whoever changes it. Find out which"
-            )
-            raise StorageError(message, code="anchor.damaged") from error
+            raise self._damaged(error) from error
+
+    def _damaged(self, error: AgentguardError) -> StorageError:
+        message = (
+            f"the anchor {self.path} is damaged ({error}): a computer that stopped while it was "
+            "written leaves that, and so does whoever changes it. Find out which"
+        )
+        return StorageError(message, code="anchor.damaged")
 
     @contextmanager
-    def _locked(self, code: str) -> Iterator[int]:
+    def _locked(self) -> Iterator[int]:
         try:
-            files.make_folder(self._path.parent)
-            file = lock.acquire(self._path)
+            if not self._is_tried:
+                files.make_folder(self.path.parent)
+            file = lock.acquire(self.path)
             try:
                 yield file
             finally:
@@ -89,8 +123,9 @@ class Anchor:
         except (OSError, StorageError) as error:
             if isinstance(error, StorageError) and error.code == "anchor.damaged":
                 raise
+            reason = error.strerror if isinstance(error, OSError) else error
             message = (
-                f"the anchor {self._path} can't be used ({error}): set anchor in "
+                f"the anchor {self.path} can't be written ({reason}): set anchor in "
                 'agentguard.toml to a writable directory, or to "" for none'
             )
-            raise StorageError(message, code=code) from error
+            raise StorageError(message, code="anchor.unwritable") from error

@@ -11,7 +11,9 @@ from contextlib import AbstractContextManager
 from typing import Any, Final, Protocol
 
 SCHEMA: Final = """
-CREATE TABLE head (log INTEGER PRIMARY KEY, note BLOB NOT NULL, peaks BLOB NOT NULL) STRICT;
+CREATE TABLE head (
+    log INTEGER PRIMARY KEY, note BLOB NOT NULL, checkpoint BLOB NOT NULL, peaks BLOB NOT NULL
+) STRICT;
 CREATE TABLE entry (
     log INTEGER NOT NULL, idx INTEGER NOT NULL, kind TEXT NOT NULL, at TEXT NOT NULL,
     invocation_id TEXT, agent TEXT, principal TEXT, tool TEXT, decision TEXT, status TEXT,
@@ -53,6 +55,9 @@ class Writing(Protocol):
 
     def write(self, statement: str, rows: Sequence[Sequence[object]]) -> None:
         """Run one statement for each of the rows."""
+
+    def touch(self) -> None:
+        """Write what is there already, where there is room for more entries."""
 
     def commit(self) -> None:
         """Make durable what was written. Where this raises, it may be durable all the same."""

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from agentguard.storage import lock
+from agentguard.errors import StorageError
+from agentguard.storage import files, lock
 from agentguard.storage import sqlite as shared
 from agentguard.storage.owned_lock import OwnedLock
 from agentguard.store.engine import SCHEMA, Query, Row
@@ -21,16 +22,34 @@ from agentguard.store.engine import SCHEMA, Query, Row
 FORMAT: Final = shared.Format(0x41475331, 1, SCHEMA)  # "AGS1"
 
 
-def make(path: Path, note: bytes) -> None:
-    """Make the file of an empty store, whole or not at all, with its first head."""
-    shared.make(path, FORMAT, "INSERT INTO head VALUES (0, ?, x'')", (note,))
+ERASED: Final = "(commitment, salt, data) = ('', x'', x'')"
+"""The row of an erased attachment; a deletion of the row would move other rows."""
+
+_FIRST_HEAD: Final = "INSERT INTO head VALUES (0, ?, ?, x'')"
+_ERASE: Final = (
+    "UPDATE attachment SET commitment = '', salt = x'', data = x''"  # noqa: S608  of a constant
+    f" WHERE log = 0 AND idx = ? AND NOT {ERASED}"
+)
+_ROOM: Final = 256 << 10
+"""The bytes that a disk has to have room for; an entry with its pages takes some ten thousand."""
+
+
+def path_in(state: Path) -> Path:
+    """Return where the log of a state directory is."""
+    return state / "log.sqlite"
+
+
+def make(path: Path, note: bytes, checkpoint: bytes) -> None:
+    """Make the file of an empty store, whole or not at all, with its first head and checkpoint."""
+    shared.make(path, FORMAT, _FIRST_HEAD, (note, checkpoint))
 
 
 class Connection:
     """One connection of SQLite: the queries of a moment, or a transaction."""
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(self, connection: sqlite3.Connection, path: Path | None = None) -> None:
         self.raw = connection
+        self._path = path
 
     def query(self, statement: str, values: Sequence[object]) -> list[Row]:
         """Run one statement that reads."""
@@ -40,6 +59,13 @@ class Connection:
     def write(self, statement: str, rows: Sequence[Sequence[object]]) -> None:
         """Run one statement for each of the rows."""
         self.raw.executemany(statement, rows)
+
+    def touch(self) -> None:
+        """Write the file's first page again as it is, where there is room for more entries."""
+        if self._path is not None:
+            files.require_room(self._path.parent, _ROOM)  # one page may fit where no entry does
+            # SQLite writes no row that stays the same
+            self.raw.execute(f"PRAGMA user_version={FORMAT.version}")
 
     def commit(self) -> None:
         """Commit, with the disk waited for (``synchronous=FULL``)."""
@@ -66,10 +92,10 @@ class MemoryEngine:
 
     outlives_fork = False
 
-    def __init__(self, note: bytes) -> None:
+    def __init__(self, note: bytes, checkpoint: bytes) -> None:
         connection = sqlite3.connect(":memory:", **shared.OPTIONS)
         connection.executescript(SCHEMA)
-        connection.execute("INSERT INTO head VALUES (0, ?, x'')", (note,))
+        connection.execute(_FIRST_HEAD, (note, checkpoint))
         self._connection = Connection(connection)
         self._lock = OwnedLock("the store was read or written")  # there is one connection for both
 
@@ -95,12 +121,13 @@ class MemoryEngine:
 
 
 class FileEngine:
-    """An ``Engine`` in one file on a local disk."""
+    """An ``Engine`` in one file on a local disk; without ``writes`` it writes nothing, ever."""
 
     outlives_fork = True
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, writes: bool = True) -> None:
         self._path = path
+        self._writes = writes
         self._lock_path = path.with_name(f"{path.name}-lock")
         self._writer: Connection | None = None
         self._reader: Connection | None = None
@@ -138,9 +165,12 @@ class FileEngine:
         self._writer = self._reader = self._opened = None
 
     def _connected(self) -> Connection:
-        connection = Connection(shared.connect(self._path, FORMAT))
+        if not self._writes:
+            connection = shared.connect_to_read(self._path, FORMAT)
+        else:
+            connection = shared.connect(self._path, FORMAT)
         self._opened = self._opened or self._at_path()
-        return connection
+        return Connection(connection, self._path)
 
     def _require_same_file(self) -> None:
         if self._at_path() != self._opened:
@@ -149,3 +179,28 @@ class FileEngine:
     def _at_path(self) -> tuple[int, int]:
         status = self._path.stat()
         return status.st_dev, status.st_ino
+
+
+def erase(path: Path, indices: Iterable[int]) -> int:
+    """Empty all attachments of these entries, with their salts; return the number of attachments.
+
+    The file has none of their bytes afterwards: SQLite never moves a row of this table, which grows
+    at its end only, and overwrites what is freed. Backups and snapshots of the file system are not
+    erased. Raises ``StorageError``: ``storage.locked`` while a process still reads the old bytes;
+    the caller tries again later.
+    """
+    engine = FileEngine(path)
+    try:
+        with engine.writing() as rows:
+            removed = sum(rows.raw.execute(_ERASE, (index,)).rowcount for index in indices)
+            rows.commit()
+            # the write-ahead log still has the old pages
+            (busy, *_pages) = rows.raw.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    finally:
+        engine.close()
+    if busy:
+        message = (
+            f"{path} is being read: what is erased may stand in its -wal file still; try again"
+        )
+        raise StorageError(message, code="storage.locked")
+    return removed

@@ -11,28 +11,35 @@ their own. A process that was forked past the hooks is refused (``storage.closed
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
+import time
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, NamedTuple, TypeVar
 
-from agentguard.audit import merkle
+from agentguard.audit import checkpoint, merkle
+from agentguard.audit import head as heads
+from agentguard.audit.checkpoint import Checkpoint
+from agentguard.audit.head import Head
 from agentguard.audit.merkle import CompactRange
 from agentguard.call.invocation import timestamp
-from agentguard.errors import AgentguardError, StorageError
+from agentguard.errors import AgentguardError, StorageError, VerificationError
+from agentguard.identity.trust import TrustedKey
 from agentguard.signing.keys import PublicKey, Signer
 from agentguard.storage import flusher, fork
-from agentguard.storage.anchor import ROLLED_BACK
+from agentguard.storage.anchor import ADOPT, ROLLED_BACK
 from agentguard.storage.owned_lock import OwnedLock, busy
-from agentguard.store import head as heads
-from agentguard.store import tree
+from agentguard.store import check, tree
 from agentguard.store.anchor import Anchor
-from agentguard.store.engine import IN_LIST, LOG, Engine, Query, Writing
-from agentguard.store.head import Head
-from agentguard.store.map import EMPTY_ROOT, Cache, Fetch, Map
+from agentguard.store.engine import LOG, Engine, Query, Writing
+from agentguard.store.map import EMPTY_ROOT, Cache, Map
 from agentguard.store.transaction import Batch, Transaction
+
+_LOGGER: Final = logging.getLogger("agentguard")
 
 MOST_AT_ONCE: Final = 256
 MOST_WAITING: Final = 10_000
@@ -44,21 +51,6 @@ MOST_AHEAD: Final = timedelta(seconds=30)
 _FOLLOWED: Final = 64
 """The entries of other writers that are hashed one by one; beyond, there is a proof."""
 
-_PART: Final = 1000
-
-_HEAD: Final = "SELECT note, peaks FROM head WHERE log = ?"
-_ENTRIES: Final = (
-    "SELECT idx, leaf, body FROM entry WHERE log = ? AND idx >= ? AND idx < ? ORDER BY idx"
-)
-_ALL_TREE: Final = "SELECT log, level, idx, hash FROM tree ORDER BY level, idx"
-_COUNTS: Final = (
-    "SELECT (SELECT count(*) FROM head), (SELECT count(*) FROM entry), (SELECT count(*) FROM map)"
-)
-_LEAVES: Final = "SELECT leaf FROM entry WHERE log = ? AND idx >= ? AND idx < ? ORDER BY idx"
-_TREE: Final = (
-    "SELECT hash FROM tree WHERE log = ? AND level = ? AND idx >= ? AND idx < ? ORDER BY idx"
-)
-_NODES: Final = f"SELECT address, node FROM map WHERE log = ? AND address {IN_LIST}"  # noqa: S608
 _ADD_ENTRY: Final = "INSERT INTO entry VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _ADD_ATTACHMENT: Final = "INSERT INTO attachment VALUES (?, ?, ?, ?, ?, ?)"
 _ADD_TREE: Final = "INSERT INTO tree VALUES (?, ?, ?, ?)"
@@ -68,7 +60,9 @@ _PUT_NODE: Final = (
 _DROP_NODE: Final = "DELETE FROM map WHERE log = ? AND address = ?"
 _ADD_ENDING: Final = "INSERT INTO ending VALUES (?, ?, ?) ON CONFLICT DO NOTHING"
 _DROP_ENDING: Final = "DELETE FROM ending WHERE log = ? AND ends = ? AND key = ?"
-_MOVE_HEAD: Final = "UPDATE head SET note = ?, peaks = ? WHERE log = ?"
+_MOVE_HEAD: Final = "UPDATE head SET note = ?, checkpoint = ?, peaks = ? WHERE log = ?"
+
+_OF_PARENT: Final = "this log belongs to the parent of this forked process"
 
 T = TypeVar("T")
 
@@ -92,6 +86,29 @@ class _Attempt(NamedTuple):
 Job = Callable[[Transaction], Any]
 
 
+class WriteAttempt:
+    """An attempt to write: ``at`` (seconds of the monotonic clock), and how it failed.
+
+    ``failure`` is a copy of the error, whose traceback would keep the batch in memory.
+    """
+
+    __slots__ = ("at", "failure")
+
+    def __init__(self, failure: StorageError | None = None) -> None:
+        self.at = time.monotonic()
+        self.failure = failure and StorageError(str(failure), code=failure.code)
+
+
+def _nothing(*_given: object) -> None:
+    """The hook of a store that has none."""
+
+
+def first_head(log: str, signer: Signer, at: str) -> tuple[bytes, bytes]:
+    """Return the signed head of an empty store, and its checkpoint."""
+    head = Head(log, 0, merkle.EMPTY_ROOT, EMPTY_ROOT, at)
+    return heads.sign(head, signer), checkpoint.sign(Checkpoint(log, 0, head.root), signer)
+
+
 class _Queued:
     """A job on its way into the store; it is settled with a result or an error."""
 
@@ -109,26 +126,41 @@ class _Queued:
 class Store:
     """The store of one domain; safe to use from many threads.
 
-    ``log`` is the name of the log, ``keys`` sign its heads; without a ``signer`` the store is read
+    ``log`` is the name of the log. ``keys`` reads the keys that sign its heads, again where another
+    key has signed one. The newest head may be signed by a key that was declared compromised only
+    where the anchor has it, or where ``trusts_compromised``. Without a ``signer`` the store is read
     alone. ``clock`` returns an aware time. Raises ``StorageError`` as ``head`` does.
     """
+
+    before_commit: Callable[[str, bool], object]
+    """Called before each commit with its time, and whether another process has signed with a key
+    that is new here; may call ``sign_with``, and raises ``StorageError`` to stop the commit."""
+
+    before_flush: Callable[[], object]
+    """Called before a flush, and may enqueue."""
 
     def __init__(
         self,
         engine: Engine,
         log: str,
-        keys: Sequence[PublicKey],
+        keys: Callable[[], Iterable[TrustedKey]],
         signer: Signer | None = None,
         *,
         anchor: Anchor | None = None,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        trusts_compromised: bool = False,
     ) -> None:
         self._engine = engine
         self._log = log
-        self._keys = keys
+        self._read_keys = keys
+        self._keys = tuple(keys())
+        self._has_new_keys = False
         self._signer = signer
         self._anchor = anchor
         self._clock = clock
+        self._trusts_compromised = trusts_compromised
+        self.before_commit = self.before_flush = _nothing
+        self.newest_attempt = WriteAttempt()
         self._cache = Cache()
         self._pid = os.getpid()
         self._closed = ""
@@ -137,10 +169,17 @@ class Store:
         self._anchored = None if anchor is None else anchor.read()
         self._begin_anew()
         try:
-            self.head()
+            found = self.head()
         except BaseException:
             engine.close()
             raise
+        if anchor is not None and self._anchored is None and found.size > 0:
+            _LOGGER.warning(
+                "the anchor %s keeps nothing of a log with %d entries: from here on it vouches for "
+                "what it is shown now. If it was there before, find out who removed it",
+                anchor.path,
+                found.size,
+            )
         _STORES.add(self)
         flusher.register(self, durable=engine.outlives_fork)
 
@@ -158,6 +197,12 @@ class Store:
         self._leader = 0
         self._wake = flusher.Wake()
         self._flusher: threading.Thread | None = None
+
+    @property
+    def seen(self) -> Head:
+        """The newest head that this process has seen, without a look at the database."""
+        assert self._seen is not None  # noqa: S101  ``__init__`` has read one
+        return self._seen.head
 
     # --- reading ---------------------------------------------------------------------------------
 
@@ -188,7 +233,7 @@ class Store:
         return self._read(
             lambda seen, query: (
                 seen.head,
-                tree.inclusion_proof(index, seen.head.size, _hashes(query)),
+                tree.inclusion_proof(index, seen.head.size, check.hashes(query)),
             )
         )
 
@@ -197,7 +242,22 @@ class Store:
 
         Raises ``StorageError`` (``storage.corrupt``) for what is not as it was signed.
         """
-        return self._read(_verify_all)
+
+        def check_all(seen: _Seen, query: Query) -> Head:
+            for problem in check.problems(lambda: nullcontext(query)):
+                raise _corrupt(problem)
+            ((_note, point, _peaks),) = query(check.HEAD, (LOG,))
+            try:
+                signed, _key = checkpoint.verify_any(point, self._public_keys(), origin=self._log)
+            except AgentguardError as error:
+                raise _corrupt(
+                    f"the checkpoint beside the head does not verify: {error}"
+                ) from error
+            if signed != Checkpoint(self._log, seen.head.size, seen.head.root):
+                raise _corrupt("the checkpoint beside the head is another one than the head's")
+            return seen.head
+
+        return self._read(check_all)
 
     def _read(self, work: Callable[[_Seen, Query], T]) -> T:
         self._require_usable()
@@ -209,7 +269,7 @@ class Store:
                 return work(newest, query)
 
     def _map(self, seen: _Seen, query: Query) -> Map:
-        return Map(seen.head.map_root, _fetching(query), self._cache)
+        return Map(seen.head.map_root, check.fetching(query), self._cache)
 
     def _accept(self, newest: _Seen) -> None:
         with self._mutex:
@@ -218,15 +278,17 @@ class Store:
 
     def _followed(self, seen: _Seen | None, query: Query) -> _Seen:
         """Return the head in the database, if it is signed and continues the one that was seen."""
-        rows = query(_HEAD, (LOG,))
+        rows = query(check.HEAD, (LOG,))
         if len(rows) != 1 or {*map(type, rows[0])} != {bytes}:
             raise _corrupt("the store has no head")
-        note, peaks = rows[0]
+        note, _checkpoint, peaks = rows[0]
         if seen is not None and seen.note == note:
             return seen
         try:
-            head, _key = heads.verify(note, self._keys, self._log)
+            head = self._verified(note)
             grown = CompactRange.decode(head.size, peaks)
+        except StorageError:
+            raise
         except AgentguardError as error:
             raise _corrupt(
                 f"the head of the store is not one that the log has signed: {error}"
@@ -239,7 +301,40 @@ class Store:
             _require_continuation(before, peaks, head, query)
         return newest
 
+    def _verified(self, note: bytes) -> Head:
+        """Return the head of a note; raises as ``heads.verify``, and ``storage.unvouched``."""
+        try:
+            head, key = heads.verify(note, self._public_keys(), self._log)
+        except VerificationError as error:
+            if error.code != "signature.missing":
+                raise
+            self._renew_keys()  # somebody may have rotated the key of the log
+            head, key = heads.verify(note, self._public_keys(), self._log)
+        is_sound = any(
+            trusted.key == key and trusted.compromised_since is None for trusted in self._keys
+        )
+        if not is_sound and not self._trusts_compromised and head != self._anchored:
+            message = (
+                "the newest entries of the log are vouched for by a compromised key alone: nothing "
+                f"is added to them. {ADOPT} lets the log go on from them, on record"
+            )
+            raise StorageError(message, code="storage.unvouched")
+        return head
+
+    def _public_keys(self) -> list[PublicKey]:
+        return [trusted.key for trusted in self._keys]
+
+    def _renew_keys(self) -> None:
+        """Read again which keys sign heads."""
+        self._keys = tuple(self._read_keys())
+        self._has_new_keys = True
+
     # --- writing ---------------------------------------------------------------------------------
+
+    def sign_with(self, signer: Signer) -> None:
+        """Sign later heads with another key of the log."""
+        self._signer = signer
+        self._renew_keys()
 
     def run(self, job: Callable[[Transaction], T], keys: Iterable[bytes] = ()) -> T:
         """Run a job, commit what it wants, and return its result once that is durable.
@@ -267,17 +362,38 @@ class Store:
 
     def enqueue(self, job: Job, keys: Iterable[bytes] = ()) -> None:
         """Have a job done with the next commit, or within 50 ms; its own error is logged."""
-        # first, because an interrupt afterwards must not leave a job that nobody does
-        self._wake.set()
+        self.wake()  # first: an interrupt afterwards must not leave a job that nobody does
         self._submit(_Queued(job, keys, has_waiter=False))
+
+    def wake(self) -> None:
+        """Have the store flushed within 50 ms; one in memory is flushed by the next job."""
+        if not self._engine.outlives_fork:
+            return
+        if not self._wake.is_set():
+            self._wake.set()
         with self._mutex:
             if self._flusher is None and not self._closed:
                 weakref.finalize(self, self._wake.set)  # it ends with a store that is dropped
                 self._flusher = flusher.start(self, self._wake)
 
+    def probe(self) -> None:
+        """Write what is there already; raises ``StorageError``, which ``newest_attempt`` has."""
+        self._require_usable()
+        failure: StorageError | None = None
+        try:
+            with self._turn.held(), self._engine.writing() as rows:
+                rows.touch()
+                rows.commit()
+        except StorageError as error:
+            failure = error
+            raise
+        finally:
+            self.newest_attempt = WriteAttempt(failure)
+
     def flush(self) -> None:
         """Do what is enqueued now; raises ``StorageError``."""
         self._require_usable()
+        self.before_flush()
         with self._mutex:
             left = set(self._waiting)
         while True:
@@ -291,7 +407,7 @@ class Store:
 
     def close(self) -> None:
         """Flush, and close the database; raises ``StorageError`` if the flush failed."""
-        self._require_uninterrupted()
+        self.require_uninterrupted()
         if self._closed:
             return
         try:
@@ -309,14 +425,14 @@ class Store:
         return bool(self._closed)
 
     def _require_usable(self) -> None:
-        self._require_uninterrupted()
+        self.require_uninterrupted()
         if os.getpid() != self._pid:
             message = "this process was forked past Python's hooks, and the store is its parent's"
             raise StorageError(message, code="storage.closed")
         if self._closed:
             raise StorageError(self._closed, code="storage.closed")
 
-    def _require_uninterrupted(self) -> None:
+    def require_uninterrupted(self) -> None:
         """Raise ``StorageError`` (``storage.busy``) where this thread would wait for itself."""
         if self._leader == threading.get_ident():
             raise busy("the store was written")
@@ -328,10 +444,16 @@ class Store:
         if self._signer is None:
             raise StorageError("the store was opened for reading", code="storage.readonly")
         with self._mutex:
-            if len(self._waiting) >= MOST_WAITING:
-                message = f"{MOST_WAITING} entries wait: find out why the store can't be written"
-                raise StorageError(message, code="storage.full")
+            self.require_room()
             self._waiting.append(queued)
+
+    def require_room(self) -> None:
+        """Raise ``StorageError`` where too many jobs wait, or the store is closed."""
+        if len(self._waiting) >= MOST_WAITING:
+            message = f"{MOST_WAITING} entries wait: find out why the store can't be written"
+            raise StorageError(message, code="storage.full")
+        if self._closed:
+            raise StorageError(self._closed, code="storage.closed")
 
     def _wait_for(self, queued: _Queued) -> bool:
         """Wait until a job is settled (True), or this thread has to lead (False)."""
@@ -350,8 +472,10 @@ class Store:
                 self._leader = threading.get_ident()
             with self._turn.held():
                 self._commit()
+            self.newest_attempt = WriteAttempt()
         except Exception as error:
             failure = error if isinstance(error, StorageError) else _unwritable(error)
+            self.newest_attempt = WriteAttempt(failure)
             if own is None:
                 raise failure from error
         finally:
@@ -386,17 +510,19 @@ class Store:
         done: list[_Queued] = []
         attempt: _Attempt | None = None
         try:
-            with self._engine.writing() as rows:
+            with self._writing() as (rows, newest):
                 with self._mutex:
                     self._batch = self._waiting[:MOST_AT_ONCE]
                     del self._waiting[: len(self._batch)]
-                batch = self._begun(rows)
+                map_ = self._map(newest, rows.query)
+                map_.prefetch([key for queued in self._batch for key in queued.keys])
+                batch = Batch(newest.head, newest.peaks, self._now(newest.head), map_, rows)
                 done = [queued for queued in self._batch if self._ran(queued, batch)]
                 if batch.records:
-                    newest = self._written(batch, rows)
+                    written = self._written(batch, rows)
                     attempt = _Attempt(batch.head.size, batch.leaves[0], done)
                     rows.commit()
-                    self._accept(newest)
+                    self._accept(written)
         except BaseException as error:
             # the commit itself may have succeeded: the store tells
             if attempt is None or not self._resolve(attempt):
@@ -417,7 +543,7 @@ class Store:
         self._uncertain = attempt
         try:
             with self._reading.held(), self._engine.reading() as query:
-                found = query(_LEAVES, (LOG, attempt.first, attempt.first + 1))
+                found = query(check.LEAVES, (LOG, attempt.first, attempt.first + 1))
         except StorageError as error:
             message = f"whether the entry is in the log is not known yet: {error}"
             raise StorageError(message, code="storage.unknown") from error
@@ -430,12 +556,24 @@ class Store:
                 self._waiting = [one for one in self._waiting if not one.is_settled]
         return is_durable
 
-    def _begun(self, rows: Writing) -> Batch:
-        newest = self._followed(self._seen, rows.query)
-        self._accept(newest)
-        map_ = self._map(newest, rows.query)
-        map_.prefetch([key for queued in self._batch for key in queued.keys])
-        return Batch(newest.head, newest.peaks, self._now(newest.head), map_, rows)
+    @contextmanager
+    def _writing(self) -> Iterator[tuple[Writing, _Seen]]:
+        """Begin a transaction, and yield it with the head that the commit continues.
+
+        ``before_commit`` comes before the lock of all writers, since it may wait for another lock;
+        where another process has signed with a new key, it comes again.
+        """
+        is_due = False
+        while True:
+            self.before_commit(self._now(self.seen), is_due)
+            self._has_new_keys = False
+            with self._engine.writing() as rows:
+                newest = self._followed(self._seen, rows.query)
+                self._accept(newest)
+                if not self._has_new_keys:
+                    yield rows, newest
+                    return
+            is_due = True
 
     def _now(self, head: Head) -> str:
         """Return the time of a commit: the clock's, or the newest in the log where it is later."""
@@ -466,10 +604,17 @@ class Store:
         """Write what the batch wants, and the head over it, without committing."""
         if self._signer is None:
             raise StorageError("the store was opened for reading", code="storage.readonly")
+        if any(
+            trusted.key == self._signer.public_key and trusted.compromised_since is not None
+            for trusted in self._keys
+        ):
+            message = "the log's key in this process was declared compromised: open the guard again"
+            raise StorageError(message, code="storage.unvouched")
         first = batch.head.size
         map_root, changed = batch.map.seal()
-        head = Head(self._log, batch.peaks.size, batch.peaks.root(), map_root, batch.at)
+        head = Head(self._log, batch.peaks.size, batch.peaks.root(), map_root, batch.newest)
         note = heads.sign(head, self._signer)
+        point = checkpoint.sign(Checkpoint(self._log, head.size, head.root), self._signer)
         records = list(enumerate(batch.records, first))
         rows.write(
             _ADD_ENTRY,
@@ -485,7 +630,7 @@ class Store:
         rows.write(_DROP_NODE, [(LOG, at) for at, node in changed.items() if node is None])
         rows.write(_ADD_ENDING, [(LOG, *one) for one in batch.ends])
         rows.write(_DROP_ENDING, [(LOG, *one) for one in batch.looked_at])
-        rows.write(_MOVE_HEAD, [(note, batch.peaks.encode(), LOG)])
+        rows.write(_MOVE_HEAD, [(note, point, batch.peaks.encode(), LOG)])
         return _Seen(head, note, batch.peaks)
 
     # --- forks -----------------------------------------------------------------------------------
@@ -504,10 +649,15 @@ class Store:
         for lock in (self._mutex, self._reading, self._turn):
             lock.release()
 
+    def leave_to_parent(self) -> None:
+        """In a forked process: refuse each later call."""
+        self._closed = self._closed or _OF_PARENT
+        flusher.unregister(self)
+
     def abandon(self) -> None:
         """In a forked process: leave what waits to the parent, and open the database anew."""
         if not self._is_forkable:  # in memory, or the thread that forks was interrupted amid SQLite
-            self._closed = self._closed or "this store belongs to the parent of this forked process"
+            self._closed = self._closed or _OF_PARENT
         self._is_forkable = False
         self._pid = os.getpid()
         self._begin_anew()
@@ -551,58 +701,16 @@ def _require_continuation(
         return
     if peaks is not None and after.size - before.size <= _FOLLOWED:
         grown = peaks.copy()
-        for (leaf,) in query(_LEAVES, (LOG, before.size, after.size)):
+        for (leaf,) in query(check.LEAVES, (LOG, before.size, after.size)):
             grown.append(bytes(leaf))
         if (grown.size, grown.root()) != (after.size, after.root):
             raise _rolled_back("the entries since the head that was seen lead to another one")
         return
     try:
-        proof = tree.consistency_proof(before.size, after.size, _hashes(query))
+        proof = tree.consistency_proof(before.size, after.size, check.hashes(query))
         merkle.verify_consistency(before.size, after.size, before.root, after.root, proof)
     except AgentguardError as error:
         raise _rolled_back(f"the store does not continue what was seen: {error}") from error
-
-
-def _hashes(query: Query) -> tree.Hashes:
-    def hashes(level: int, first: int, last: int) -> list[bytes]:
-        rows = (
-            query(_TREE, (LOG, level, first, last)) if level else query(_LEAVES, (LOG, first, last))
-        )
-        return [bytes(found) for (found,) in rows]
-
-    return hashes
-
-
-def _verify_all(seen: _Seen, query: Query) -> Head:
-    head, size = seen.head, 0
-    grown, stored = CompactRange(), list[tree.Completed]()
-    while size < head.size:
-        completed: list[tree.Completed] = []
-        rows = query(_ENTRIES, (LOG, size, size + _PART))
-        for index, leaf, body in rows:
-            if index != size or merkle.leaf_hash(bytes(body)) != leaf:
-                raise _corrupt(f"the entry {size} is not the one beside its hash")
-            grown.append(bytes(leaf), completed)
-            size += 1
-        if not rows:
-            raise _corrupt(f"the entry {size} is not there")
-        stored += tree.stored(completed)
-    if grown.root() != head.root:
-        raise _corrupt("the entries are not those that the head covers")
-    if query(_ALL_TREE, ()) != [(LOG, *one) for one in sorted(stored)]:
-        raise _corrupt("the hashes of the log's tree are not those of the entries")
-    nodes = Map(head.map_root, _fetching(query), Cache()).nodes()
-    number = sum(1 for _node in nodes) - (head.map_root == EMPTY_ROOT)
-    if query(_COUNTS, ()) != [(1, head.size, number)]:
-        raise _corrupt("there are rows that no signed head covers")
-    return head
-
-
-def _fetching(query: Query) -> Fetch:
-    def fetch(addresses: list[str]) -> dict[str, bytes]:
-        return {at: bytes(node) for at, node in query(_NODES, (LOG, addresses))}
-
-    return fetch
 
 
 def _corrupt(problem: str) -> StorageError:

@@ -6,10 +6,10 @@ from typing import Final
 
 from agentguard.audit import merkle
 from agentguard.audit.entry import Record
+from agentguard.audit.head import Head
 from agentguard.audit.merkle import CompactRange
 from agentguard.store import tree
 from agentguard.store.engine import LOG, Writing
-from agentguard.store.head import Head
 from agentguard.store.map import Map, require_value
 
 _ENDED: Final = "SELECT ends, key FROM ending WHERE log = ? AND ends <= ? ORDER BY ends LIMIT ?"
@@ -21,7 +21,7 @@ class Transaction:
     def __init__(self, batch: Batch) -> None:
         self._batch = batch
         self.at: Final = batch.at
-        """The time of the commit (RFC 3339): no entry of the log is newer, none may be older."""
+        """The time of the commit (RFC 3339): no entry before is newer."""
 
         self.head: Final = batch.head
         """The head that the job decides by."""
@@ -72,6 +72,7 @@ class Batch:
 
     def __init__(self, head: Head, peaks: CompactRange, at: str, map_: Map, rows: Writing) -> None:
         self.head, self.at, self.map, self.rows = head, at, map_, rows
+        self.newest = head.at
         self.peaks = peaks.copy()
         self.records: list[Record] = []
         self.leaves: list[bytes] = []
@@ -85,7 +86,8 @@ class Batch:
             leaf = merkle.leaf_hash(record.body)
             self.leaves.append(leaf)
             self.peaks.append(leaf, self.completed)
-            self.at = max(self.at, record.summary.at)
+            self.newest = max(self.newest, record.summary.at)
+            self.at = max(self.at, self.newest)
         self.records += wanted.records
         self.ends += wanted.ends
         self.looked_at += wanted.looked_at

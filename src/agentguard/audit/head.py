@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 from agentguard.audit import checkpoint
 from agentguard.audit.checkpoint import Checkpoint
 from agentguard.audit.entry import parse_time
-from agentguard.errors import VerificationError
+from agentguard.errors import DecodeError, VerificationError
 from agentguard.signing.canonical import b64_decode, b64_encode
 from agentguard.signing.keys import PublicKey, Signer
 
@@ -53,11 +53,25 @@ def verify(note: object, keys: Iterable[PublicKey], log: str) -> tuple[Head, Pub
     log's head, ``signature.missing``, ``signature.invalid``, ``note.malformed``.
     """
     text, key = checkpoint.verify_note(note, keys, log)
+    head = _read(text)
+    if head is None or head.log != log:
+        raise VerificationError(f"not a head of the log {log}", code="head.malformed")
+    return head, key
+
+
+def parse(note: object) -> Head:
+    """Read a head without verifying it; raises ``DecodeError`` (``note.malformed``)."""
+    head = _read(checkpoint.note_text(note))
+    if head is None:
+        raise DecodeError("not the head of a log", code="note.malformed")
+    return head
+
+
+def _read(text: str) -> Head | None:
     match = _TEXT.fullmatch(text)
-    if match is not None:
-        name, size, root, map_root, at = match.groups()
-        head = Head(name, int(size), b64_decode(root), b64_decode(map_root), at)
-        parse_time(at)
-        if head.text().decode() == text and name == log:
-            return head, key
-    raise VerificationError(f"not a head of the log {log}", code="head.malformed")
+    if match is None:
+        return None
+    name, size, root, map_root, at = match.groups()
+    head = Head(name, int(size), b64_decode(root), b64_decode(map_root), at)
+    parse_time(at)
+    return head if head.text().decode() == text else None

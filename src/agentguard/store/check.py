@@ -1,0 +1,133 @@
+"""Finds what is damaged in a store: the file, and each row that is not as the head covers it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from itertools import pairwise
+from typing import Final
+
+from agentguard.audit import head as heads
+from agentguard.audit import merkle
+from agentguard.audit.merkle import CompactRange
+from agentguard.errors import DecodeError, StorageError
+from agentguard.store import tree
+from agentguard.store.engine import IN_LIST, LOG, Query
+from agentguard.store.map import EMPTY_ROOT, Cache, Fetch, Map
+
+Reading = Callable[[], AbstractContextManager[Query]]
+
+_PART: Final = 1000
+_LISTED: Final = 10
+_INTEGRITY: Final = f"PRAGMA integrity_check({_LISTED})"
+
+HEAD: Final = "SELECT note, checkpoint, peaks FROM head WHERE log = ?"
+_ENTRIES: Final = (
+    "SELECT idx, leaf, body FROM entry WHERE log = ? AND idx >= ? AND idx < ? ORDER BY idx LIMIT ?"
+)
+_COUNTS: Final = (
+    "SELECT (SELECT count(*) FROM head), (SELECT count(*) FROM entry), (SELECT count(*) FROM tree),"
+    " (SELECT count(*) FROM map)"
+)
+_STRAYS: Final = (
+    "SELECT DISTINCT idx FROM attachment AS one WHERE NOT EXISTS ("  # noqa: S608  of a constant
+    f"SELECT 1 FROM entry WHERE entry.log = one.log AND entry.idx = one.idx) LIMIT {_LISTED}"
+)
+LEAVES: Final = "SELECT leaf FROM entry WHERE log = ? AND idx >= ? AND idx < ? ORDER BY idx"
+_TREE: Final = (
+    "SELECT hash FROM tree WHERE log = ? AND level = ? AND idx >= ? AND idx < ? ORDER BY idx"
+)
+_NODES: Final = f"SELECT address, node FROM map WHERE log = ? AND address {IN_LIST}"  # noqa: S608
+
+
+def problems(reading: Reading) -> Iterator[str]:
+    """Yield in words what is not as the head covers it, and what no head covers.
+
+    Nobody has verified the head itself. Each ``reading`` sees one moment. Raises ``StorageError``
+    for a file that can't be read.
+    """
+    with reading() as query:
+        try:
+            head = heads.parse(query(HEAD, (LOG,))[0][0])
+        except (DecodeError, IndexError) as error:
+            yield f"the head can't be read: {error}"
+            return
+        lines = [line for (text,) in query(_INTEGRITY, ()) for line in str(text).split("\n")]
+        counts, strays = query(_COUNTS, ()), query(_STRAYS, ())
+        nodes = Map(head.map_root, fetching(query), Cache()).nodes()
+        try:
+            number = sum(1 for _node in nodes) - (head.map_root == EMPTY_ROOT)
+        except StorageError as error:
+            yield str(error)
+            return
+    yield from (line for line in lines if line != "ok" and not line.startswith("***"))
+    yield from (
+        f"an attachment is beside an entry {index}, which is not there" for (index,) in strays
+    )
+    grown = CompactRange()
+    try:
+        stored = sum(_grow(grown, head.size, reading))
+    except _DamageError as damage:
+        yield str(damage)
+        return
+    if grown.root() != head.root:
+        yield "the entries are not those that the head covers"
+    elif counts != [(1, head.size, stored, number)]:
+        yield "there are rows that no signed head covers"
+
+
+class _DamageError(Exception):
+    """What is damaged, in words."""
+
+
+def _grow(grown: CompactRange, size: int, reading: Reading) -> Iterator[int]:
+    """Grow a tree over the entries; yield the number of its stored hashes, part by part."""
+    while grown.size < size:
+        completed: list[tree.Completed] = []
+        with reading() as query:
+            rows = query(_ENTRIES, (LOG, grown.size, size, _PART))
+            for index, leaf, body in rows:
+                if index != grown.size or merkle.leaf_hash(bytes(body)) != leaf:
+                    raise _DamageError(f"the entry {grown.size} is not the one beside its hash")
+                grown.append(bytes(leaf), completed)
+            if not rows:
+                raise _DamageError(f"the entry {grown.size} is not there")
+            stored, look = list(tree.stored(completed)), hashes(query)
+            for level, index, digest in stored:
+                if look(level, index, index + 1) != [digest]:
+                    what = f"the hash {index} at the level {level} of the log's tree is another one"
+                    raise _DamageError(what)
+        yield len(stored)
+
+
+def hashes(query: Query) -> tree.Hashes:
+    """Return what reads stored hashes of the log's tree, for proofs."""
+
+    def look(level: int, first: int, last: int) -> list[bytes]:
+        rows = (
+            query(_TREE, (LOG, level, first, last)) if level else query(LEAVES, (LOG, first, last))
+        )
+        return [bytes(found) for (found,) in rows]
+
+    return look
+
+
+def fetching(query: Query) -> Fetch:
+    """Return what reads nodes of the map."""
+
+    def fetch(addresses: list[str]) -> dict[str, bytes]:
+        return {at: bytes(node) for at, node in query(_NODES, (LOG, addresses))}
+
+    return fetch
+
+
+def require_order(indices: Sequence[int]) -> None:
+    """Raise ``StorageError`` for rows that do not come in their order.
+
+    There may be a row without end, where a page of it is in its tree more than once.
+    """
+    if any(type(index) is not int for index in indices) or any(
+        one >= other for one, other in pairwise(indices)
+    ):
+        message = "rows of the log are not in their order: keep a copy, and restore a backup"
+        raise StorageError(message, code="storage.corrupt")

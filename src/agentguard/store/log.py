@@ -1,0 +1,189 @@
+"""``StoreLog``: the audit log of this process, on the store.
+
+Outcomes may wait for a signature: an instance signs an outcome together with its next call. Where
+no such call comes within 50 ms, where too many outcomes wait, and when the log is flushed or
+closed, the outcome is signed alone.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from agentguard.audit.checkpoint import Checkpoint
+from agentguard.audit.entry import LogPlace, Record
+from agentguard.audit.head import Head
+from agentguard.audit.kinds.calls import UnsignedOutcome
+from agentguard.errors import StorageError
+from agentguard.signing import dsse
+from agentguard.signing.dsse import JointSignature
+from agentguard.signing.keys import Signer
+from agentguard.storage import fork, reserve
+from agentguard.storage.flusher import LOGGER
+from agentguard.store.engine import LOG
+from agentguard.store.store import Store, WriteAttempt
+from agentguard.store.transaction import Transaction
+
+MAX_UNSIGNED: Final = 256
+"""Most outcomes that wait, of all instances together."""
+
+
+class StoreLog:
+    """An ``AuditLog`` on a store; ``state`` is its directory, None for a store in memory."""
+
+    def __init__(self, store: Store, state: Path | None = None) -> None:
+        self._store = store
+        self._state = state
+        self._check_key: Callable[[str, bool], object] = _nothing
+        self._lock = threading.RLock()  # no call that interrupts this thread waits for it
+        # By the digest of the statement, oldest first. Any thread may read; a change is one
+        # statement that calls no function, so that an interrupt comes before it or after it.
+        self._unsigned: dict[str, UnsignedOutcome] = {}
+        self._seen: tuple[Head, Checkpoint, datetime] | None = None
+        fork.in_each_child(self._leave_to_parent)
+        store.before_flush = self._sign_waiting
+        store.before_commit = self._before_commit
+
+    @property
+    def head(self) -> Checkpoint:
+        """The newest durable checkpoint that this process has seen."""
+        return self._newest()[1]
+
+    @property
+    def last_at(self) -> datetime:
+        """The time of the newest durable entry that this process has seen."""
+        return self._newest()[2]
+
+    def _newest(self) -> tuple[Head, Checkpoint, datetime]:
+        seen, head = self._seen, self._store.seen
+        if seen is None or seen[0] is not head:
+            point = Checkpoint(head.log, head.size, head.root)
+            self._seen = seen = head, point, datetime.fromisoformat(head.at)
+        return seen
+
+    def append(self, record: Record, *, after: Head | None = None) -> LogPlace:
+        """Make ``record`` durable, with all signed records enqueued before; return its place.
+
+        Raises ``StorageError``: ``storage.busy`` where this thread was interrupted in a commit,
+        ``storage.locked`` where ``after`` is given, and is not the newest head.
+        """
+        return LogPlace(LOG, self._store.run(partial(_append, record, after)))
+
+    def enqueue(self, record: Record | UnsignedOutcome) -> None:
+        """Queue ``record``, which becomes durable with the next append, or within 50 ms.
+
+        No append takes an unsigned outcome along before ``give_signature``.
+        """
+        if isinstance(record, Record):
+            self._store.enqueue(partial(_append, record, None))
+            return
+        self._store.wake()
+        with self._lock:
+            self._store.require_room()
+            self._unsigned[record.sha256] = record
+        if len(self._unsigned) > MAX_UNSIGNED:
+            for outcome in list(self._unsigned.values())[:-MAX_UNSIGNED]:
+                self._sign_alone(outcome)
+
+    def unsigned(self, signer: Signer) -> Sequence[UnsignedOutcome]:
+        """Return the enqueued outcomes that wait for a signature of ``signer``, oldest first."""
+        if not self._unsigned:
+            return ()
+        mine = [outcome for outcome in list(self._unsigned.values()) if outcome.signer is signer]
+        return mine[: dsse.MAX_SUBJECTS - 1]
+
+    def give_signature(
+        self, outcomes: Sequence[UnsignedOutcome], signature: JointSignature
+    ) -> None:
+        """Queue ``outcomes`` with their signature, but for those that got another meanwhile."""
+        for outcome in outcomes:
+            self._queue(outcome, outcome.signed(signature))
+
+    def _sign_waiting(self) -> None:
+        with self._lock:  # after an ``enqueue`` that is under way
+            waiting = list(self._unsigned.values())
+        for outcome in waiting:
+            self._sign_alone(outcome)
+
+    def _sign_alone(self, outcome: UnsignedOutcome) -> None:
+        """Sign an outcome alone; where its signer fails, its call stays in doubt."""
+        record: Record | None = None
+        try:
+            record = outcome.signed()
+        except Exception:  # noqa: BLE001  a signer may be a service, and any failure is logged
+            LOGGER.exception("an outcome could not be signed: its call stays in doubt")
+        self._queue(outcome, record)
+
+    def _queue(self, outcome: UnsignedOutcome, record: Record | None) -> None:
+        with self._lock:
+            if outcome.sha256 in self._unsigned:
+                if record is not None:
+                    self._store.enqueue(partial(_append, record, None))
+                del self._unsigned[outcome.sha256]
+
+    def flush(self) -> None:
+        """Make durable what is enqueued now; raises as ``append`` does."""
+        self._store.flush()
+
+    def probe(self) -> None:
+        """Write, and add no entry; raises ``StorageError``, which ``newest_attempt`` has too."""
+        if self._state is not None:
+            reserve.require(self._state)
+        self._store.probe()
+
+    @property
+    def newest_attempt(self) -> WriteAttempt:
+        """The newest attempt to write."""
+        return self._store.newest_attempt
+
+    def sign_with(self, signer: Signer) -> None:
+        """Sign later heads with another key of the log."""
+        self._store.sign_with(signer)
+
+    def check_before_signing(self, check: Callable[[str, bool], object]) -> None:
+        """Have ``check`` called before each commit, to see whether the log's key still counts.
+
+        It gets the time of the commit, and whether another process has signed with a key that is
+        new here. It may call ``sign_with``, must not append, and raises ``StorageError`` to stop
+        the commit.
+        """
+        self._check_key = check
+
+    def _before_commit(self, at: str, has_new_keys: bool) -> None:  # noqa: FBT001  as it is called
+        if self._state is not None:
+            reserve.require(self._state)
+        self._check_key(at, has_new_keys)
+
+    def _leave_to_parent(self) -> None:
+        """In a forked process, leave what waits to the parent; the fork opens a log of its own."""
+        self._lock = threading.RLock()
+        self._unsigned = {}
+        self._store.leave_to_parent()
+
+    def require_uninterrupted(self) -> None:
+        """Raise ``StorageError`` (``storage.busy``) where this thread is amid a commit."""
+        self._store.require_uninterrupted()
+
+    def close(self) -> None:
+        """Flush, and close the store; raises ``StorageError`` if the flush failed."""
+        self._store.close()
+
+    @property
+    def closed(self) -> bool:
+        """Whether the log is closed."""
+        return self._store.closed
+
+
+def _append(record: Record, after: Head | None, tx: Transaction) -> int:
+    if after is not None and tx.head != after:
+        message = "another process has written the log meanwhile: compare again; nothing is written"
+        raise StorageError(message, code="storage.locked")
+    return tx.append(record)
+
+
+def _nothing(_at: str, _has_new_keys: bool) -> None:  # noqa: FBT001  as the check gets it
+    """The check before each commit where ``check_before_signing`` was not called."""
