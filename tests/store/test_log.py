@@ -7,6 +7,7 @@ from hashlib import sha256
 import pytest
 from store_place import KEYS, LOG, SIGNER, Place, record
 
+from agentguard.audit.head import Head
 from agentguard.errors import StorageError
 from agentguard.identity.trust import TrustedKey
 from agentguard.signing.keys import Ed25519Signer
@@ -32,9 +33,14 @@ def test_what_is_enqueued_comes_before_what_is_appended_after(place):
     log.enqueue(record("first"))
     assert log.append(record("second")).index == 1
     assert (log.head.origin, log.head.size) == (LOG, 2)
-    seen = place.opened[0].head()
-    assert log.append(record("third"), after=seen).index == 2
-    refused(lambda: log.append(record("fourth"), after=seen), "storage.locked")
+
+    def check(head: Head) -> None:
+        if head.size != 2:
+            raise StorageError("another one wrote", code="storage.locked")
+
+    assert log.append(record("third"), check=check).index == 2
+    refused(lambda: log.append(record("fourth"), check=check), "storage.locked")
+    assert log.head.size == 3
     log.close()
     assert log.closed
 

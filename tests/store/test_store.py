@@ -120,20 +120,25 @@ def test_a_job_that_fails_in_a_batch_fails_alone(place):
     assert store.verify().size == 3
 
 
-def test_an_enqueued_job_is_done_with_the_next_commit_or_soon(on_disk):
-    store = on_disk.open()
+def test_an_enqueued_job_is_done_with_the_next_commit_or_a_flush(place):
+    store = place.open()
     store.enqueue(lambda tx: tx.append(record("later", tx.at)))
     assert add(store, "a") == 1
     store.enqueue(lambda tx: tx.append(record("alone", tx.at)))
     store.flush()
     assert store.head().size == 3
+
+
+def test_an_enqueued_job_is_done_soon_in_a_file(on_disk):
+    """One in memory is done with the next job: nobody loses it before the process ends."""
+    store = on_disk.open()
     store.enqueue(lambda tx: tx.append(record("soon", tx.at)))
     waited = threading.Event()
     for _ in range(200):
-        if store.head().size == 4:
+        if store.head().size == 1:
             break
         waited.wait(0.01)
-    assert store.verify().size == 4
+    assert store.verify().size == 1
 
 
 def test_a_proof_of_each_entry_leads_to_the_head(place):

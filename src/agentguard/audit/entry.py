@@ -78,6 +78,10 @@ class StoredEntry:
     attachments: Sequence[Attachment] = ()
 
 
+LOG: Final = 0
+"""The number of the only log of a store."""
+
+
 class LogPlace(Declared, kw_only=False):
     """The place of a durable entry: the number of the shard, and the index in it, from 0."""
 

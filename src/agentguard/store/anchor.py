@@ -34,6 +34,7 @@ class Anchor:
         self._log = log
         self._keys = keys
         self._unwritten: tuple[int, bytes] | None = None
+        self._kept: tuple[int, bytes] | None = None  # what this process has written last
         self._is_tried = False
 
     def read(self) -> Head | None:
@@ -86,10 +87,13 @@ class Anchor:
                     raise OSError(errno.EIO, "not all of it was written")
                 if len(note) != len(kept):
                     os.ftruncate(file, len(note))
+                self._kept = size, note
         self._unwritten = None
 
     def _size(self, kept: bytes) -> int:
         """Return how many entries the head in the file has, which ``read`` verifies."""
+        if self._kept is not None and self._kept[1] == kept:
+            return self._kept[0]
         try:
             return head.parse(kept).size if kept else -1
         except AgentguardError as error:

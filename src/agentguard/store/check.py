@@ -9,10 +9,11 @@ from typing import Final
 
 from agentguard.audit import head as heads
 from agentguard.audit import merkle
+from agentguard.audit.entry import LOG
 from agentguard.audit.merkle import CompactRange
 from agentguard.errors import DecodeError, StorageError
 from agentguard.store import tree
-from agentguard.store.engine import IN_LIST, LOG, Query
+from agentguard.store.engine import IN_LIST, Query
 from agentguard.store.map import EMPTY_ROOT, Cache, Fetch, Map
 
 Reading = Callable[[], AbstractContextManager[Query]]
@@ -53,6 +54,10 @@ def problems(reading: Reading) -> Iterator[str]:
             yield f"the head can't be read: {error}"
             return
         lines = [line for (text,) in query(_INTEGRITY, ()) for line in str(text).split("\n")]
+        damaged = [line for line in lines if line != "ok" and not line.startswith("***")]
+        if damaged:  # to count the rows of a damaged file may never end
+            yield from damaged
+            return
         counts, strays = query(_COUNTS, ()), query(_STRAYS, ())
         nodes = Map(head.map_root, fetching(query), Cache()).nodes()
         try:
@@ -60,7 +65,6 @@ def problems(reading: Reading) -> Iterator[str]:
         except StorageError as error:
             yield str(error)
             return
-    yield from (line for line in lines if line != "ok" and not line.startswith("***"))
     yield from (
         f"an attachment is beside an entry {index}, which is not there" for (index,) in strays
     )

@@ -36,9 +36,6 @@ CREATE TABLE ending (
 ) STRICT, WITHOUT ROWID;
 """
 
-LOG: Final = 0
-"""The number of the only log."""
-
 IN_LIST: Final = "IN (SELECT value FROM json_each(?))"
 
 Row = tuple[Any, ...]
@@ -55,6 +52,12 @@ class Writing(Protocol):
 
     def write(self, statement: str, rows: Sequence[Sequence[object]]) -> None:
         """Run one statement for each of the rows."""
+
+    def write_head(self, make: Callable[[], Row]) -> None:
+        """Replace the head by the note, the checkpoint and the peaks that ``make`` returns.
+
+        Where nobody else reads the database, they are made before the next reading.
+        """
 
     def touch(self) -> None:
         """Write what is there already, where there is room for more entries."""
@@ -79,5 +82,5 @@ class Engine(Protocol):
         """Close all connections; the next use opens them again."""
 
     @property
-    def outlives_fork(self) -> bool:
-        """Whether a forked process can open the database anew, as one in memory can't be."""
+    def is_shared(self) -> bool:
+        """Whether other processes have the database, as they can't have one in memory."""

@@ -15,16 +15,14 @@ from pathlib import Path
 from typing import Final
 
 from agentguard.audit.checkpoint import Checkpoint
-from agentguard.audit.entry import LogPlace, Record
+from agentguard.audit.entry import LOG, LogPlace, Record
 from agentguard.audit.head import Head
 from agentguard.audit.kinds.calls import UnsignedOutcome
-from agentguard.errors import StorageError
 from agentguard.signing import dsse
 from agentguard.signing.dsse import JointSignature
 from agentguard.signing.keys import Signer
 from agentguard.storage import fork, reserve
 from agentguard.storage.flusher import LOGGER
-from agentguard.store.engine import LOG
 from agentguard.store.store import Store, WriteAttempt
 from agentguard.store.transaction import Transaction
 
@@ -65,13 +63,14 @@ class StoreLog:
             self._seen = seen = head, point, datetime.fromisoformat(head.at)
         return seen
 
-    def append(self, record: Record, *, after: Head | None = None) -> LogPlace:
+    def append(self, record: Record, *, check: Callable[[Head], object] | None = None) -> LogPlace:
         """Make ``record`` durable, with all signed records enqueued before; return its place.
 
-        Raises ``StorageError``: ``storage.busy`` where this thread was interrupted in a commit,
-        ``storage.locked`` where ``after`` is given, and is not the newest head.
+        ``check`` gets the head before the entry, while nobody else writes the log, and raises to
+        have nothing written. Raises ``StorageError`` (``storage.busy`` where this thread was
+        interrupted in a commit), and what ``check`` raises.
         """
-        return LogPlace(LOG, self._store.run(partial(_append, record, after)))
+        return LogPlace(LOG, self._store.run(partial(_append, record, check)))
 
     def enqueue(self, record: Record | UnsignedOutcome) -> None:
         """Queue ``record``, which becomes durable with the next append, or within 50 ms.
@@ -121,8 +120,8 @@ class StoreLog:
     def _queue(self, outcome: UnsignedOutcome, record: Record | None) -> None:
         with self._lock:
             if outcome.sha256 in self._unsigned:
-                if record is not None:
-                    self._store.enqueue(partial(_append, record, None))
+                if record is not None:  # a full queue must not keep a flush from emptying it
+                    self._store.enqueue(partial(_append, record, None), had_room=True)
                 del self._unsigned[outcome.sha256]
 
     def flush(self) -> None:
@@ -178,10 +177,9 @@ class StoreLog:
         return self._store.closed
 
 
-def _append(record: Record, after: Head | None, tx: Transaction) -> int:
-    if after is not None and tx.head != after:
-        message = "another process has written the log meanwhile: compare again; nothing is written"
-        raise StorageError(message, code="storage.locked")
+def _append(record: Record, check: Callable[[Head], object] | None, tx: Transaction) -> int:
+    if check is not None:
+        check(tx.head)
     return tx.append(record)
 
 

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Final
 
 from agentguard.audit import head as heads
-from agentguard.audit.entry import Attachment, StoredEntry
+from agentguard.audit.entry import LOG, Attachment, StoredEntry
 from agentguard.audit.summary import Search, Summary
+from agentguard.errors import StorageError
 from agentguard.storage import fork
 from agentguard.store import check, sqlite, tree
-from agentguard.store.engine import LOG, Engine, Query, Row
+from agentguard.store.engine import Engine, Query, Row
 from agentguard.store.sqlite import ERASED, FileEngine
 
 _AT_ONCE: Final = 16
@@ -67,16 +68,23 @@ class StoredLog:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._lock = threading.RLock()
-        if engine.outlives_fork:
+        if engine.is_shared:
             _READERS.add(self)
             weakref.finalize(self, engine.close)
 
     @classmethod
     def of(cls, state: Path) -> StoredLog:
-        """Return a reader of a state's log; raises ``StorageError`` (``storage.missing``)."""
+        """Return a reader of a state's log; raises ``StorageError`` (``storage.missing``).
+
+        Whatever else is wrong is an error of the first read, so that ``examine`` reports it.
+        """
         path = sqlite.path_in(state)
         reader = cls(FileEngine(path, writes=False))
-        reader._row()
+        try:
+            reader._row()
+        except StorageError as error:
+            if error.code == "storage.missing":
+                raise
         return reader
 
     def size(self) -> int:

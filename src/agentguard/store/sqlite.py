@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
@@ -25,6 +25,7 @@ FORMAT: Final = shared.Format(0x41475331, 1, SCHEMA)  # "AGS1"
 ERASED: Final = "(commitment, salt, data) = ('', x'', x'')"
 """The row of an erased attachment; a deletion of the row would move other rows."""
 
+_MOVE_HEAD: Final = "UPDATE head SET note = ?, checkpoint = ?, peaks = ? WHERE log = 0"
 _FIRST_HEAD: Final = "INSERT INTO head VALUES (0, ?, ?, x'')"
 _ERASE: Final = (
     "UPDATE attachment SET commitment = '', salt = x'', data = x''"  # noqa: S608  of a constant
@@ -58,7 +59,12 @@ class Connection:
 
     def write(self, statement: str, rows: Sequence[Sequence[object]]) -> None:
         """Run one statement for each of the rows."""
-        self.raw.executemany(statement, rows)
+        if rows:
+            self.raw.executemany(statement, rows)
+
+    def write_head(self, make: Callable[[], Row]) -> None:
+        """Replace the head now."""
+        self.raw.execute(_MOVE_HEAD, make())
 
     def touch(self) -> None:
         """Write the file's first page again as it is, where there is room for more entries."""
@@ -87,16 +93,40 @@ class Connection:
             self.raw.execute("ROLLBACK")
 
 
+class _MemoryConnection(Connection):
+    """A connection that makes the head, which has to be signed, only when somebody reads."""
+
+    _written: Callable[[], Row] | None = None
+    _committed: Callable[[], Row] | None = None
+
+    def write_head(self, make: Callable[[], Row]) -> None:
+        """Keep what makes the head."""
+        self._written = make
+
+    def commit(self) -> None:
+        """Commit, but for the head."""
+        super().commit()
+        self._committed = self._written
+
+    def make_head(self) -> None:
+        """Make the head of the newest commit, unless that is done."""
+        if self._committed is not None:
+            super().write_head(self._committed)
+            self.raw.execute("COMMIT")
+            self._committed = self._written = None
+            self.raw.execute("BEGIN")
+
+
 class MemoryEngine:
     """An ``Engine`` in the memory of one process; a fork has none of it."""
 
-    outlives_fork = False
+    is_shared = False
 
     def __init__(self, note: bytes, checkpoint: bytes) -> None:
         connection = sqlite3.connect(":memory:", **shared.OPTIONS)
         connection.executescript(SCHEMA)
         connection.execute(_FIRST_HEAD, (note, checkpoint))
-        self._connection = Connection(connection)
+        self._connection = _MemoryConnection(connection)
         self._lock = OwnedLock("the store was read or written")  # there is one connection for both
 
     @contextmanager
@@ -114,6 +144,7 @@ class MemoryEngine:
     def reading(self) -> Iterator[Query]:
         """Return queries of one moment."""
         with self.writing() as begun:
+            self._connection.make_head()
             yield begun.query
 
     def close(self) -> None:
@@ -123,7 +154,7 @@ class MemoryEngine:
 class FileEngine:
     """An ``Engine`` in one file on a local disk; without ``writes`` it writes nothing, ever."""
 
-    outlives_fork = True
+    is_shared = True
 
     def __init__(self, path: Path, *, writes: bool = True) -> None:
         self._path = path

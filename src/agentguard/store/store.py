@@ -19,11 +19,13 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from typing import Any, Final, NamedTuple, TypeVar
 
 from agentguard.audit import checkpoint, merkle
 from agentguard.audit import head as heads
 from agentguard.audit.checkpoint import Checkpoint
+from agentguard.audit.entry import LOG
 from agentguard.audit.head import Head
 from agentguard.audit.merkle import CompactRange
 from agentguard.call.invocation import timestamp
@@ -35,7 +37,7 @@ from agentguard.storage.anchor import ADOPT, ROLLED_BACK
 from agentguard.storage.owned_lock import OwnedLock, busy
 from agentguard.store import check, tree
 from agentguard.store.anchor import Anchor
-from agentguard.store.engine import LOG, Engine, Query, Writing
+from agentguard.store.engine import Engine, Query, Writing
 from agentguard.store.map import EMPTY_ROOT, Cache, Map
 from agentguard.store.transaction import Batch, Transaction
 
@@ -60,7 +62,6 @@ _PUT_NODE: Final = (
 _DROP_NODE: Final = "DELETE FROM map WHERE log = ? AND address = ?"
 _ADD_ENDING: Final = "INSERT INTO ending VALUES (?, ?, ?) ON CONFLICT DO NOTHING"
 _DROP_ENDING: Final = "DELETE FROM ending WHERE log = ? AND ends = ? AND key = ?"
-_MOVE_HEAD: Final = "UPDATE head SET note = ?, checkpoint = ?, peaks = ? WHERE log = ?"
 
 _OF_PARENT: Final = "this log belongs to the parent of this forked process"
 
@@ -81,6 +82,7 @@ class _Attempt(NamedTuple):
     first: int
     leaf: bytes
     batch: Sequence[_Queued]
+    newest: _Seen
 
 
 Job = Callable[[Transaction], Any]
@@ -181,7 +183,7 @@ class Store:
                 found.size,
             )
         _STORES.add(self)
-        flusher.register(self, durable=engine.outlives_fork)
+        flusher.register(self, durable=engine.is_shared)
 
     def _begin_anew(self) -> None:
         # Whoever takes several of these locks takes them in this order.
@@ -278,6 +280,8 @@ class Store:
 
     def _followed(self, seen: _Seen | None, query: Query) -> _Seen:
         """Return the head in the database, if it is signed and continues the one that was seen."""
+        if seen is not None and not self._engine.is_shared:
+            return seen
         rows = query(check.HEAD, (LOG,))
         if len(rows) != 1 or {*map(type, rows[0])} != {bytes}:
             raise _corrupt("the store has no head")
@@ -360,14 +364,17 @@ class Store:
         result: T = queued.result
         return result
 
-    def enqueue(self, job: Job, keys: Iterable[bytes] = ()) -> None:
-        """Have a job done with the next commit, or within 50 ms; its own error is logged."""
+    def enqueue(self, job: Job, keys: Iterable[bytes] = (), *, had_room: bool = False) -> None:
+        """Have a job done with the next commit, or within 50 ms; its own error is logged.
+
+        ``had_room`` says that ``require_room`` has let it in already.
+        """
         self.wake()  # first: an interrupt afterwards must not leave a job that nobody does
-        self._submit(_Queued(job, keys, has_waiter=False))
+        self._submit(_Queued(job, keys, has_waiter=False), had_room=had_room)
 
     def wake(self) -> None:
         """Have the store flushed within 50 ms; one in memory is flushed by the next job."""
-        if not self._engine.outlives_fork:
+        if not self._engine.is_shared:
             return
         if not self._wake.is_set():
             self._wake.set()
@@ -439,12 +446,13 @@ class Store:
         self._turn.require_free()
         self._reading.require_free()
 
-    def _submit(self, queued: _Queued) -> None:
+    def _submit(self, queued: _Queued, *, had_room: bool = False) -> None:
         self._require_usable()
         if self._signer is None:
             raise StorageError("the store was opened for reading", code="storage.readonly")
         with self._mutex:
-            self.require_room()
+            if not had_room:
+                self.require_room()
             self._waiting.append(queued)
 
     def require_room(self) -> None:
@@ -520,14 +528,18 @@ class Store:
                 done = [queued for queued in self._batch if self._ran(queued, batch)]
                 if batch.records:
                     written = self._written(batch, rows)
-                    attempt = _Attempt(batch.head.size, batch.leaves[0], done)
+                    attempt = _Attempt(batch.head.size, batch.leaves[0], done, written)
                     rows.commit()
                     self._accept(written)
         except BaseException as error:
             # the commit itself may have succeeded: the store tells
-            if attempt is None or not self._resolve(attempt):
-                raise
-            if not isinstance(error, Exception):
+            try:
+                is_durable = attempt is not None and self._resolve(attempt)
+            except StorageError:
+                if isinstance(error, Exception):
+                    raise
+                is_durable = False  # an interrupt comes first; the next commit asks again
+            if not (is_durable and isinstance(error, Exception)):
                 raise
         for queued in done:
             queued.is_settled = True
@@ -550,6 +562,7 @@ class Store:
         self._uncertain = None
         is_durable = [bytes(leaf) for (leaf,) in found] == [attempt.leaf]
         if is_durable:
+            self._accept(attempt.newest)
             with self._mutex:
                 for queued in attempt.batch:
                     queued.is_settled = True
@@ -613,8 +626,13 @@ class Store:
         first = batch.head.size
         map_root, changed = batch.map.seal()
         head = Head(self._log, batch.peaks.size, batch.peaks.root(), map_root, batch.newest)
-        note = heads.sign(head, self._signer)
-        point = checkpoint.sign(Checkpoint(self._log, head.size, head.root), self._signer)
+        signer, peaks = self._signer, batch.peaks.encode()
+
+        @cache
+        def signed() -> tuple[bytes, bytes, bytes]:
+            point = Checkpoint(head.log, head.size, head.root)
+            return heads.sign(head, signer), checkpoint.sign(point, signer), peaks
+
         records = list(enumerate(batch.records, first))
         rows.write(
             _ADD_ENTRY,
@@ -630,8 +648,8 @@ class Store:
         rows.write(_DROP_NODE, [(LOG, at) for at, node in changed.items() if node is None])
         rows.write(_ADD_ENDING, [(LOG, *one) for one in batch.ends])
         rows.write(_DROP_ENDING, [(LOG, *one) for one in batch.looked_at])
-        rows.write(_MOVE_HEAD, [(note, point, batch.peaks.encode(), LOG)])
-        return _Seen(head, note, batch.peaks)
+        rows.write_head(signed)
+        return _Seen(head, signed()[0] if self._engine.is_shared else b"", batch.peaks)
 
     # --- forks -----------------------------------------------------------------------------------
 
@@ -639,7 +657,7 @@ class Store:
         """Wait until nobody reads or writes, and close the database."""
         for lock in (self._turn, self._reading, self._mutex):
             lock.acquire()
-        if self._engine.outlives_fork and not (self._reading.is_held or self._turn.is_held):
+        if self._engine.is_shared and not (self._reading.is_held or self._turn.is_held):
             self._engine.close()
             self._is_forkable = True
 

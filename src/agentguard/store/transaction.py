@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Final
 
 from agentguard.audit import merkle
-from agentguard.audit.entry import Record
+from agentguard.audit.entry import LOG, Record
 from agentguard.audit.head import Head
 from agentguard.audit.merkle import CompactRange
 from agentguard.store import tree
-from agentguard.store.engine import LOG, Writing
+from agentguard.store.engine import Writing
 from agentguard.store.map import Map, require_value
 
 _ENDED: Final = "SELECT ends, key FROM ending WHERE log = ? AND ends <= ? ORDER BY ends LIMIT ?"

@@ -61,7 +61,10 @@ def _subtree(level: int, index: int, hashes: Hashes) -> bytes:
     level -= below
     found = [*hashes(level, first, last)]
     if len(found) != last - first:
-        message = f"hashes of the log's tree are missing at the level {level}: keep a copy"
+        message = (
+            f"hashes of the log's tree are missing at the level {level}: keep a copy, and run "
+            "agentguard audit verify"
+        )
         raise StorageError(message, code="storage.corrupt")
     while len(found) > 1:
         pairs = zip(found[::2], found[1::2], strict=True)
