@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 from hashlib import sha256
+from types import FrameType
+from typing import Any
 
 import pytest
 from store_place import KEYS, LOG, SIGNER, Place, record
 
 from agentguard.audit.head import Head
+from agentguard.audit.kinds.calls import UnsignedOutcome
 from agentguard.errors import StorageError
 from agentguard.identity.trust import TrustedKey
+from agentguard.signing import dsse
 from agentguard.signing.keys import Ed25519Signer
 from agentguard.store.anchor import Anchor
 from agentguard.store.log import StoreLog
@@ -112,3 +117,31 @@ def test_a_probe_writes_and_adds_nothing(on_disk):
     assert log.newest_attempt.at > before.at
     assert log.newest_attempt.failure is None
     assert on_disk.open().verify().size == 1
+
+
+@pytest.mark.parametrize("step", range(1, 9))
+def test_an_interrupt_while_a_signature_is_given_leaves_one_entry(place, step):
+    log = StoreLog(place.open())
+    waiting = UnsignedOutcome.of(b"{}", SIGNER, record("outcome").summary, None)
+    log.enqueue(waiting)
+    lines = 0
+
+    def trace(frame: FrameType, event: str, _arg: object) -> Any:
+        nonlocal lines
+        if event == "line" and frame.f_code.co_name == "_settle":
+            lines += 1
+            if lines == step:
+                raise KeyboardInterrupt
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        log.give_signature([waiting], dsse.sign_jointly([waiting.sha256], SIGNER))
+    except KeyboardInterrupt:
+        pass
+    finally:
+        sys.settrace(before)
+    log.flush()
+    assert log.head.size == 1
+    assert not log.unsigned(SIGNER)

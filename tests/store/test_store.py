@@ -211,3 +211,20 @@ def test_a_closed_store_refuses(place):
     assert code_of(store.head) == "storage.closed"
     if place.kind == "file":
         assert place.open().head().size == 1
+
+
+def test_other_processes_write_while_one_is_asked_for_its_key(on_disk):
+    """It may wait for a lock that another one holds until it has written."""
+    first, second = on_disk.open(), on_disk.open()
+    first.before_commit = lambda _at, _has_new_keys: add(second, "b")
+    assert add(first, "a") == 1
+
+
+def test_an_error_that_nobody_expects_is_a_denial_and_in_the_process_log(on_disk, caplog):
+    store = on_disk.open()
+    before, store.before_commit = store.before_commit, lambda *_given: 1 / 0
+    with pytest.raises(StorageError, match="ZeroDivisionError"):
+        add(store, "a")
+    assert "the log can't be written" in caplog.text
+    store.before_commit = before
+    assert add(store, "a") == 0

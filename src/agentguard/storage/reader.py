@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import weakref
 from collections import Counter
@@ -15,7 +14,7 @@ from typing import Any, Final, NamedTuple
 from agentguard.audit.checkpoint import End
 from agentguard.audit.entry import Attachment, StoredEntry
 from agentguard.audit.summary import Search, Summary
-from agentguard.storage import files, fork, registry_file, sqlite
+from agentguard.storage import fork, registry_file, sqlite
 from agentguard.storage.owned_lock import SQLITE_LOCK
 
 
@@ -349,24 +348,8 @@ _TEXT: Final = _Shape(0, _of(str))
 
 
 def _connect(path: Path) -> sqlite3.Connection:
-    sqlite.require_file(path)
-    # A log on read-only storage, as an auditor gets it: even to read, SQLite would write there.
-    with sqlite.errors(path):
-        whole = not files.exists(path.with_name(path.name + "-wal"))
-    frozen = "&immutable=1" if whole and not os.access(path.parent, os.W_OK) else ""
     with SQLITE_LOCK, sqlite.errors(path):
-        connection = sqlite3.connect(
-            f"{path.absolute().as_uri()}?mode=ro{frozen}",
-            uri=True,
-            isolation_level=None,
-            check_same_thread=False,
-        )
-        try:
-            sqlite.check_version(connection, path)
-        except BaseException:
-            connection.close()
-            raise
-    return connection
+        return sqlite.connect_to_read(path, sqlite.SHARD)
 
 
 def _close(connections: dict[int, sqlite3.Connection]) -> None:

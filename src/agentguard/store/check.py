@@ -44,8 +44,8 @@ _NODES: Final = f"SELECT address, node FROM map WHERE log = ? AND address {IN_LI
 def problems(reading: Reading) -> Iterator[str]:
     """Yield in words what is not as the head covers it, and what no head covers.
 
-    Nobody has verified the head itself. Each ``reading`` sees one moment. Raises ``StorageError``
-    for a file that can't be read.
+    Of each sort it is the first, or the first ten. Nobody has verified the head itself. Each
+    ``reading`` sees one moment. Raises ``StorageError`` for a file that can't be read.
     """
     with reading() as query:
         try:

@@ -22,8 +22,9 @@ from agentguard.signing import dsse
 from agentguard.signing.dsse import JointSignature
 from agentguard.signing.keys import Signer
 from agentguard.storage import fork, reserve
+from agentguard.storage.commit_turn import WriteAttempt
 from agentguard.storage.flusher import LOGGER
-from agentguard.store.store import Store, WriteAttempt
+from agentguard.store.store import Job, Queued, Store
 from agentguard.store.transaction import Transaction
 
 MAX_UNSIGNED: Final = 256
@@ -31,16 +32,16 @@ MAX_UNSIGNED: Final = 256
 
 
 class StoreLog:
-    """An ``AuditLog`` on a store; ``state`` is its directory, None for a store in memory."""
+    """An ``AuditLog`` on a store; ``state`` is the state directory, None for a store in memory."""
 
     def __init__(self, store: Store, state: Path | None = None) -> None:
         self._store = store
         self._state = state
         self._check_key: Callable[[str, bool], object] = _nothing
         self._lock = threading.RLock()  # no call that interrupts this thread waits for it
-        # By the digest of the statement, oldest first. Any thread may read; a change is one
-        # statement that calls no function, so that an interrupt comes before it or after it.
-        self._unsigned: dict[str, UnsignedOutcome] = {}
+        # By the digest of the statement, oldest first; any thread may read. The place of each in
+        # the queue is kept from the first: whatever interrupts a signing, one entry is written.
+        self._unsigned: dict[str, tuple[UnsignedOutcome, Queued]] = {}
         self._seen: tuple[Head, Checkpoint, datetime] | None = None
         fork.in_each_child(self._leave_to_parent)
         store.before_flush = self._sign_waiting
@@ -80,49 +81,49 @@ class StoreLog:
         if isinstance(record, Record):
             self._store.enqueue(partial(_append, record, None))
             return
-        self._store.wake()
         with self._lock:
-            self._store.require_room()
-            self._unsigned[record.sha256] = record
+            self._unsigned[record.sha256] = record, self._store.enqueue(None)
         if len(self._unsigned) > MAX_UNSIGNED:
-            for outcome in list(self._unsigned.values())[:-MAX_UNSIGNED]:
+            for outcome, _queued in list(self._unsigned.values())[:-MAX_UNSIGNED]:
                 self._sign_alone(outcome)
 
     def unsigned(self, signer: Signer) -> Sequence[UnsignedOutcome]:
         """Return the enqueued outcomes that wait for a signature of ``signer``, oldest first."""
         if not self._unsigned:
             return ()
-        mine = [outcome for outcome in list(self._unsigned.values()) if outcome.signer is signer]
-        return mine[: dsse.MAX_SUBJECTS - 1]
+        waiting = [outcome for outcome, _queued in list(self._unsigned.values())]
+        return [one for one in waiting if one.signer is signer][: dsse.MAX_SUBJECTS - 1]
 
     def give_signature(
         self, outcomes: Sequence[UnsignedOutcome], signature: JointSignature
     ) -> None:
-        """Queue ``outcomes`` with their signature, but for those that got another meanwhile."""
+        """Give ``outcomes`` their signature, but for those that got another meanwhile."""
         for outcome in outcomes:
-            self._queue(outcome, outcome.signed(signature))
+            self._settle(outcome, partial(_append, outcome.signed(signature), None))
 
     def _sign_waiting(self) -> None:
         with self._lock:  # after an ``enqueue`` that is under way
             waiting = list(self._unsigned.values())
-        for outcome in waiting:
+        for outcome, _queued in waiting:
             self._sign_alone(outcome)
 
     def _sign_alone(self, outcome: UnsignedOutcome) -> None:
         """Sign an outcome alone; where its signer fails, its call stays in doubt."""
-        record: Record | None = None
+        job: Job = _leave_out
         try:
-            record = outcome.signed()
+            job = partial(_append, outcome.signed(), None)
         except Exception:  # noqa: BLE001  a signer may be a service, and any failure is logged
             LOGGER.exception("an outcome could not be signed: its call stays in doubt")
-        self._queue(outcome, record)
+        self._settle(outcome, job)
 
-    def _queue(self, outcome: UnsignedOutcome, record: Record | None) -> None:
+    def _settle(self, outcome: UnsignedOutcome, job: Job) -> None:
+        """Give a waiting outcome its job, unless it has one."""
         with self._lock:
             if outcome.sha256 in self._unsigned:
-                if record is not None:  # a full queue must not keep a flush from emptying it
-                    self._store.enqueue(partial(_append, record, None), had_room=True)
-                del self._unsigned[outcome.sha256]
+                queued = self._unsigned[outcome.sha256][1]
+                if queued.job is None:
+                    queued.job = job
+                self._unsigned.pop(outcome.sha256, None)
 
     def flush(self) -> None:
         """Make durable what is enqueued now; raises as ``append`` does."""
@@ -181,6 +182,10 @@ def _append(record: Record, check: Callable[[Head], object] | None, tx: Transact
     if check is not None:
         check(tx.head)
     return tx.append(record)
+
+
+def _leave_out(_tx: Transaction) -> None:
+    """The job of an outcome whose signer has failed."""
 
 
 def _nothing(_at: str, _has_new_keys: bool) -> None:  # noqa: FBT001  as the check gets it

@@ -14,9 +14,10 @@ from agentguard.audit.entry import LOG, Attachment, StoredEntry
 from agentguard.audit.summary import Search, Summary
 from agentguard.errors import StorageError
 from agentguard.storage import fork
+from agentguard.storage.sqlite import ERASED
 from agentguard.store import check, sqlite, tree
 from agentguard.store.engine import Engine, Query, Row
-from agentguard.store.sqlite import ERASED, FileEngine
+from agentguard.store.sqlite import FileEngine
 
 _AT_ONCE: Final = 16
 """The most entries of one query; few, because each may be as long as SQLite allows."""
@@ -60,7 +61,7 @@ _END: Final = 2**63 - 1
 
 
 class StoredLog:
-    """A ``LogReader`` of the log in an engine's database; what it returns is unverified.
+    """Reads the log in an engine's database; what it returns is unverified.
 
     ``of`` reads the log of a state directory. Threads may share a reader.
     """
@@ -76,7 +77,7 @@ class StoredLog:
     def of(cls, state: Path) -> StoredLog:
         """Return a reader of a state's log; raises ``StorageError`` (``storage.missing``).
 
-        Whatever else is wrong is an error of the first read, so that ``examine`` reports it.
+        Whatever else is wrong is an error of the first read, so that a verification reports it.
         """
         path = sqlite.path_in(state)
         reader = cls(FileEngine(path, writes=False))
@@ -203,7 +204,7 @@ class StoredLog:
                 after = found[-1]
 
     def damage(self) -> Iterator[str]:
-        """Yield in words what is damaged, the first ten of each sort."""
+        """Yield in words what is damaged, and not all of it (``check.problems``)."""
         return check.problems(self._reading)
 
     def close(self) -> None:

@@ -1,7 +1,7 @@
 """The store in one SQLite file, or in memory.
 
-One process writes at a time: it holds the lock of a file beside the database. Never
-open the database's file in another way in this process: closing it would drop SQLite's own locks.
+One process writes at a time: it holds the lock of a file beside the database. Never open the
+database's file in another way in this process: closing it would drop SQLite's own locks.
 """
 
 from __future__ import annotations
@@ -21,15 +21,11 @@ from agentguard.store.engine import SCHEMA, Query, Row
 
 FORMAT: Final = shared.Format(0x41475331, 1, SCHEMA)  # "AGS1"
 
-
-ERASED: Final = "(commitment, salt, data) = ('', x'', x'')"
-"""The row of an erased attachment; a deletion of the row would move other rows."""
-
 _MOVE_HEAD: Final = "UPDATE head SET note = ?, checkpoint = ?, peaks = ? WHERE log = 0"
 _FIRST_HEAD: Final = "INSERT INTO head VALUES (0, ?, ?, x'')"
 _ERASE: Final = (
     "UPDATE attachment SET commitment = '', salt = x'', data = x''"  # noqa: S608  of a constant
-    f" WHERE log = 0 AND idx = ? AND NOT {ERASED}"
+    f" WHERE log = 0 AND idx = ? AND NOT {shared.ERASED}"
 )
 _ROOM: Final = 256 << 10
 """The bytes that a disk has to have room for; an entry with its pages takes some ten thousand."""

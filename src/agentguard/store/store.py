@@ -14,12 +14,12 @@ from __future__ import annotations
 import logging
 import os
 import threading
-import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime, timedelta
 from functools import cache
+from itertools import islice
 from typing import Any, Final, NamedTuple, TypeVar
 
 from agentguard.audit import checkpoint, merkle
@@ -34,6 +34,7 @@ from agentguard.identity.trust import TrustedKey
 from agentguard.signing.keys import PublicKey, Signer
 from agentguard.storage import flusher, fork
 from agentguard.storage.anchor import ADOPT, ROLLED_BACK
+from agentguard.storage.commit_turn import WriteAttempt
 from agentguard.storage.owned_lock import OwnedLock, busy
 from agentguard.store import check, tree
 from agentguard.store.anchor import Anchor
@@ -81,24 +82,11 @@ class _Attempt(NamedTuple):
 
     first: int
     leaf: bytes
-    batch: Sequence[_Queued]
+    batch: Sequence[Queued]
     newest: _Seen
 
 
 Job = Callable[[Transaction], Any]
-
-
-class WriteAttempt:
-    """An attempt to write: ``at`` (seconds of the monotonic clock), and how it failed.
-
-    ``failure`` is a copy of the error, whose traceback would keep the batch in memory.
-    """
-
-    __slots__ = ("at", "failure")
-
-    def __init__(self, failure: StorageError | None = None) -> None:
-        self.at = time.monotonic()
-        self.failure = failure and StorageError(str(failure), code=failure.code)
 
 
 def _nothing(*_given: object) -> None:
@@ -111,12 +99,15 @@ def first_head(log: str, signer: Signer, at: str) -> tuple[bytes, bytes]:
     return heads.sign(head, signer), checkpoint.sign(Checkpoint(log, 0, head.root), signer)
 
 
-class _Queued:
-    """A job on its way into the store; it is settled with a result or an error."""
+class Queued:
+    """A job on its way into the store; it is settled with a result or an error.
+
+    Without a ``job`` it waits until it is given one, and no commit takes it.
+    """
 
     __slots__ = ("error", "has_waiter", "is_settled", "job", "keys", "result")
 
-    def __init__(self, job: Job, keys: Iterable[bytes], *, has_waiter: bool) -> None:
+    def __init__(self, job: Job | None, keys: Iterable[bytes], *, has_waiter: bool) -> None:
         self.job = job
         self.keys = tuple(keys)
         self.has_waiter = has_waiter
@@ -193,8 +184,8 @@ class Store:
         # the condition's `__enter__` or `__exit__` could leave the lock held.
         self._mutex = threading.RLock()
         self._changed = threading.Condition(self._mutex)
-        self._waiting: list[_Queued] = []
-        self._batch: list[_Queued] = []
+        self._waiting: list[Queued] = []
+        self._batch: list[Queued] = []
         self._uncertain: _Attempt | None = None
         self._leader = 0
         self._wake = flusher.Wake()
@@ -348,7 +339,7 @@ class Store:
         and ``StorageError``: ``storage.busy`` where this thread was interrupted in a commit,
         ``storage.unknown`` where nobody knows whether the commit is durable.
         """
-        queued = _Queued(job, keys, has_waiter=True)
+        queued = Queued(job, keys, has_waiter=True)
         self._submit(queued)
         try:
             while not (queued.is_settled or self._wait_for(queued)):
@@ -364,15 +355,17 @@ class Store:
         result: T = queued.result
         return result
 
-    def enqueue(self, job: Job, keys: Iterable[bytes] = (), *, had_room: bool = False) -> None:
+    def enqueue(self, job: Job | None, keys: Iterable[bytes] = ()) -> Queued:
         """Have a job done with the next commit, or within 50 ms; its own error is logged.
 
-        ``had_room`` says that ``require_room`` has let it in already.
+        None keeps the place of a job that is given later (``Queued.job``).
         """
-        self.wake()  # first: an interrupt afterwards must not leave a job that nobody does
-        self._submit(_Queued(job, keys, has_waiter=False), had_room=had_room)
+        self._wake_flusher()  # first: an interrupt afterwards must not leave a job that nobody does
+        queued = Queued(job, keys, has_waiter=False)
+        self._submit(queued)
+        return queued
 
-    def wake(self) -> None:
+    def _wake_flusher(self) -> None:
         """Have the store flushed within 50 ms; one in memory is flushed by the next job."""
         if not self._engine.is_shared:
             return
@@ -386,23 +379,21 @@ class Store:
     def probe(self) -> None:
         """Write what is there already; raises ``StorageError``, which ``newest_attempt`` has."""
         self._require_usable()
-        failure: StorageError | None = None
         try:
             with self._turn.held(), self._engine.writing() as rows:
                 rows.touch()
                 rows.commit()
         except StorageError as error:
-            failure = error
+            self.newest_attempt = WriteAttempt(error)
             raise
-        finally:
-            self.newest_attempt = WriteAttempt(failure)
+        self.newest_attempt = WriteAttempt()
 
     def flush(self) -> None:
         """Do what is enqueued now; raises ``StorageError``."""
         self._require_usable()
         self.before_flush()
         with self._mutex:
-            left = set(self._waiting)
+            left = {queued for queued in self._waiting if queued.job is not None}
         while True:
             with self._mutex:
                 while self._leader:
@@ -446,31 +437,24 @@ class Store:
         self._turn.require_free()
         self._reading.require_free()
 
-    def _submit(self, queued: _Queued, *, had_room: bool = False) -> None:
+    def _submit(self, queued: Queued) -> None:
         self._require_usable()
         if self._signer is None:
             raise StorageError("the store was opened for reading", code="storage.readonly")
         with self._mutex:
-            if not had_room:
-                self.require_room()
+            if len(self._waiting) >= MOST_WAITING:
+                message = f"{MOST_WAITING} entries wait: find out why the store can't be written"
+                raise StorageError(message, code="storage.full")
             self._waiting.append(queued)
 
-    def require_room(self) -> None:
-        """Raise ``StorageError`` where too many jobs wait, or the store is closed."""
-        if len(self._waiting) >= MOST_WAITING:
-            message = f"{MOST_WAITING} entries wait: find out why the store can't be written"
-            raise StorageError(message, code="storage.full")
-        if self._closed:
-            raise StorageError(self._closed, code="storage.closed")
-
-    def _wait_for(self, queued: _Queued) -> bool:
+    def _wait_for(self, queued: Queued) -> bool:
         """Wait until a job is settled (True), or this thread has to lead (False)."""
         with self._mutex:
             while not queued.is_settled and self._leader:
                 self._changed.wait()
             return queued.is_settled
 
-    def _lead(self, own: _Queued | None) -> None:
+    def _lead(self, own: Queued | None) -> None:
         """Commit one batch, unless another thread leads by now."""
         failure: StorageError | None = None
         try:
@@ -483,13 +467,15 @@ class Store:
             self.newest_attempt = WriteAttempt()
         except Exception as error:
             failure = error if isinstance(error, StorageError) else _unwritable(error)
+            if failure is not error:
+                _LOGGER.exception("the log can't be written")
             self.newest_attempt = WriteAttempt(failure)
             if own is None:
                 raise failure from error
         finally:
             self._settle(own, failure)
 
-    def _settle(self, own: _Queued | None, failure: StorageError | None) -> None:
+    def _settle(self, own: Queued | None, failure: StorageError | None) -> None:
         """Settle the batch, and let others lead. Where nobody waits for a job, it stays waiting."""
         with self._mutex:
             if self._leader != threading.get_ident():
@@ -497,7 +483,8 @@ class Store:
             batch, self._batch = self._batch, []
             again = []
             for queued in batch:
-                if queued.is_settled:
+                # an interrupt may have come before the batch was taken from what waits
+                if queued.is_settled or queued in self._waiting:
                     continue
                 if failure is not None and queued.has_waiter:
                     queued.error, queued.is_settled = failure, True
@@ -515,13 +502,15 @@ class Store:
             self._resolve(self._uncertain)
         if self._anchor is not None:
             self._anchor.settle()
-        done: list[_Queued] = []
+        done: list[Queued] = []
         attempt: _Attempt | None = None
         try:
             with self._writing() as (rows, newest):
                 with self._mutex:
-                    self._batch = self._waiting[:MOST_AT_ONCE]
-                    del self._waiting[: len(self._batch)]
+                    ready = (queued for queued in self._waiting if queued.job is not None)
+                    self._batch = list(islice(ready, MOST_AT_ONCE))
+                    taken = set(self._batch)
+                    self._waiting = [queued for queued in self._waiting if queued not in taken]
                 map_ = self._map(newest, rows.query)
                 map_.prefetch([key for queued in self._batch for key in queued.keys])
                 batch = Batch(newest.head, newest.peaks, self._now(newest.head), map_, rows)
@@ -599,10 +588,11 @@ class Store:
             raise StorageError(message, code="clock.skew")
         return max(timestamp(now), head.at)
 
-    def _ran(self, queued: _Queued, batch: Batch) -> bool:
+    def _ran(self, queued: Queued, batch: Batch) -> bool:
         """Run a job; return whether it is settled by the commit of the batch."""
         wanted = Transaction(batch)
         try:
+            assert queued.job is not None  # noqa: S101  a batch takes no other
             queued.result = queued.job(wanted)
             wanted.require_entry()
         except Exception as error:  # noqa: BLE001  it is the error of this job alone
