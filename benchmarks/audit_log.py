@@ -130,7 +130,7 @@ def appends(folder: Path, repetitions: int) -> Iterator[Row]:
     """Append the authorization of a call, with its arguments beside it."""
     record = authorization(folder)
     for callers in CALLERS:
-        log = found(folder / f"appends-{callers}").shard()
+        log = found(folder / f"appends-{callers}").log()
         with group_commit(folder / f"appends-{callers}.sqlite") as bare:
             yield compared(
                 f"append, {callers} callers",
@@ -146,7 +146,7 @@ def authorization(folder: Path) -> Record:
     """Return the record of one real call."""
     with found(folder / "record").guard() as guard:
         guarded(guard)()
-        stored = [*guard.reader().stored(0)][-2]
+        stored = [*guard.reader().stored()][-2]
     if stored.summary is None:
         raise ValueError(stored)
     return Record(stored.body, stored.summary, tuple(stored.attachments))
@@ -193,8 +193,7 @@ def processes(folder: Path) -> Iterator[Row]:
     verdict = "verified" if report.ok and report.anchored and not report.in_doubt else "BROKEN"
     what = f"{PROCESSES} processes, {THREADS} threads each"
     hundredths = statistics.quantiles(times, n=100)
-    shards = f"{len(report.shards)} shards, {verdict}"
-    yield Row(f"{what}", "entries/s", None, entries, None, shards)
+    yield Row(f"{what}", "entries/s", None, entries, None, verdict)
     yield Row(f"{what}: p50", "ms", None, hundredths[49], None)
     yield Row(f"{what}: p99", "ms", None, hundredths[98], None, "of a call; target 20")
 
@@ -260,7 +259,7 @@ def reading(states: Sequence[State]) -> Iterator[Row]:
     """Run the commands that look at a log."""
     for state in states:
         size = state.size
-        stored = state.reader().entry(0, size // 2)
+        stored = state.reader().entry(size // 2)
         wanted = stored.summary.invocation_id if stored and stored.summary else None
         commands = {
             "--help": ["--help"],

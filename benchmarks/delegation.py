@@ -247,7 +247,7 @@ def forgetting(call: Callable[[], object]) -> Callable[[], object]:
 def samples(guard: Guard, lent: DelegatedCall) -> tuple[bytes, list[bytes], bytes]:
     """Make the first call; return its policy input, its two entries, and that with its chain."""
     lent.call()
-    last = {parse_entry(entry.body).kind: entry for entry in guard.reader().stored(0)}
+    last = {parse_entry(entry.body).kind: entry for entry in guard.reader().stored()}
     call, outcome, chained = last["call"], last["outcome"], last["delegation"]
     (document,) = (beside.data for beside in call.attachments if beside.role == "input")
     return document, [call.body, outcome.body], chained.body

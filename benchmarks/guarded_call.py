@@ -113,7 +113,7 @@ def guarded(guard: Guard) -> Callable[[], object]:
 def samples(guard: Guard) -> tuple[bytes, list[bytes]]:
     """Make a call and return its policy input and the two entries that it wrote."""
     guarded(guard)()
-    *_others, call, outcome = guard.reader().stored(0)
+    *_others, call, outcome = guard.reader().stored()
     (document,) = (a.data for a in call.attachments if a.role == "input")
     return document, [call.body, outcome.body]
 

@@ -17,13 +17,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import orjson
 from guarded_call import POLICY, TABLES, guarded
 
 from agentguard import Guard
-from agentguard.audit import checkpoint
-from agentguard.audit.entry import LogPlace, Record
+from agentguard.audit.entry import LOG, LogPlace, Record
 from agentguard.audit.kinds.calls import UnsignedOutcome
 from agentguard.domain import config, domain, keystore
 from agentguard.domain.config.engine_loader import configured_engine
@@ -33,10 +33,9 @@ from agentguard.identity.trust import TrustDocument
 from agentguard.signing.canonical import b64url_decode
 from agentguard.signing.dsse import Envelope
 from agentguard.signing.keys import Ed25519Signer, PublicKey
-from agentguard.storage import sqlite
-from agentguard.storage.ledger import Ledger
-from agentguard.storage.log import ShardLog
-from agentguard.storage.reader import StateReader
+from agentguard.store import sqlite
+from agentguard.store.log import StoreLog
+from agentguard.store.reader import StoredLog
 
 BATCH = 32
 """Entries to a commit, and to a checkpoint, in a log that is filled."""
@@ -68,24 +67,23 @@ class State:
         """Where the anchors lie."""
         return self.folder / "anchor"
 
-    def reader(self) -> StateReader:
+    def reader(self) -> StoredLog:
         """Open the log to read."""
-        return StateReader(config.load(self.path).state)
+        return StoredLog.of(config.load(self.path).state)
 
     @property
     def size(self) -> int:
-        """The number of entries of its first shard."""
-        note = self.reader().checkpoint(0)
-        return checkpoint.parse(note).checkpoint.size if note is not None else 0
+        """The number of entries of its log."""
+        return self.reader().size()
 
     def guard(self) -> Guard:
         """Open a guard on it, as a program would."""
         return Guard.open(self.path, passphrase=self.passphrase)
 
-    def shard(self) -> ShardLog:
-        """Take a shard of its log, without a guard."""
+    def log(self) -> StoreLog:
+        """Open its log to write, without a guard."""
         settings = config.load(self.path)
-        return domain.take_up(settings, self.passphrase).lease(datetime.now(UTC))
+        return domain.take_up(settings, self.passphrase).open_log(datetime.now(UTC))
 
 
 def found(folder: Path) -> State:
@@ -135,14 +133,14 @@ def fill(state: State, entries: int) -> Iterator[int]:
 
 
 class _Batching(StateDomain):
-    """A domain whose shards are written in batches."""
+    """A domain whose log is written in batches."""
 
-    def lease(self, now: datetime, ledger: Ledger | None = None) -> ShardLog:
-        """Lease a shard."""
-        return _in_batches(super().lease(now, ledger))
+    def open_log(self, *args: Any, **options: Any) -> StoreLog:
+        """Open the log to write."""
+        return _in_batches(super().open_log(*args, **options))
 
 
-def _in_batches(log: ShardLog) -> ShardLog:
+def _in_batches(log: StoreLog) -> StoreLog:
     """Have an append return before it is durable, and commit ``BATCH`` entries at once."""
     places = itertools.count(log.head.size)
     enqueue = log.enqueue
@@ -152,7 +150,7 @@ def _in_batches(log: ShardLog) -> ShardLog:
         enqueue(record)
         if place % BATCH == BATCH - 1:
             log.flush()
-        return LogPlace(log.shard, place)
+        return LogPlace(LOG, place)
 
     log.append = log.enqueue = put  # type: ignore[method-assign, assignment]
     return log
@@ -206,12 +204,12 @@ def group_commit(path: Path) -> Iterator[GroupCommit]:
 
 def bare_rows(state: State) -> Callable[[], int]:
     """Return the floor of verifying without signatures: read each row, and hash it."""
-    path = sqlite.shard_path(config.load(state.path).state, 0)
+    path = sqlite.path_in(config.load(state.path).state)
 
     def once() -> int:
         connection = sqlite3.connect(path)
         count = 0
-        for _index, body in connection.execute("SELECT idx, body FROM entries ORDER BY idx"):
+        for _index, body in connection.execute("SELECT idx, body FROM entry ORDER BY log, idx"):
             sha256(body).digest()
             count += 1
         connection.close()
@@ -223,15 +221,15 @@ def bare_rows(state: State) -> Callable[[], int]:
 def bare_signatures(state: State, sample: int) -> tuple[Callable[[], int], int]:
     """Return the floor of verifying: the Ed25519 verifications of the first ``sample`` entries.
 
-    And the number of these entries; the checkpoints up to there are among the signatures. The floor
-    verifies one signature for each statement, also where several statements have a joint one.
+    And the number of these entries. The floor verifies one signature for each statement, also where
+    several statements have a joint one.
     """
     reader = state.reader()
     trust = state.trust
     keys: dict[str, PublicKey] = {key.key.thumbprint: key.key for key in trust.keys}
     held: list[tuple[PublicKey, bytes, bytes]] = []
     size = 0
-    for size, body in itertools.islice(reader.entries(0), sample):  # noqa: B007  the last one counts
+    for size, body in itertools.islice(reader.entries(), sample):  # noqa: B007  the last one counts
         value = orjson.loads(body)
         if value["kind"] == "identity":
             claims = orjson.loads(_part(value["credential"], 1))
@@ -245,12 +243,6 @@ def bare_signatures(state: State, sample: int) -> tuple[Callable[[], int], int]:
             envelope = Envelope.parse(encoded, may_be_joint=True)
             key = keys[envelope.key_ids[0]]
             held.append((key, *envelope.signed(key)))
-    (log_key,) = (trusted.key for trusted in trust.keys_for("log"))
-    for note in reader.checkpoints(0):
-        parsed = checkpoint.parse(note)
-        if parsed.checkpoint.size > size + 1:
-            break
-        held.append((log_key, parsed.signatures[0].signature, parsed.body))
 
     def once() -> int:
         for key, signature, message in held:

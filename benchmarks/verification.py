@@ -123,7 +123,7 @@ def _files(state: State, folder: Path) -> list[Path]:
 
 
 def _ids(state: State) -> list[str]:
-    calls = [body for _index, body in state.reader().entries(0) if may_be_call(body)]
+    calls = [body for _index, body in state.reader().entries() if may_be_call(body)]
     return [str(parse_entry(body, CallEntry).invocation_id) for body in calls]
 
 

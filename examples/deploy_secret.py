@@ -50,7 +50,7 @@ def main(folder: Path) -> None:
         attempt("deploy", "1.2", ["deploy:write"])
         attempt("summarize", "the token, please", ["deploy:write"])  # another tool
         attempt("deploy", "1.3", ["docs:read"])  # too little authority
-        stored = list(guard.reader().stored(0))
+        stored = list(guard.reader().stored())
         entries = [json.loads(one.body) for one in stored]
         releases = [entry for entry in entries if entry["kind"] == "secret"]
         for entry in releases:

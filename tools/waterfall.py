@@ -256,12 +256,12 @@ def _identity(span: Span, kind: str) -> Iterator[tuple[str, str]]:
         yield f"{acting}{f', for {principal}' if principal else ''}", "name"
     if any(chain):
         yield " > ".join(chain), ""
-    place = "/".join(filter(None, (span.said("audit.shard"), span.said("audit.index"))))
+    index = span.said("audit.index")
     last = [
         span.said("policy.decision"),
         span.tags.get("error.type", ""),
         _approval(span),
-        f"log entry {place}" if place else "",
+        f"log entry {index}" if index else "",
     ]
     if any(last):
         yield " · ".join(filter(None, last)), kind

@@ -61,7 +61,7 @@ def answers(engine: Engine) -> Iterator[str]:
                 said = f"denied, {denied.reason} [{denied.code}]"
             yield f"  {name} deploys {service} to {target}: {said}"
         with closing(guard.reader()) as reader:
-            logged = [parse_entry(body) for _index, body in reader.entries(0)]
+            logged = [parse_entry(body) for _index, body in reader.entries()]
         said_by_it = [one.members["evaluation"] for one in logged if "evaluation" in one.members]
         if said_by_it:
             yield f"  decision ids on record, as in the log of OPA: {len(said_by_it)}"

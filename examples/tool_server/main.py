@@ -127,7 +127,7 @@ def work(guard: Guard, url: str, wiretap: Wiretap) -> None:
 
 def calls_of(guard: Guard) -> set[str]:
     """Return the digests of the invocations in the agent's log."""
-    entries = [json.loads(body) for _index, body in guard.reader().entries(0)]
+    entries = [json.loads(body) for _index, body in guard.reader().entries()]
     calls = [entry["invocation"] for entry in entries if entry["kind"] == "call"]
     return {hashlib.sha256(b64decode(call["payload"])).hexdigest() for call in calls}
 

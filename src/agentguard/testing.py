@@ -82,7 +82,7 @@ class RecordedGuard:
 
     def _entries(self) -> list[Entry]:
         with closing(self.guard.reader()) as reader:
-            return [parse_entry(body) for _index, body in reader.entries(0)]
+            return [parse_entry(body) for _index, body in reader.entries()]
 
 
 @pytest.fixture

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import shutil
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,7 @@ from agentguard.guard.embedded import Embedded
 from agentguard.policy.function import FunctionEngine
 from agentguard.signing.canonical import loads_object
 from agentguard.signing.dsse import Envelope
-from agentguard.storage.reader import StateReader
+from agentguard.store.reader import StoredLog
 
 PASSPHRASE = b"correct horse battery staple"
 
@@ -57,9 +59,9 @@ class ManualClock:
 
 @dataclass
 class Faults:
-    """A real backend, and where it fails: before a write, after it, or at reading the head.
+    """A real engine, and where it fails: before a commit, after it, or where the store is read.
 
-    ``gate`` holds a write back until it is set; ``entered`` says that a write has begun.
+    ``gate`` holds a commit back until it is set; ``entered`` says that a commit has begun.
     """
 
     inner: Any
@@ -69,29 +71,46 @@ class Faults:
     gate: threading.Event | None = None
     entered: threading.Event = field(default_factory=threading.Event)
     closes: int = 0
-    durable: bool = False
 
-    def read_head(self) -> Any:
-        if self.at_head is not None:
-            raise self.at_head
-        return self.inner.read_head()
+    @property
+    def is_shared(self) -> bool:
+        outlives: bool = self.inner.is_shared
+        return outlives
 
-    def write(self, *batch: Any) -> None:
+    @contextmanager
+    def writing(self) -> Iterator[Any]:
+        with self.inner.writing() as begun:
+            yield FaultyWriting(self, begun)
+
+    def commit(self, begun: Any) -> None:
         self.entered.set()
         if self.gate is not None and not self.gate.wait(60):
             raise AssertionError("the test never opened the gate")
         if self.before is not None:
             raise self.before
-        self.inner.write(*batch)
+        begun.commit()
         if self.after is not None:
             raise self.after
+
+    @contextmanager
+    def reading(self) -> Iterator[Any]:
+        if self.at_head is not None:
+            raise self.at_head
+        with self.inner.reading() as query:
+            yield query
 
     def close(self) -> None:
         self.closes += 1
         self.inner.close()
 
-    def abandon(self) -> None:
-        self.inner.abandon()
+
+class FaultyWriting:
+    """A transaction of an engine, whose commit fails where ``faults`` says."""
+
+    def __init__(self, faults: Faults, begun: Any) -> None:
+        self.query, self.write, self.touch = begun.query, begun.write, begun.touch
+        self.write_head = begun.write_head
+        self.commit = partial(faults.commit, begun)
 
 
 @dataclass
@@ -123,10 +142,8 @@ class Seen:
 
 
 def entries_of(reader: LogReader) -> list[Entry]:
-    """Read every entry of every shard, one shard after the other."""
-    return [
-        parse_entry(body) for shard in reader.shards() for _index, body in reader.entries(shard)
-    ]
+    """Read every entry."""
+    return [parse_entry(body) for _index, body in reader.entries()]
 
 
 @dataclass
@@ -142,7 +159,7 @@ class Place:
         return domain.take_up(self.config, PASSPHRASE)
 
     def examine(self) -> Report:
-        reader = StateReader(self.config.state)
+        reader = StoredLog.of(self.config.state)
         try:
             trust = keystore.load_trust(self.config.state)
             return verify.examine(reader, trust, anchor=self.config.anchor)
@@ -150,7 +167,7 @@ class Place:
             reader.close()
 
     def seen(self) -> Seen:
-        reader = StateReader(self.config.state)
+        reader = StoredLog.of(self.config.state)
         try:
             return Seen(entries_of(reader))
         finally:
@@ -224,11 +241,11 @@ def guard():
 
 @pytest.fixture
 def put_faults() -> Callable[[Guard], Faults]:
-    """Puts a double in front of the backend of a guard's log, which fails where the test says."""
+    """Puts a double in front of the engine of a guard's log, which fails where the test says."""
 
     def put(guard: Guard) -> Faults:
         log: Any = runtime_of(guard).current_ports().log
-        faults = log._backend = Faults(log._backend, durable=log._backend.durable)
+        faults = log._store._engine = Faults(log._store._engine)
         return faults
 
     return put
@@ -236,7 +253,7 @@ def put_faults() -> Callable[[Guard], Faults]:
 
 @pytest.fixture
 def faults(guard, put_faults) -> Faults:
-    """The backend of ``guard``'s log, which fails where the test says."""
+    """The engine of ``guard``'s log, which fails where the test says."""
     return put_faults(guard)
 
 

@@ -24,7 +24,7 @@ from agentguard.audit.kinds import parse_entry
 from agentguard.domain import domain, keystore, verify
 from agentguard.domain.config import parse
 from agentguard.signing.keys import Ed25519Signer
-from agentguard.storage.reader import StateReader
+from agentguard.store.reader import StoredLog
 
 FULL = os.environ.get("AGENTGUARD_ROUNDS") == "full"
 ROUNDS = 8 if FULL else 1
@@ -160,7 +160,7 @@ def test_a_resumed_run_pays_once_and_loses_nothing(programs, folder, round_):
                 assert after[name] == before[name]
     on_record = calls_on_record(folder)
     assert effects_of(folder).keys() <= on_record
-    with closing(StateReader(folder / "state")) as reader:
+    with closing(StoredLog.of(folder / "state")) as reader:
         trust = keystore.load_trust(folder / "state")
         report = verify.examine(reader, trust, anchor=folder / "anchor")
     assert report.problems == ()
@@ -169,12 +169,11 @@ def test_a_resumed_run_pays_once_and_loses_nothing(programs, folder, round_):
 def calls_on_record(folder: Path) -> set[str]:
     """The names in the arguments of the calls that were allowed."""
     found: set[str] = set()
-    with closing(StateReader(folder / "state")) as reader:
-        for shard in reader.shards():
-            for stored in reader.stored(shard):
-                parsed = parse_entry(stored.body)
-                if parsed.kind == "call" and parsed.members["decision"] == "allow":
-                    for kept in stored.attachments:
-                        if kept.role == "arguments":
-                            found.add(kept.data.decode().split('"')[3])
+    with closing(StoredLog.of(folder / "state")) as reader:
+        for stored in reader.stored():
+            parsed = parse_entry(stored.body)
+            if parsed.kind == "call" and parsed.members["decision"] == "allow":
+                for kept in stored.attachments:
+                    if kept.role == "arguments":
+                        found.add(kept.data.decode().split('"')[3])
     return found

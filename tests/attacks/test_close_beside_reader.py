@@ -11,24 +11,24 @@ import threading
 from contextlib import closing
 
 from agentguard.domain import keystore, verify
-from agentguard.storage import reader as log_reader
 from agentguard.storage import sqlite
-from agentguard.storage.reader import StateReader
+from agentguard.store import reader as log_reader
+from agentguard.store.reader import StoredLog
 
 
 def test_a_guard_does_not_wait_for_a_reader_in_its_process(used, monkeypatch):
     # SQLite gives up after an hour here, so that a wait shows itself
     monkeypatch.setitem(sqlite.OPTIONS, "timeout", 3600.0)
     guard = used.open()
-    reader = StateReader(used.config.state)
-    walk = reader.entries(0)
+    reader = StoredLog.of(used.config.state)
+    walk = reader.entries()
     read = [next(walk)]  # the statement stays open between two batches of rows
     closing = threading.Thread(target=guard.close, daemon=True)
     closing.start()
     closing.join(60)
     assert not closing.is_alive()
     read += walk
-    assert len(read) > log_reader._AHEAD  # else the statement was over before the close
+    assert len(read) > log_reader._AT_ONCE  # else the statement was over before the close
     assert [index for index, _body in read] == list(range(len(read)))
     reader.close()
 
@@ -38,25 +38,24 @@ def test_what_a_guard_wrote_is_there_after_it_closed_beside_a_reader(used, tmp_p
     before = used.examine().entries
     with used.open() as guard:
         guard.new_agent("reader").call(guard.tool(name="note")(lambda: None))
-        reader = StateReader(used.config.state)
-        walk = reader.entries(0)
+        reader = StoredLog.of(used.config.state)
+        walk = reader.entries()
         next(walk)
     assert list(used.config.state.rglob("*-wal"))
     report = used.examine()
     assert (report.problems, report.in_doubt) == ((), ())
     assert report.entries > before
     copy = shutil.copytree(used.config.state, tmp_path / "copy")
-    with closing(StateReader(copy)) as other:
+    with closing(StoredLog.of(copy)) as other:
         assert verify.examine(other, keystore.load_trust(copy)).entries == report.entries
     reader.close()
-    with used.open():  # writes the same shard on
-        pass
+    with used.open() as guard:
+        guard.new_agent("reader").call(guard.tool(name="note")(lambda: None))
     assert used.examine().problems == ()
     assert used.examine().entries > report.entries
-    assert len(used.examine().shards) == len(report.shards)
 
 
-def test_a_guard_that_nobody_reads_leaves_one_file_for_each_shard(used):
+def test_a_guard_that_nobody_reads_leaves_one_file(used):
     with used.open():
         pass
     assert not list(used.config.state.rglob("*-wal"))

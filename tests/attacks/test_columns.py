@@ -7,30 +7,28 @@ been: the entries alone are asked.
 
 from __future__ import annotations
 
-import sqlite3
-from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from edited_logs import change
 
+from agentguard.audit.kinds.administration import ResolutionEntry
 from agentguard.domain import administration
 from agentguard.domain.domain import StateDomain
 from agentguard.errors import CallError
-from agentguard.storage import sqlite
 
 PASSPHRASE = b"correct horse battery staple"
 SECRET = b"hunter2-4711"
 
 LIES = {
-    "nothing": "UPDATE summaries SET at = at",
-    "no ids": "UPDATE summaries SET invocation_id = NULL",
-    "no ids of outcomes": "UPDATE summaries SET invocation_id = NULL WHERE kind = 'outcome'",
-    "another call's ids": "UPDATE summaries SET invocation_id = 'x' || invocation_id",
-    "another kind": "UPDATE summaries SET kind = 'policy' WHERE kind <> 'call'",
-    "all are outcomes": "UPDATE summaries SET kind = 'outcome'",
-    "none": "DELETE FROM summaries",
+    "nothing": "UPDATE entry SET at = at",
+    "no ids": "UPDATE entry SET invocation_id = NULL",
+    "no ids of outcomes": "UPDATE entry SET invocation_id = NULL WHERE kind = 'outcome'",
+    "another call's ids": "UPDATE entry SET invocation_id = 'x' || invocation_id",
+    "another kind": "UPDATE entry SET kind = 'policy' WHERE kind <> 'call'",
+    "all are outcomes": "UPDATE entry SET kind = 'outcome'",
 }
 """What is done to the columns; the first is the honest twin of the others."""
 
@@ -44,10 +42,7 @@ class Scene:
     doubtful: str
 
     def lie(self, name: str) -> None:
-        for number in sqlite.numbers(self.place.config.state):
-            path = sqlite.shard_path(self.place.config.state, number)
-            with closing(sqlite3.connect(path)) as connection, connection:
-                connection.execute(LIES[name])
+        change(self.place, LIES[name])
 
     def resolve(self, invocation_id: str, *, ran: bool = False) -> Any:
         now = datetime.now(UTC)
@@ -102,21 +97,12 @@ def test_a_call_in_doubt_is_resolved_once(scene, lie):
 
 
 @pytest.mark.parametrize("lie", LIES)
-def test_a_resolution_in_another_shard_is_not_hidden(scene, lie):
-    with scene.place.open():  # it holds shard 0, in which the call stands
-        assert scene.resolve(scene.doubtful, ran=True).shard == 1
-        scene.lie(lie)
-        with pytest.raises(CallError, match="its resolution is on record"):
-            scene.resolve(scene.doubtful, ran=False)
-
-
-@pytest.mark.parametrize("lie", LIES)
 def test_a_resolution_that_came_meanwhile_is_not_hidden(scene, lie, monkeypatch):
     """It is made, and its columns are changed, after the first has looked whether there is one."""
-    lease, between = StateDomain.lease, list[bool]()
+    open_log, between = StateDomain.open_log, list[bool]()
 
     def meanwhile(home, moment):
-        log = lease(home, moment)
+        log = open_log(home, moment)
         if not between:
             between.append(True)
             scene.resolve(scene.doubtful, ran=True)
@@ -124,12 +110,11 @@ def test_a_resolution_that_came_meanwhile_is_not_hidden(scene, lie, monkeypatch)
         return log
 
     with monkeypatch.context() as patched:
-        patched.setattr(StateDomain, "lease", meanwhile)
+        patched.setattr(StateDomain, "open_log", meanwhile)
         with pytest.raises(CallError, match="its resolution is on record"):
             scene.resolve(scene.doubtful, ran=False)
-    found = scene.place.examine()
-    said = [said.ran for shard in found.shards for _index, said in shard.admin_statements]
-    assert said == [True]
+    said = [one for one in scene.place.seen().entries if isinstance(one, ResolutionEntry)]
+    assert [one.ran for one in said] == [True]
 
 
 @pytest.mark.parametrize("lie", LIES)

@@ -29,8 +29,9 @@ from agentguard.errors import KeyMaterialError
 from agentguard.guard.embedded import Embedded
 from agentguard.guard.guard import Guard
 from agentguard.policy.function import FunctionEngine
-from agentguard.storage import ledger, lock
-from agentguard.storage.reader import StateReader
+from agentguard.storage import anchor, claim, files
+from agentguard.store import ledger
+from agentguard.store.reader import StoredLog
 
 PASSPHRASE = b"correct horse"
 
@@ -91,7 +92,7 @@ def files_of(*folders: Path | None) -> dict[Path, bytes]:
 
 def report(settings: Config):
     trust = keystore.load_trust(settings.state)
-    return examine(StateReader(settings.state), trust, anchor=settings.anchor)
+    return examine(StoredLog.of(settings.state), trust, anchor=settings.anchor)
 
 
 def sound(settings: Config) -> None:
@@ -241,10 +242,6 @@ def adopt_as(settings: Config, shown: Difference) -> None:
     adoption.adopt(settings, PASSPHRASE, shown, note="disk lost", now=datetime.now(UTC))
 
 
-def shards_of(difference: Difference) -> list[int]:
-    return [one.shard for one in difference.lost]
-
-
 @pytest.fixture
 def behind(original, tmp_path) -> Config:
     """A backup was put back, and the log had a call more."""
@@ -257,7 +254,7 @@ def behind(original, tmp_path) -> Config:
 
 def test_a_copy_is_adopted_and_the_original_refused_from_then_on(original, copied):
     different = adopt(copied)
-    assert (different.original, different.lost) == (str(original.state), ())
+    assert (different.original, different.lost) == (str(original.state), None)
     call(copied)
     sound(copied)
     assert report(copied).adoptions == ()  # nothing was lost
@@ -268,7 +265,7 @@ def test_a_copy_is_adopted_and_the_original_refused_from_then_on(original, copie
     assert caught.value.code == "storage.copied"
     assert ledger.current(copied.state, copied.anchor, trust)
     # and back: what the copy has written since is given up
-    assert shards_of(adopt(original)) == [0]
+    assert adopt(original).lost
     call(original)
     sound(original)
     refused(copied, "storage.copied")
@@ -278,32 +275,28 @@ def test_the_original_of_a_copy_that_was_opened_is_adopted(original, copied):
     """The copy was opened before there were records, and has moved the anchor."""
     (record,) = original.anchor.glob("*/state.json")
     record.unlink()
-    with opened(copied):
-        call(copied)  # a second shard
+    call(copied)
     assert "agentguard adopt" in refused(original, "storage.copied")
-    assert shards_of(adopt(original)) == [0, 1]
+    lost = adopt(original).lost
+    assert lost is not None
     call(original)
     sound(original)
-    ((shard, _index, said),) = report(original).adoptions
-    assert (shard, said.adoption.note) == (0, "disk lost")
-    assert [(one.shard, one.entries is None) for one in said.adoption.lost] == [
-        (0, False),
-        (1, True),
-    ]
+    ((_index, said),) = report(original).adoptions
+    assert (said.adoption.note, said.adoption.lost) == ("disk lost", lost)
 
 
 def test_a_state_behind_its_anchor_is_adopted_on_record_for_ever(behind):
-    (seen,) = behind.anchor.glob("*/0.checkpoint")
+    seen = anchor.head_path(behind.anchor, keystore.load_trust(behind.state).log)
     before = seen.read_bytes()
     assert "agentguard adopt" in refused(behind, "storage.rolled_back")
     assert seen.read_bytes() == before
-    assert shards_of(adopt(behind)) == [0]
+    assert adopt(behind).lost
     for _ in range(2):
         call(behind)
         sound(behind)
-        ((_shard, _index, said),) = report(behind).adoptions
-        (lost,) = said.adoption.lost
-        assert lost.entries is not None
+        ((_index, said),) = report(behind).adoptions
+        lost = said.adoption.lost
+        assert lost is not None
         assert lost.entries < lost.anchored_size
     shutil.copytree(behind.state, behind.base / "later")
     call(behind)
@@ -336,25 +329,25 @@ def test_what_was_revoked_before_the_backup_stays_revoked(original, tmp_path):
 def test_an_adoption_cut_short_is_made_anew(behind, monkeypatch):
     anchors = files_of(behind.anchor)
     with monkeypatch.context() as patched:
-        patched.setattr(adoption, "_write_anchors", lambda *_: 1 / 0)
+        patched.setattr(files, "replace", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             adopt(behind)
     assert files_of(behind.anchor) == anchors
     refused(behind, "storage.rolled_back")
-    assert shards_of(adopt(behind)) == [0]
+    assert adopt(behind).lost
     call(behind)
     sound(behind)
     assert len(report(behind).adoptions) == 2
 
 
 def edited(settings: Config) -> None:
-    with closing(sqlite3.connect(settings.state / "shards" / "0.sqlite")) as database, database:
+    with closing(sqlite3.connect(settings.state / "log.sqlite")) as database, database:
         text = "replace(CAST(body AS TEXT), 'reader', 'writer')"
-        database.execute(f"UPDATE entries SET body = CAST({text} AS BLOB)")  # noqa: S608
+        database.execute(f"UPDATE entry SET body = CAST({text} AS BLOB)")  # noqa: S608
 
 
 def removed(settings: Config) -> None:
-    (settings.state / "shards" / "0.sqlite").unlink()
+    (settings.state / "log.sqlite").unlink()
 
 
 @pytest.mark.parametrize(
@@ -381,9 +374,9 @@ def test_a_copy_is_not_adopted_while_the_original_is_written(original, copied):
     with opened(original) as guard:
         agent = guard.new_agent("reader")
         size = report(copied).entries
-        with pytest.raises(StorageError, match="stop that process") as caught:
+        with pytest.raises(StorageError, match="stop them") as caught:
             adopt(copied)
-        assert caught.value.code == "storage.locked"
+        assert caught.value.code == "storage.used"
         assert report(copied).entries == size
         agent.call(guard.tool(name="say")(lambda what: what), "x")
     adopt(copied)
@@ -392,24 +385,21 @@ def test_a_copy_is_not_adopted_while_the_original_is_written(original, copied):
 
 def test_a_state_in_which_a_process_writes_is_not_adopted(behind):
     anchors = files_of(behind.anchor)
-    shards = [shard.name for shard in (behind.state / "shards").glob("*.sqlite")]
-    held = lock.try_acquire(behind.state / "shards" / "0.lock")  # as a guard has it
-    assert held is not None
-    with pytest.raises(StorageError, match="stop that process") as caught:
+    give_back = claim.take(behind.state, alone=False)  # as a guard does
+    with pytest.raises(StorageError, match="stop them") as caught:
         adopt(behind)
-    lock.release(held)
-    assert caught.value.code == "storage.locked"
+    give_back()
+    assert caught.value.code == "storage.used"
     assert files_of(behind.anchor) == anchors
-    assert [shard.name for shard in (behind.state / "shards").glob("*.sqlite")] == shards
-    again = adopt(behind)  # no shard of the refused adoption lacks an anchor
-    assert (shards_of(again), again.unanchored) == ([0], ())
+    again = adopt(behind)
+    assert (again.lost is not None, again.unanchored) == (True, None)
 
 
 def test_the_originals_last_call_before_an_adoption_is_lost_on_record(original, copied):
     call(original)
     adopt(copied)
-    ((_shard, _index, said),) = report(copied).adoptions
-    assert [(one.shard, one.entries is None) for one in said.adoption.lost] == [(0, False)]
+    ((_index, said),) = report(copied).adoptions
+    assert said.adoption.lost is not None
 
 
 def test_a_call_of_the_original_after_the_loss_was_shown_is_not_lost_unseen(original, copied):
@@ -420,7 +410,7 @@ def test_a_call_of_the_original_after_the_loss_was_shown_is_not_lost_unseen(orig
         adopt_as(copied, shown)
     assert caught.value.code == "storage.locked"
     assert files_of(original.anchor) == anchors
-    assert shards_of(adopt(copied)) == [0]  # shown anew
+    assert adopt(copied).lost  # shown anew
     call(copied)
     sound(copied)
 
@@ -433,7 +423,7 @@ def test_the_original_is_not_written_between_the_comparison_and_the_adoption(
     def required(*values):
         real(*values)
         late.append(pool.submit(call, original))
-        with suppress(TimeoutError):
+        with suppress(TimeoutError, StorageError):
             late[0].result(0.3)
 
     monkeypatch.setattr(adoption, "_require_unchanged", required)
@@ -518,7 +508,8 @@ def test_an_older_state_that_is_put_in_while_it_is_adopted_is_not_adopted(
             patched.setattr(adoption, name, then)
         with pytest.raises(StorageError) as caught:
             adopt_as(original, shown)
-    expected = {"storage.locked", "storage.missing"}  # SQLite may miss its file first
+    # SQLite may miss its file first, and a commit another file in its place
+    expected = {"storage.locked", "storage.missing", "storage.corrupt"}
     assert caught.value.code in expected
     assert files_of(original.anchor) == anchors
     assert report(original).adoptions == ()  # nothing was signed in the older state
@@ -531,9 +522,7 @@ def test_an_older_state_that_is_put_in_while_it_is_adopted_is_not_adopted(
 def test_a_guard_that_runs_in_the_original_stops_once_the_copy_is_adopted(
     original, copied, clock, monkeypatch
 ):
-    monkeypatch.setattr(
-        adoption, "_shards_locked", lambda *_, **__: nullcontext()
-    )  # as on another machine
+    monkeypatch.setattr(adoption, "_alone", lambda *_, **__: nullcontext())  # as on another machine
     with opened(original) as guard:
         agent = guard.new_agent("reader")
         tool = guard.tool(name="say")(lambda what: what)
@@ -552,8 +541,10 @@ def test_a_guard_that_runs_in_the_original_stops_once_the_copy_is_adopted(
 def test_an_adoption_that_the_admin_key_has_not_signed_is_a_finding(original, by):
     home = domain.take_up(original, PASSPHRASE)
     signer = home.log_key if by == "log" else home.issuer
-    log = home.lease(datetime.now(UTC))
+    log = home.open_log(datetime.now(UTC))
     at = timestamp(log.last_at)
-    written = log.append(AdoptionEntry.new(signer, "acme.example", lost=[], note="", at=at))
+    written = log.append(
+        AdoptionEntry.new(signer, "acme.example", lost=None, unanchored=None, note="", at=at)
+    )
     log.close()
     assert [problem.index for problem in report(original).problems] == [written.index]

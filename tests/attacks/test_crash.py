@@ -18,7 +18,7 @@ import pytest
 from agentguard.audit.kinds import parse_entry
 from agentguard.audit.kinds.calls import CallEntry, OutcomeEntry
 from agentguard.signing.canonical import loads_object
-from agentguard.storage.reader import StateReader
+from agentguard.store.reader import StoredLog
 
 FULL = os.environ.get("AGENTGUARD_ROUNDS") == "full"
 ROUNDS = 8 if FULL else 1
@@ -102,7 +102,7 @@ EFFECTS = """
 
 @pytest.mark.parametrize("round_", range(ROUNDS))
 def test_kills_at_any_moment_leave_no_effect_without_its_authorization(programs, place, round_):
-    """Several processes at once on one state, some killed before they have a shard."""
+    """Several processes at once on one log, some killed before they have opened it."""
     doubtful: set[str] = set()
     total = 0
     for generation in range(GENERATIONS):  # each on the state that the last one has left
@@ -128,24 +128,22 @@ def test_kills_at_any_moment_leave_no_effect_without_its_authorization(programs,
     report = place.examine()
     assert report.problems == ()
     assert report.anchored
-    assert len(report.shards) == PROCESSES
     assert set(report.in_doubt) == doubtful
 
 
 def calls_on_record(place):
     """Return the invocation id of each durable authorization by its call's name; the unfinished."""
     names, open_calls = {}, {}
-    reader = StateReader(place.config.state)
+    reader = StoredLog.of(place.config.state)
     try:
-        for shard in reader.shards():
-            for stored in reader.stored(shard):
-                parsed = parse_entry(stored.body)
-                if isinstance(parsed, CallEntry):
-                    (kept,) = [a.data for a in stored.attachments if a.role == "arguments"]
-                    names[loads_object(kept)["name"]] = parsed.invocation_id
-                    open_calls[parsed.invocation_sha256] = parsed.invocation_id
-                elif isinstance(parsed, OutcomeEntry):
-                    del open_calls[parsed.invocation_sha256]
+        for stored in reader.stored():
+            parsed = parse_entry(stored.body)
+            if isinstance(parsed, CallEntry):
+                (kept,) = [a.data for a in stored.attachments if a.role == "arguments"]
+                names[loads_object(kept)["name"]] = parsed.invocation_id
+                open_calls[parsed.invocation_sha256] = parsed.invocation_id
+            elif isinstance(parsed, OutcomeEntry):
+                del open_calls[parsed.invocation_sha256]
     finally:
         reader.close()
     return names, set(open_calls.values())
@@ -188,7 +186,7 @@ def killed_while_they_work(programs, place, names):
 SEAMS = """
     from itertools import count
     from agentguard.domain.verify import examine
-    from agentguard.storage.reader import StateReader
+    from agentguard.store.reader import StoredLog
 
     EVENTS = {"open", "os.rename", "os.remove", "os.mkdir", "os.chmod", "os.truncate",
               "fcntl.flock", "sqlite3.connect", "sqlite3.connect/handle", "os.listdir"}
@@ -206,10 +204,9 @@ SEAMS = """
         return os.waitpid(child, 0)[1]
 
     def verify():
-        reader = StateReader(folder / "state")
+        reader = StoredLog.of(folder / "state")
         report = examine(reader, home.trust, anchor=settings.anchor)
         assert report.problems == (), report.problems
-        assert [shard.shard for shard in report.shards] in ([0], [0, 1]), report.shards
 
     def run_and_die(at):
         events = count(1)
@@ -228,19 +225,6 @@ SEAMS = """
     def note(name: str) -> str:
         return name
 
-    ready, say_ready = os.pipe()
-    hold, let_go = os.pipe()
-    holder = os.fork()
-    if holder == 0:  # has shard 0, so that the others have to add one
-        os.close(let_go)
-        guard = opened()
-        assert guard._parts.runtime._ports.log.shard == 0
-        os.write(say_ready, b"1")
-        os.read(hold, 1)
-        guard.close()
-        os._exit(0)
-    os.read(ready, 1)
-
     killed = 0
     for at in range(int(sys.argv[2]), 10_000, int(sys.argv[3])):
         status = in_a_fork(lambda: run_and_die(at))
@@ -249,40 +233,11 @@ SEAMS = """
             break
         assert status == signal.SIGKILL
         killed += 1
-    os.close(let_go)
-    assert os.waitpid(holder, 0)[1] == 0
     print("killed", killed)
 """
 
 
-NEW_SHARD = """
-    made = []
-
-    def hook(event, arguments):
-        if event == "os.rename" and str(arguments[1]).endswith("1.sqlite"):
-            source = Path(arguments[0])
-            made.append(source.read_bytes()[18:20])
-            there = sorted(path.name for path in source.parent.glob("1.*"))
-            assert there == ["1.lock", source.name]
-
-    sys.addaudithook(hook)
-    first, second = opened(), opened()
-    print(made)
-    for guard in (first, second):
-        guard.close()
-"""
-
-
-def test_a_new_shards_file_comes_into_being_whole_and_with_its_write_ahead_log(place, run):
-    """Killed on the way to one, it would need a recovery that no reader may carry out."""
-    left = place.config.state / "shards" / "1.sqlite.new"  # of somebody who was killed
-    left.write_bytes(b"left behind" * 100)
-    result = run(NEW_SHARD, load=True)
-    assert result.stdout == r"[b'\x02\x02']" + "\n"  # the format's read and write version: WAL
-    assert place.examine().ok
-
-
-def test_kills_at_each_seam_of_leasing_a_shard_and_making_a_call(place, run):
+def test_kills_at_each_seam_of_opening_the_log_and_making_a_call(place, run):
     """One after the other, at each file that is opened, renamed, locked, ... on the way."""
     step = 1 if FULL else 7
     result = run(SEAMS, str(random.randint(1, step)), str(step), load=True)  # noqa: S311
@@ -293,13 +248,11 @@ def test_kills_at_each_seam_of_leasing_a_shard_and_making_a_call(place, run):
     report = place.examine()
     assert report.problems == ()
     assert set(report.in_doubt) == unfinished
-    guards = [place.open() for _ in range(2)]
-    for guard in guards:
-        guard.close()
+    with place.open() as guard:
+        guard.new_agent("reader").call(guard.tool(echo), name="again")
     report = place.examine()
     assert report.problems == ()
     assert report.anchored
-    assert [shard.shard for shard in report.shards] == [0, 1]
 
 
 def echo(name: str) -> str:
@@ -368,14 +321,14 @@ def test_a_log_that_can_not_be_closed_at_the_end_keeps_no_other_open(place, run)
     result = run(
         """
         def fail():
-            raise RuntimeError("the backend can't be closed")
+            raise RuntimeError("the engine can't be closed")
 
         for one in (guard, opened(), opened()):
             one.new_agent("reader").call(one.tool(lambda: "done", name="note"))
-            one._parts.runtime._ports.log._backend.close = fail
+            one._parts.runtime._ports.log._store._engine.close = fail
         """,
     )
-    assert result.stderr.count("RuntimeError: the backend can't be closed") == 3
+    assert result.stderr.count("RuntimeError: the engine can't be closed") == 3
     report = place.examine()
     assert (report.problems, report.in_doubt) == ((), ())
     assert place.seen().statuses == ["ok"] * 3
@@ -404,7 +357,7 @@ def test_an_outcome_is_durable_soon_without_any_other_call(place, ran):
 
 
 @pytest.mark.parametrize("end", ["guard.close(); os._exit(0)", "sys.exit(0)"])
-def test_after_a_fork_child_and_parent_go_on_each_with_a_shard_of_its_own(place, end, run):
+def test_after_a_fork_child_and_parent_go_on(place, end, run):
     result = run(
         f"""
         ran = []
@@ -429,7 +382,6 @@ def test_after_a_fork_child_and_parent_go_on_each_with_a_shard_of_its_own(place,
     assert report.problems == ()
     assert report.anchored
     assert report.in_doubt == ()
-    assert [shard.shard for shard in report.shards] == [0, 1]
     assert place.seen().statuses == ["ok"] * 4
     kinds = [entry.kind for entry in place.seen().entries]
     assert kinds.count("identity") == 2
@@ -492,12 +444,11 @@ def test_a_fork_in_the_middle_of_other_threads_calls(place, run):
     report = place.examine()
     assert report.problems == ()
     assert report.in_doubt == ()
-    assert [shard.shard for shard in report.shards] == [0, 1]  # one child at a time
     assert place.seen().statuses == ["ok"] * (int(result.stdout) + 10)
 
 
 def test_a_child_can_open_a_guard_of_its_own(place, run):
-    """In memory, and on the parent's state: there it has a shard beside the parent's."""
+    """In memory, and on the parent's state beside the parent."""
     result = run(
         """
         child = os.fork()
@@ -518,7 +469,6 @@ def test_a_child_can_open_a_guard_of_its_own(place, run):
     assert result.stdout.split() == ["5", "6"], result.stderr
     report = place.examine()
     assert report.problems == ()
-    assert [shard.shard for shard in report.shards] == [0, 1]
 
 
 def test_a_guard_in_memory_does_not_outlive_a_fork(run):

@@ -20,19 +20,20 @@ from embedded_parts import instance_of, runtime_of
 
 from agentguard import Decision, Guard
 from agentguard.audit import checkpoint, merkle
+from agentguard.audit import head as heads
 from agentguard.audit.checkpoint import Checkpoint
-from agentguard.audit.entry import Entry, LogPlace, StoredEntry, parse_time
-from agentguard.audit.findings import ShardReport
+from agentguard.audit.entry import Entry, LogPlace, StoredEntry, parse_time, time_of
 from agentguard.audit.kinds import parse_entry
 from agentguard.audit.kinds.calls import CallEntry, outcome_statement
 from agentguard.audit.kinds.identities import DelegationEntry
-from agentguard.audit.verify import ShardVerifier
+from agentguard.audit.verify import LogVerifier
 from agentguard.call import invocation
 from agentguard.call.invocation import timestamp
 from agentguard.identity.trust import TrustDocument
 from agentguard.signing import canonical, dsse
 from agentguard.signing.canonical import b64_decode, dumps, loads_object
 from agentguard.signing.keys import Signer
+from agentguard.store.map import EMPTY_ROOT
 
 # --- the log --------------------------------------------------------------------------------------
 
@@ -46,22 +47,23 @@ class Log:
     keys: dict[str, Signer]  # of agents, by their names
     stored: tuple[StoredEntry, ...]
 
-    def report(self) -> ShardReport:
-        """Number the entries, sign a checkpoint of them, and have all of it verified."""
+    def verified(self) -> LogVerifier:
+        """Number the entries, sign a head over them, and have all of it verified."""
         tree = merkle.CompactRange()
         for one in self.stored:
             tree.append(merkle.leaf_hash(one.body))
-        origin = self.trust.origin(0)
-        note = checkpoint.sign(Checkpoint(origin, tree.size, tree.root()), self.log_key)
-        verifier = ShardVerifier(0, origin, self.trust)
+        at = max(time_of(one.body) for one in self.stored)
+        head = heads.Head(self.trust.log, tree.size, tree.root(), EMPTY_ROOT, at)
+        point = checkpoint.sign(Checkpoint(head.log, head.size, head.root), self.log_key)
+        verifier = LogVerifier(self.trust)
         entries = [replace(one, index=index) for index, one in enumerate(self.stored)]
-        for _done in verifier.walk(entries, [note]):
+        for _done in verifier.walk(heads.sign(head, self.log_key), point, entries):
             pass
-        return verifier.report()
+        return verifier
 
     @property
     def problems(self) -> list[tuple[int | None, str]]:
-        return [(found.index, found.what) for found in self.report().problems]
+        return [(found.index, found.what) for found in self.verified().problems.listed()]
 
     @property
     def entries(self) -> list[Entry]:
@@ -177,13 +179,14 @@ def log_of_a_day() -> Log:
             guard.trust,
             home.log_key,
             {name: instance_of(agent).actor.signer for name, agent in agents.items()},
-            tuple(guard.reader().stored(0)),
+            tuple(guard.reader().stored()),
         )
 
 
 def test_the_untampered_twin(log):
     assert log.problems == []
-    assert log.report().call_counts == ((log_chain(log, "user:carol", "worker").root.jti, 2, 2),)
+    jti = log_chain(log, "user:carol", "worker").root.jti
+    assert log.verified().said.call_counts == {(jti, 2): 2}
 
 
 def log_chain(log: Log, principal: str, agent: str) -> Any:
@@ -565,17 +568,18 @@ def test_a_call_that_has_run_is_no_replay_that_nobody_counts(log, status):
     assert counted.problems == []
     replay: Any = {**loads_object(log.stored[index].body), "replay_of": "0" * 32}
     uncounted = counted.with_entry(index, replay)
-    assert uncounted.report().call_counts[0][2] == 1
+    assert list(uncounted.verified().said.call_counts.values()) == [1]
     assert [place for place, _what in uncounted.problems] == [ended] * (status != "not_run")
 
 
 def test_calls_are_counted_by_the_verifier(log):
     bare = log.with_outcomes_of()
     index = bare.call("user:carol", "worker")
-    (jti, most, used) = bare.report().call_counts[0]
-    assert (most, used) == (2, 2)
+    counts = bare.verified().said.call_counts
+    ((jti, most),) = counts
+    assert (most, counts[jti, most]) == (2, 2)
     more = replace(bare, stored=(*bare.stored, *(again(bare, index, n) for n in range(3))))
-    assert more.report().call_counts == ((jti, 2, 5),)
-    assert more.problems == []  # of one shard alone: all of them together are counted below
+    what = f"5 calls were made under the delegation {jti}, which allows 2"
+    assert more.problems == [(None, what)]
     denied = bare.call("user:carol", "worker", "deny")
-    assert bare.without(denied).report().call_counts == ((jti, 2, 2),)  # it was none
+    assert bare.without(denied).verified().said.call_counts == counts  # it was none

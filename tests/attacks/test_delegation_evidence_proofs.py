@@ -38,7 +38,7 @@ def durable(place):
     return place
 
 
-def test_more_calls_than_were_allowed_are_found_over_all_shards(durable, monkeypatch):
+def test_more_calls_than_were_allowed_are_found(durable, monkeypatch):
     """Whoever removes the counts gains nothing; a process that does not count is found out."""
     with durable.open() as one, durable.open() as two:
         lent = one.delegate("user:alice", scope=["read"], max_calls=3)
@@ -92,7 +92,7 @@ def proofs() -> Proofs:
         attempt(robot, read)
         calls = [
             one.summary
-            for one in guard.reader().stored(0)
+            for one in guard.reader().stored()
             if one.summary is not None and one.summary.kind == "call"
         ]
         files: dict[str, EvidenceFile] = {}
@@ -216,8 +216,7 @@ def test_a_delegation_that_outlives_a_rotation_is_proved_with_both_keys(durable)
         with closing(guard.reader()) as reader:
             (invocation_id,) = [
                 one.summary.invocation_id
-                for shard in reader.shards()
-                for one in reader.stored(shard)
+                for one in reader.stored()
                 if one.summary is not None and one.summary.kind == "call"
             ]
         data = guard.prove(str(invocation_id))
@@ -230,7 +229,6 @@ def test_a_delegation_that_outlives_a_rotation_is_proved_with_both_keys(durable)
             entries = [held for held in file.entries if held is not key]
             with pytest.raises(VerificationError) as caught:
                 verify_evidence(replace(file, entries=tuple(entries)).dumps(), guard.trust)
-            # or the shard that announces it is there for nothing
             assert caught.value.code in {"evidence.incomplete", "evidence.superfluous"}
         assert guard.verify().problems == ()
 

@@ -175,7 +175,7 @@ EDITS: dict[str, Callable[[ApprovalRequest], ApprovalRequest]] = {
 
 def refusals(guard: Guard) -> list[Mapping[str, Any]]:
     """Return what the log has of the calls that were refused."""
-    entries = [parse_entry(body) for _index, body in guard.reader().entries(0)]
+    entries = [parse_entry(body) for _index, body in guard.reader().entries()]
     calls = [one for one in entries if isinstance(one, CallEntry)]
     return [call.predicate for call in calls if not call.allowed]
 

@@ -18,11 +18,11 @@ from pathlib import Path
 from agentguard.domain import verify
 from agentguard.errors import AgentguardError
 from agentguard.domain import keystore
-from agentguard.storage.reader import StateReader
+from agentguard.store.reader import StoredLog
 state, anchors = map(Path, sys.argv[1:])
 try:
     trust = keystore.load_trust(state)
-    report = verify.examine(StateReader(state), trust, anchor=anchors)
+    report = verify.examine(StoredLog.of(state), trust, anchor=anchors)
     print("ok" if report.ok else f"found: {report.problems[0].what}")
 except AgentguardError as error:
     print(f"refused: {error}")
@@ -70,9 +70,7 @@ def test_the_twin_is_examined(used, examine):
 
 
 @pytest.mark.parametrize("how", ["pipe", "device"])
-@pytest.mark.parametrize(
-    "name", ["registry.json", "trust.json", "shards/0.sqlite", "shards/0.sqlite-journal"]
-)
+@pytest.mark.parametrize("name", ["trust.json", "log.sqlite", "log.sqlite-journal"])
 def test_what_is_no_file_keeps_no_reader_waiting(used, examine, name, how):
     path = used.config.state / name
     path.unlink(missing_ok=True)
@@ -87,7 +85,7 @@ def test_what_is_no_file_keeps_no_reader_waiting(used, examine, name, how):
 
 def test_nor_does_an_anchor(used, examine):
     trust = keystore.load_trust(used.config.state)
-    path = anchor.anchor_path(used.config.anchor, trust.origin(0))
+    path = anchor.head_path(used.config.anchor, trust.log)
     path.unlink()
     os.mkfifo(path)
     assert examine(used).startswith("found: the anchor ")

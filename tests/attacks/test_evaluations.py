@@ -28,7 +28,7 @@ from agentguard.errors import AgentguardError, CallError
 from agentguard.signing import dsse
 from agentguard.signing.canonical import dumps, dumps_record, loads_object, sha256_hex
 from agentguard.signing.dsse import Envelope
-from agentguard.storage.reader import StateReader
+from agentguard.store.reader import StoredLog
 
 PASSPHRASE = b"correct horse battery staple"
 _COLUMNS = frozenset(Summary._fields) - {"tool"}
@@ -47,7 +47,7 @@ class Scene:
         self.envelope = Envelope.parse(loads_object(self.got.statement or b""))
         self.read = verify_evaluation(self.got.statement, guard.trust)
         self.ports = runtime_of(guard).current_ports()
-        self.index = int(str(self.got.entry).partition("/")[2])
+        self.index = int(str(self.got.entry))
 
     def _note(self, text: str) -> str:
         self.ran.append(text)
@@ -127,7 +127,6 @@ def test_an_evaluation_gets_no_secret(scene):
     subject = ReleaseSubject(
         str(scene.read.evaluated.evaluation_id),
         scene.read.sha256,
-        0,
         scene.index,
         scene.agent.id,
         "note",
@@ -139,7 +138,7 @@ def test_an_evaluation_gets_no_secret(scene):
 
 
 def test_nobody_resolves_erases_or_proves_an_evaluation_as_a_call(scene):
-    place = CallPlace(0, scene.index, "0" * 32, scene.read.sha256)
+    place = CallPlace(scene.index, "0" * 32, scene.read.sha256)
     settings = scene.place.config
     for act in (administration.erase, administration.resolve):
         given: dict[str, Any] = {"note": "n", "now": scene.ports.clock()}
@@ -147,7 +146,7 @@ def test_nobody_resolves_erases_or_proves_an_evaluation_as_a_call(scene):
             given["ran"] = True
         with pytest.raises(CallError):
             act(settings, PASSPHRASE, str(scene.read.evaluated.evaluation_id), **given)
-    with closing(StateReader(settings.state)) as reader, pytest.raises(AgentguardError):
+    with closing(StoredLog.of(settings.state)) as reader, pytest.raises(AgentguardError):
         prove_call(
             reader, keystore.load_trust(settings.state), str(scene.read.evaluated.evaluation_id)
         )
@@ -267,8 +266,8 @@ def test_an_entry_is_small_whatever_the_arguments_are(place):
         assert agent.authorize(tool, "x" * 100_000).allowed
         denied = agent.authorize(tool, object())
         assert denied.code == "arguments.unencodable"
-    with closing(StateReader(place.config.state)) as reader:
-        bodies = [body for _index, body in reader.entries(0)]
+    with closing(StoredLog.of(place.config.state)) as reader:
+        bodies = [body for _index, body in reader.entries()]
     sizes = [len(body) for body in bodies if parse_entry(body).kind == "evaluation"]
     assert len(sizes) == 2
     assert max(sizes) < 4096

@@ -32,7 +32,7 @@ from agentguard.cli.audit import evidence_batch, lookup
 from agentguard.domain import administration, keystore, worker_processes
 from agentguard.errors import DecodeError
 from agentguard.signing import canonical
-from agentguard.storage.reader import StateReader
+from agentguard.store.reader import StoredLog
 
 
 @pytest.fixture
@@ -45,8 +45,8 @@ def paths(used, trust, tmp_path) -> list[Path]:
     """Write the evidence of ten calls, of which two are tampered with, and name a missing file."""
     folder = tmp_path / "evidence"
     folder.mkdir()
-    with closing(StateReader(used.config.state)) as reader:
-        parsed = [parse_entry(body) for _, body in reader.entries(0)]
+    with closing(StoredLog.of(used.config.state)) as reader:
+        parsed = [parse_entry(body) for _, body in reader.entries()]
         calls = [one for one in parsed if isinstance(one, CallEntry)]
         for number, call in enumerate(calls):
             data = prove_call(reader, trust, str(call.invocation_id))
@@ -217,7 +217,7 @@ def test_many_signatures_of_strangers_take_no_memory(paths, trust, number, is_ke
 def test_no_column_hides_a_call_from_an_export_of_all(used, trust, tmp_path, lie):
     """Somebody without any key would else choose which calls an auditor gets to see."""
     if lie is not None:
-        statement = f"UPDATE summaries SET {lie} WHERE kind = 'call' AND idx > 10"  # noqa: S608
+        statement = f"UPDATE entry SET {lie} WHERE kind = 'call' AND idx > 10"  # noqa: S608
         change(used, statement)
     (tmp_path / "trust.json").write_bytes(trust.dumps())
     words = ["--state", used.config.state, "--trust", tmp_path / "trust.json"]
@@ -251,9 +251,9 @@ def test_an_id_that_an_agent_uses_twice_hides_no_call(place, with_one_id, tmp_pa
         shown = run("verify", file, "--json")
         return shown.returncode, json.loads(shown.stdout)["tool"]["name"]
 
-    with closing(StateReader(place.config.state)) as reader:
-        kinds = [parse_entry(body).kind for _, body in reader.entries(0)]
-    places = [f"0/{index}" for index, kind in enumerate(kinds) if kind == "call"]
+    with closing(StoredLog.of(place.config.state)) as reader:
+        kinds = [parse_entry(body).kind for _, body in reader.entries()]
+    places = [str(index) for index, kind in enumerate(kinds) if kind == "call"]
     for number, name in enumerate(("harmless", "harmful")):
         made = run("make", places[number], "-o", tmp_path / f"{number}.json")
         assert made.returncode == 0, made.stderr
@@ -271,15 +271,15 @@ def test_an_id_that_an_agent_uses_twice_hides_no_call(place, with_one_id, tmp_pa
 def test_an_erasure_is_of_the_call_at_the_place_that_is_named(place, with_one_id, nth):
     def texts():
         """The attachments of the two calls and their outcomes."""
-        with closing(StateReader(place.config.state)) as reader:
-            stored = list(reader.stored(0))
+        with closing(StoredLog.of(place.config.state)) as reader:
+            stored = list(reader.stored())
         calls = [one for one in stored if parse_entry(one.body).kind == "call"]
         return [bool(one.attachments) for one in calls], [one.index for one in calls]
 
     has_data, indices = texts()
     assert has_data == [True, True]
-    with closing(StateReader(place.config.state)) as reader:
-        named = lookup.call(reader, f"0/{indices[nth]}")
+    with closing(StoredLog.of(place.config.state)) as reader:
+        named = lookup.call(reader, str(indices[nth]))
     done = administration.erase(
         place.config, PASSPHRASE, named, note="asked for", now=datetime.now(UTC)
     )

@@ -24,7 +24,8 @@ from agentguard.domain import keystore, rotation
 from agentguard.domain.domain import StateDomain
 from agentguard.errors import DecodeError, VerificationError
 from agentguard.identity.trust import TrustDocument
-from agentguard.storage.reader import StateReader
+from agentguard.store.reader import StoredLog
+from agentguard.store.store import Store
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "verify_evidence" / "verify_evidence.py"
 PASSPHRASE = b"correct horse battery staple"
@@ -70,15 +71,15 @@ class History:
 
     def find(self, what: str) -> None:
         """Give the newest call a name."""
-        with closing(StateReader(self.place.config.state)) as reader:
-            (*_older, newest) = reader.search(0, Search(kind="call"))
-            stored = reader.entry(0, newest)
+        with closing(StoredLog.of(self.place.config.state)) as reader:
+            (*_older, newest) = reader.search(Search(kind="call"))
+            stored = reader.entry(newest)
         assert stored is not None
         self.calls[what] = str(parse_entry(stored.body, CallEntry).invocation_id)
 
     def prove(self, what: str) -> bytes:
         """Make the evidence of a call from the log as it is now, under the document of now."""
-        with closing(StateReader(self.place.config.state)) as reader:
+        with closing(StoredLog.of(self.place.config.state)) as reader:
             return prove_call(reader, self.trust, self.calls[what])
 
     def rotate(self, use: Any, **options: Any) -> None:
@@ -121,6 +122,7 @@ def test_what_a_new_key_has_signed_needs_the_new_trust_document(history, use, co
 def test_the_old_key_counts_until_its_overlap_is_over(history, monkeypatch, use):
     """In the hands of a process that never notices, as a thief's would not."""
     monkeypatch.setattr(StateDomain, "renewed", lambda _home: None)
+    monkeypatch.setattr(Store, "_is_replaced", lambda *_given: False)
     with history.place.open() as guard:
         say = guard.tool(name="say")(lambda what: what)
         history.later()
@@ -136,27 +138,6 @@ def test_the_old_key_counts_until_its_overlap_is_over(history, monkeypatch, use)
         history.prove("too late")
     assert late.value.code == "key.expired"
     assert refusal(during, history.trust) is None
-
-
-def test_the_shard_in_which_a_key_was_announced_is_found_without_reading_others(
-    history, monkeypatch
-):
-    """Three shards: the call is in the first, the key that has signed it stands in the third."""
-    with history.place.open() as first, history.place.open() as second:
-        for guard in (first, second):
-            guard.new_agent("reader")
-        history.rotate("log")
-    history.call("after")
-    read, entries = [], StateReader.entries
-
-    def counted(self, shard, **options):
-        if "after" not in options:  # else it is one entry that is read
-            read.append(shard)
-        return entries(self, shard, **options)
-
-    monkeypatch.setattr(StateReader, "entries", counted)
-    assert refusal(history.prove("after"), history.trust) is None
-    assert read == [0, 2]
 
 
 # --- compromised ----------------------------------------------------------------------------------

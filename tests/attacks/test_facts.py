@@ -98,7 +98,7 @@ def test_what_it_changes_changes_nothing_that_is_bound(guard):
         assert document["args"] == {"order": {"id": "A-1"}}
         assert document["bought"] == {"id": "A-1"}
         assert (document["agent"]["name"], document["task_id"]) == ("support", "task-7")
-        bodies = (body for _index, body in opened.reader().entries(0))
+        bodies = (body for _index, body in opened.reader().entries())
         (call,) = (e for e in map(parse_entry, bodies) if isinstance(e, CallEntry))
         said = call.predicate
         assert (said["principal"], said["task_id"], said["agent"]) == (

@@ -1,8 +1,7 @@
-"""Forks with a guard open: each process has a shard and a key of its own.
+"""Forks with a guard open: each process has a connection and a key of its own.
 
-What a fork inherits (the parent's key, its shard, its locks, the state of SQLite) is never used in
-the child: two writers on one shard would fork the log. Real processes throughout. Servers that fork
-are in test_forks_of_servers.py.
+What a fork inherits (the parent's key, its locks, the state of SQLite) is never used in the child.
+Real processes throughout. Servers that fork are in test_forks_of_servers.py.
 """
 
 from __future__ import annotations
@@ -43,9 +42,6 @@ OPEN = """
     @guard.tool
     def note(text: str) -> str:
         return text
-
-    def shard():
-        return guard._parts.runtime._ports.log.shard
 
     def say(*words):
         os.write(1, (" ".join(map(str, words)) + "\\n").encode())
@@ -90,14 +86,12 @@ def run(place, programs):
     return run
 
 
-def test_parent_child_and_grandchild_each_go_on_in_a_shard_and_as_an_instance_of_their_own(
-    place, run
-):
+def test_parent_child_and_grandchild_each_go_on_as_an_instance_of_their_own(place, run):
     lines = run(
         """
         def work(name, generations):
             agent.call(note, text=name)
-            say(name, shard(), agent.id)
+            say(name, agent.id)
             if generations:
                 child = fork(lambda: work(name + "/child", generations - 1))
                 agent.call(note, text=name)
@@ -108,17 +102,16 @@ def test_parent_child_and_grandchild_each_go_on_in_a_shard_and_as_an_instance_of
         work("parent", 2)
         """
     )
-    said = {name: (int(shard), uri) for name, shard, uri in map(str.split, lines)}
+    said = dict(line.split() for line in lines)
     assert set(said) == {"parent", "parent/child", "parent/child/child"}
-    assert {shard for shard, _uri in said.values()} == {0, 1, 2}
-    assert len({uri for _shard, uri in said.values()}) == 3
+    assert len(set(said.values())) == 3
     verified(place)
     on_record = Counter(calls(place))
     assert on_record == Counter(
         {
-            (*said["parent"], "parent"): 3,
-            (*said["parent/child"], "parent/child"): 3,
-            (*said["parent/child/child"], "parent/child/child"): 2,
+            (said["parent"], "parent"): 3,
+            (said["parent/child"], "parent/child"): 3,
+            (said["parent/child/child"], "parent/child/child"): 2,
         }
     )
 
@@ -155,7 +148,7 @@ def test_a_call_that_interrupts_the_making_of_the_childs_instance_is_denied(plac
     )
     verified(place)
     assert code == "storage.busy"
-    assert calls(place) == [(1, line, "child")]
+    assert calls(place) == [(line, "child")]
 
 
 def test_the_parents_key_is_gone_from_the_childs_agent(place, run):
@@ -189,7 +182,7 @@ def test_the_parents_key_is_gone_from_the_childs_agent(place, run):
     )
     assert lines == []
     verified(place)
-    uris = {text: {uri for _s, uri, found in calls(place) if found == text} for text in NAMES}
+    uris = {text: {uri for uri, found in calls(place) if found == text} for text in NAMES}
     assert len(uris["parent"]) == len(uris["child"]) == 1
     assert uris["parent"] != uris["child"]
 
@@ -197,7 +190,7 @@ def test_the_parents_key_is_gone_from_the_childs_agent(place, run):
 NAMES = ("parent", "child")
 
 
-def test_a_fork_that_never_calls_takes_no_shard_and_leaves_the_parents_alone(place, run):
+def test_a_fork_that_never_calls_leaves_the_parents_guard_alone(place, run):
     run(
         """
         agent.call(note, text="before")
@@ -207,8 +200,8 @@ def test_a_fork_that_never_calls_takes_no_shard_and_leaves_the_parents_alone(pla
         guard.close()
         """
     )
-    assert len(verified(place).shards) == 1
-    assert [text for _shard, _uri, text in calls(place)] == ["before", "after"]
+    verified(place)
+    assert [text for _uri, text in calls(place)] == ["before", "after"]
 
 
 def test_what_was_enqueued_before_the_fork_is_written_once_and_by_the_parent(place, run):
@@ -220,43 +213,39 @@ def test_what_was_enqueued_before_the_fork_is_written_once_and_by_the_parent(pla
         """
     )
     verified(place)
-    assert sorted(text for _shard, _uri, text in calls(place)) == ["child", "parent"]
+    assert sorted(text for _uri, text in calls(place)) == ["child", "parent"]
 
 
 def test_a_child_outlives_its_parent(place, run):
-    """The parent's shard is free again, while the child, which has inherited it, works on."""
-    lines = run(
+    """It calls on after the parent's guard is closed, and beside another guard."""
+    run(
         """
         ready, go = os.pipe()
         def child():
             os.close(go)
-            os.read(ready, 1)  # until the parent's shard is somebody else's
+            os.read(ready, 1)  # until the parent's guard is closed
             for _ in range(20):
                 agent.call(note, text="child")
-            say("child", shard())
             guard.close()
 
         child = fork(child)
         agent.call(note, text="parent")
         guard.close()
         other = opened()
-        say("other", other._parts.runtime._ports.log.shard)
         os.close(go)
         other.new_agent("reader").call(note, text="other")
         wait(child)
         other.close()
         """
     )
-    assert sorted(lines) == ["child 1", "other 0"]
     verified(place)
-    found = Counter((shard, text) for shard, _uri, text in calls(place))
-    assert found == {(0, "parent"): 1, (0, "other"): 1, (1, "child"): 20}
+    found = Counter(text for _uri, text in calls(place))
+    assert found == {"parent": 1, "other": 1, "child": 20}
 
 
 KILLED_WRITER = """
     for _ in range(5):
         agent.call(note, text="later")
-    assert shard() == 0
     os.kill(os.getpid(), signal.SIGKILL)
 """
 
@@ -275,13 +264,15 @@ def test_the_end_of_a_child_does_not_touch_what_was_written_after_it_was_forked(
             signal.alarm(120)
             os.close(go)
             os.read(ready, 1)
-            from agentguard.storage import flusher, shard_file, sqlite
+            from agentguard.storage import flusher
+            from agentguard.storage import sqlite as shared
+            from agentguard.store import sqlite, store
             # all that refers to it, as at the interpreter's end
             flusher._OPEN.clear()
             flusher._UNCLOSED.clear()
-            vars(shard_file).clear()
-            vars(sqlite).clear()
-            home = guard = agent = note = opened = shard = fork = wait = None
+            for module in (store, sqlite, shared):
+                vars(module).clear()
+            home = guard = agent = note = opened = fork = wait = None
             gc.collect()
             {end}
         guard.close()
@@ -292,48 +283,45 @@ def test_the_end_of_a_child_does_not_touch_what_was_written_after_it_was_forked(
         """
     )
     verified(place, in_doubt=True)
-    assert Counter(text for _shard, _uri, text in calls(place)) == {"parent": 1, "later": 5}
+    assert Counter(text for _uri, text in calls(place)) == {"parent": 1, "later": 5}
 
 
 LOOK = """
 import sqlite3, sys
 from pathlib import Path
 
-for path in sorted(Path(sys.argv[1]).glob("state/shards/*.sqlite")):
-    connection = sqlite3.connect(path)  # one that may write, and that could be the last to close
-    connection.execute("SELECT count(*) FROM entries").fetchone()
-    connection.close()
+# one that may write, and that could be the last to close
+connection = sqlite3.connect(Path(sys.argv[1]) / "state" / "log.sqlite")
+connection.execute("SELECT count(*) FROM entry").fetchone()
+connection.close()
 """
 
 
-def test_a_child_does_not_write_a_shard_that_its_parent_was_reading(place, run):
+def test_a_child_writes_the_log_that_its_parent_was_reading(place, run):
     """SQLite would take it for locked already, and whoever comes next for free."""
     (place.config.base / "look.py").write_text(LOOK)
-    lines = run(
+    run(
         """
-        second = opened()
-        second.new_agent("reader").call(note, text="second")
-        second.close()  # its shard is free
         reader = guard.reader()
-        assert all(list(reader.entries(number)) for number in reader.shards())
+        rows = reader.entries()
+        next(rows)
 
         def child():
             for number in range(30):
                 agent.call(note, text="child")
                 if number in (10, 20):
                     subprocess.run([sys.executable, folder / "look.py", folder], check=True)
-            say(shard())
             os.kill(os.getpid(), signal.SIGKILL)
 
         child = fork(child)
+        assert list(rows)
         reader.close()
         assert os.waitpid(child, 0)[1] == signal.SIGKILL
         guard.close()
         """
     )
-    assert lines == ["2"]
     verified(place, in_doubt=True)
-    assert Counter(text for _shard, _uri, text in calls(place)) == {"second": 1, "child": 30}
+    assert Counter(text for _uri, text in calls(place)) == {"child": 30}
 
 
 def test_a_fork_may_find_the_other_threads_anywhere(place, run):
@@ -366,10 +354,9 @@ def test_a_fork_may_find_the_other_threads_anywhere(place, run):
         say(len(made))
         """
     )
-    report = verified(place)
-    assert len(report.shards) == 2  # the children, one after the other, have shared one
-    found = Counter((shard, text) for shard, _uri, text in calls(place))
-    assert found == {(0, "parent"): int(lines[0]), (1, "child"): FORKS}
+    verified(place)
+    found = Counter(text for _uri, text in calls(place))
+    assert found == {"parent": int(lines[0]), "child": FORKS}
 
 
 CLOSING = {
@@ -383,12 +370,12 @@ CLOSING = {
 def test_a_guard_that_is_closed_while_a_fork_begins_to_use_it_is_closed(place, run, how):
     lines = run(
         f"""
-        lease = domain.StateDomain.lease
+        open_log = domain.StateDomain.open_log
 
-        def meanwhile(home, now, ledger):
+        def meanwhile(home, *args, **options):
             {CLOSING[how]}
             time.sleep(0.3)
-            return lease(home, now, ledger)
+            return open_log(home, *args, **options)
 
         def attempt():
             try:
@@ -397,7 +384,7 @@ def test_a_guard_that_is_closed_while_a_fork_begins_to_use_it_is_closed(place, r
                 return denied.code
 
         def child():
-            domain.StateDomain.lease = meanwhile
+            domain.StateDomain.open_log = meanwhile
             adapters.evaluate(agent, agent._invocation(note, ("first",), {{}}))  # records nothing
             for thread in threading.enumerate():
                 if thread is not threading.main_thread() and not thread.daemon:
@@ -406,28 +393,24 @@ def test_a_guard_that_is_closed_while_a_fork_begins_to_use_it_is_closed(place, r
             guard.close()
 
         wait(fork(child))
-        domain.StateDomain.lease = lease
-        third = opened()  # nobody holds the child's shard any more
-        say(third._parts.runtime._ports.log.shard)
-        third.close()
+        domain.StateDomain.open_log = open_log
         guard.close()
         """
     )
     expected = "False ran" if how == "by nobody" else "True storage.closed"
-    assert lines[0] == expected
-    assert lines[1] == "1"
+    assert lines == [expected]
     verified(place)
 
 
 @pytest.mark.parametrize("inside", [True, False])
 def test_a_fork_while_a_lock_is_released_does_not_keep_it(place, run, inside):
-    """The child would have a descriptor that it does not know of, and the shard stay leased.
+    """The child would have a descriptor that it does not know of, and the state stay claimed.
 
     The twin is forked after the release.
     """
     lines = run(
         f"""
-        from agentguard.storage import lock
+        from agentguard.storage import claim, lock
 
         held, close = set(lock._HELD), os.close
         releasing, forked = threading.Event(), threading.Event()
@@ -450,53 +433,14 @@ def test_a_fork_while_a_lock_is_released_does_not_keep_it(place, run, inside):
         forked.set()
         closing.join()
         os.close = close
-        second = opened()
-        say(second._parts.runtime._ports.log.shard)
-        second.close()
+        claim.take(folder / "state", alone=True)()
+        say("free")
         os.close(tell)
         wait(child)
         """
     )
-    assert lines == ["0"]
+    assert lines == ["free"]
     verified(place)
-
-
-def test_a_fork_while_a_shard_can_not_be_taken_hangs_nothing(place, run):
-    """Its lock is given back: outside SQLite, which the fork waits for with the locks in hand."""
-    lines = run(
-        """
-        import sqlite3
-        from contextlib import closing, suppress
-        from agentguard import StorageError
-        from agentguard.storage import lock
-
-        guard.close()
-        path = folder / "state" / "shards" / "0.sqlite"
-        with closing(sqlite3.connect(path)) as connection, connection:
-            connection.execute("UPDATE shard SET origin = 'elsewhere'")
-        release, releasing = lock.release, threading.Event()
-
-        def slowly(held):
-            releasing.set()
-            time.sleep(0.5)
-            release(held)
-
-        def take():
-            with suppress(StorageError):
-                opened()
-                say("opened")
-
-        lock.release = slowly
-        taking = threading.Thread(target=take)
-        signal.alarm(120)  # hanging is dying
-        taking.start()
-        assert releasing.wait(60)
-        wait(fork(lambda: None))
-        taking.join()
-        say("forked")
-        """
-    )
-    assert lines == ["forked"]
 
 
 def test_multiprocessing_with_the_fork_method(place, run):
@@ -507,8 +451,8 @@ def test_multiprocessing_with_the_fork_method(place, run):
 
         def serve(number, results):
             agent.call(note, text=f"child {number}")
-            barrier.wait(120)  # all three have a shard now
-            results.put((shard(), agent.id))
+            barrier.wait(120)  # all three are at work now
+            results.put(agent.id)
 
         results = context.SimpleQueue()
         children = [context.Process(target=serve, args=(n, results)) for n in range(3)]
@@ -516,19 +460,17 @@ def test_multiprocessing_with_the_fork_method(place, run):
             child.start()
         agent.call(note, text="parent")
         for _ in children:
-            say(*results.get())
+            say(results.get())
         for child in children:
             child.join(60)
             assert child.exitcode == 0
-        say(shard(), agent.id)
+        say(agent.id)
         guard.close()
         """
     )
-    said = [line.split() for line in lines]
-    assert sorted(int(shard) for shard, _uri in said) == [0, 1, 2, 3]
-    assert len({uri for _shard, uri in said}) == 4
+    assert len(set(lines)) == 4
     verified(place, in_doubt=True)  # by os._exit they end, and what was enqueued with them
-    texts = {text for _shard, _uri, text in calls(place)}
+    texts = {text for _uri, text in calls(place)}
     assert texts == {"parent", "child 0", "child 1", "child 2"}
 
 
@@ -541,7 +483,7 @@ def test_a_childs_own_examination_agrees(place, run):
         def child():
             agent.call(note, text="child")
             report = examine(guard.reader(), guard.trust, anchor=settings.anchor)
-            say(report.ok, report.anchored, len(report.shards))
+            say(report.ok, report.anchored)
             guard.close()
 
         wait(fork(child))
@@ -549,5 +491,5 @@ def test_a_childs_own_examination_agrees(place, run):
         guard.close()
         """
     )
-    assert lines == ["True True 2"]
+    assert lines == ["True True"]
     verified(place)

@@ -23,7 +23,7 @@ from agentguard.guard.embedded import Embedded
 from agentguard.guard.guard import Guard
 from agentguard.policy.function import FunctionEngine
 from agentguard.storage import lock
-from agentguard.storage.reader import StateReader
+from agentguard.store.reader import StoredLog
 
 PASSPHRASE = b"correct horse"
 EACH = 1 if os.environ.get("AGENTGUARD_ROUNDS") == "full" else 3
@@ -70,12 +70,12 @@ def use(settings: Config) -> None:
     with Guard(Embedded(settings, FunctionEngine(lambda _d: Decision.allow()), home)) as guard:
         guard.new_agent("reader").call(guard.tool(name="say")(lambda what: what), "x")
     trust = keystore.load_trust(settings.state)
-    with closing(StateReader(settings.state)) as reader:
+    with closing(StoredLog.of(settings.state)) as reader:
         report = examine(reader, trust, anchor=settings.anchor)
-        kinds = [parse_entry(body).kind for _index, body in reader.entries(0)]
-        called = [row for row in reader.stored(0) if row.summary and row.summary.invocation_id]
+        kinds = [parse_entry(body).kind for _index, body in reader.entries()]
+        called = [row for row in reader.stored() if row.summary and row.summary.invocation_id]
     assert (report.problems, report.anchored) == ((), settings.anchor is not None)
-    assert kinds[:4] == ["shard", "key", "key", "key"]
+    assert kinds[:3] == ["key", "key", "key"]
     assert called[0].summary is not None
     with Guard(Embedded(settings, FunctionEngine(lambda _d: Decision.allow()), home)) as guard:
         verify_evidence(guard.prove(str(called[0].summary.invocation_id)), trust)

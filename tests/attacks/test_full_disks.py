@@ -18,7 +18,7 @@ from agentguard.domain.verify import examine
 from agentguard.guard.embedded import Embedded
 from agentguard.policy.function import FunctionEngine
 from agentguard.storage import reserve
-from agentguard.storage.reader import StateReader
+from agentguard.store.reader import StoredLog
 
 folder, anchor, running = Path(sys.argv[1]), sys.argv[2], sys.argv[3] == "running"
 SECRET = b"correct horse battery staple"
@@ -90,7 +90,7 @@ if not running:
 print(*calls())
 print((folder / "state" / reserve.FILE).stat().st_blocks * 512 >= reserve.SIZE)
 guard.close()
-report = examine(StateReader(folder / "state"), domain.take_up(settings, SECRET).trust,
+report = examine(StoredLog.of(folder / "state"), domain.take_up(settings, SECRET).trust,
                  anchor=settings.anchor)
 print(report.problems, len(report.in_doubt))
 """

@@ -18,7 +18,7 @@ from agentguard.domain.verify import examine
 
 
 def entries(guard, kind):
-    bodies = (body for _index, body in guard.reader().entries(0))
+    bodies = (body for _index, body in guard.reader().entries())
     return [entry for entry in map(parse_entry, bodies) if entry.kind == kind]
 
 

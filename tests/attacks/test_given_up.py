@@ -220,7 +220,7 @@ def test_who_opens_while_another_process_writes_sees_the_older_two(scene):
     os.close(tell)
     assert os.read(told, 1)
     (scene.state / restrictions_file.FILE).unlink()
-    (scene.state / "registry.lock").unlink()
+    (scene.state / "state.lock").unlink()
     meanwhile = scene.calls()
     os.write(go_on, b".")
     os.waitpid(child, 0)

@@ -58,7 +58,7 @@ def locked(path):
 def test_a_lock_that_nobody_lets_go_of_is_named_and_given_up(place, monkeypatch, caplog, command):
     monkeypatch.setattr(lock, "PATIENCE", 0.2)
     monkeypatch.setattr(lock, "WARN_AFTER", 0.05)
-    path = place.config.state / "registry.lock"
+    path = place.config.state / "state.lock"
     with locked(path), pytest.raises(StorageError, match=f"'fuser {path}' names") as caught:
         command(place)
     assert caught.value.code == "storage.locked"
@@ -79,7 +79,7 @@ def test_the_lock_of_the_approvals_too(place, monkeypatch):
 
 
 def test_whoever_waits_goes_on_once_the_lock_is_free(place, caplog):
-    with locked(place.config.state / "registry.lock") as file:
+    with locked(place.config.state / "state.lock") as file:
         threading.Timer(0.2, fcntl.flock, (file, fcntl.LOCK_UN)).start()
         freeze(place)
     assert caplog.text == ""  # not worth a word

@@ -440,7 +440,7 @@ def test_a_refused_call_is_on_record_and_its_tool_does_not_run(hostile):
         agent.call(transfer)
         assert ran == [1]
         with closing(guard.reader()) as reader:
-            entries = [parse_entry(body) for _, body in reader.entries(0)]
+            entries = [parse_entry(body) for _, body in reader.entries()]
         calls = [one.members for one in entries if one.kind == "call"]
     assert [call["code"] for call in calls] == ["engine.malformed", ""]
     assert "evaluation" not in calls[0]

@@ -22,10 +22,11 @@ import pytest
 
 from agentguard import Decision, Denied, Guard, StorageError
 from agentguard.domain.verify import examine
-from agentguard.storage import commit_turn, flusher, log, memory, unsigned
-from agentguard.storage.reader import StateReader
+from agentguard.storage import flusher, owned_lock
+from agentguard.store import log, sqlite, store, transaction
+from agentguard.store.reader import StoredLog
 
-FILES = {str(one.__file__) for one in (commit_turn, flusher, log, memory, unsigned)}
+FILES = {str(one.__file__) for one in (flusher, log, owned_lock, sqlite, store, transaction)}
 WAITING = {"wait", "notify", "notify_all"}
 
 
@@ -91,16 +92,16 @@ def handled():
 
 def interrupt_writes(guard):
     """Send the signal once, in the midst of the next commit."""
-    log = guard._parts.runtime._ports.log
-    write, left = log._backend.write, [True]
+    store = guard._parts.runtime._ports.log._store
+    written, left = store._written, [True]
 
     def interrupted(*batch):
         if left:
             left.pop()
             signal.raise_signal(signal.SIGUSR1)
-        write(*batch)
+        return written(*batch)
 
-    log._backend.write = interrupted
+    store._written = interrupted
 
 
 def test_a_handler_that_makes_a_call_within_a_commit_is_denied(place, ran, handled):
@@ -301,8 +302,8 @@ def test_no_interrupt_of_a_call_tears_a_log_in_memory(guard, note, ran, examine)
 
 def calls_of(place) -> set[str]:
     """Return the ids of the calls in the log."""
-    with closing(StateReader(place.config.state)) as reader:
-        found = [entry.summary for entry in reader.stored(0)]
+    with closing(StoredLog.of(place.config.state)) as reader:
+        found = [entry.summary for entry in reader.stored()]
     return {str(one.invocation_id) for one in found if one and one.kind == "call"}
 
 

@@ -31,8 +31,8 @@ from agentguard.signing import canonical, dsse
 from agentguard.signing.canonical import b64_decode, b64_encode, sha256_hex
 from agentguard.signing.keys import Ed25519Signer
 from agentguard.storage import flusher
-from agentguard.storage.reader import StateReader
-from agentguard.storage.unsigned import MAX_UNSIGNED
+from agentguard.store.log import MAX_UNSIGNED
+from agentguard.store.reader import StoredLog
 
 
 class Counting:
@@ -75,10 +75,8 @@ def no_flusher(monkeypatch):
 
 def statements_of(place) -> list[tuple[str, Any]]:
     """Return the kind and the envelope (JSON) of each call and outcome in the log, in order."""
-    with closing(StateReader(place.config.state)) as reader:
-        parsed = [
-            parse_entry(body) for shard in reader.shards() for _, body in reader.entries(shard)
-        ]
+    with closing(StoredLog.of(place.config.state)) as reader:
+        parsed = [parse_entry(body) for _, body in reader.entries()]
     names = {"call": "invocation", "outcome": "statement"}
     return [(e.kind, e.members[names[e.kind]]) for e in parsed if e.kind in names]
 
@@ -115,11 +113,11 @@ def test_no_error_ends_the_thread_that_flushes(place, caplog):
         log = guard._parts.runtime._ports.log
         check, failed = log._check_key, threading.Event()
 
-        def fail_once(at: str) -> None:
+        def fail_once(at: str, has_new_keys: bool) -> None:
             if threading.current_thread().name == "agentguard-flush" and not failed.is_set():
                 failed.set()
                 raise ZeroDivisionError
-            check(at)
+            check(at, has_new_keys)
 
         log.check_before_signing(fail_once)
         agent.call(tool)
@@ -129,7 +127,7 @@ def test_no_error_ends_the_thread_that_flushes(place, caplog):
             threading.Event().wait(0.05)
         assert failed.is_set()
         assert place.seen().statuses == ["ok"]
-    assert "a log could not be flushed" in caplog.text
+    assert "the log can't be written" in caplog.text
 
 
 def test_another_agent_signs_no_outcome_of_this_one(place, no_flusher):
@@ -156,9 +154,9 @@ def proofs(place, no_flusher) -> list[bytes]:
         agent, tool = guard.new_agent("reader"), guard.tool(lambda secret: secret, name="tool")
         for number in range(3):
             agent.call(tool, f"secret {number}")
-    with closing(StateReader(place.config.state)) as reader:
+    with closing(StoredLog.of(place.config.state)) as reader:
         trust = keystore.load_trust(place.config.state)
-        parsed = [parse_entry(body) for _, body in reader.entries(0)]
+        parsed = [parse_entry(body) for _, body in reader.entries()]
         calls = [one for one in parsed if isinstance(one, CallEntry)]
         ids = [str(call.invocation_id) for call in calls]
         return [prove_call(reader, trust, one) for one in ids]
@@ -339,8 +337,8 @@ def test_no_statement_of_a_log_holds_because_others_of_its_signature_do(
         agent, tool = guard.new_agent("reader"), guard.tool(lambda x: x, name="tool")
         for number in range(3):
             agent.call(tool, number)
-    with closing(StateReader(place.config.state)) as reader:
-        stored = list(reader.stored(0))
+    with closing(StoredLog.of(place.config.state)) as reader:
+        stored = list(reader.stored())
     outcomes = [one for one in stored if json.loads(one.body)["kind"] == "outcome"]
     assert signed(stored, jobs) >= {one.index for one in outcomes}
     members = json.loads(outcomes[1].body)
@@ -493,7 +491,7 @@ def test_outcomes_of_many_instances_do_not_pile_up_in_memory(guard, note, examin
     for agent in agents:
         agent.call(note)
     with closing(guard._parts.runtime.domain.read()) as reader:  # without a flush
-        kinds = [parse_entry(body).kind for _index, body in reader.entries(0)]
+        kinds = [parse_entry(body).kind for _index, body in reader.entries()]
     assert kinds.count("call") == 2 * len(agents)
     assert kinds.count("outcome") == 2 * len(agents) - MAX_UNSIGNED - 1  # one is queued, signed
     assert seen(guard).statuses == ["ok"] * 2 * len(agents)

@@ -73,11 +73,9 @@ class Payer:
 
     def invocation_id(self) -> str:
         with self.place.open() as guard:
-            reader = guard.reader()
-            for shard in reader.shards():
-                for stored in reader.stored(shard):
-                    if stored.summary is not None and stored.summary.kind == "call":
-                        return str(stored.summary.invocation_id)
+            for stored in guard.reader().stored():
+                if stored.summary is not None and stored.summary.kind == "call":
+                    return str(stored.summary.invocation_id)
         raise AssertionError("no call was made")
 
 

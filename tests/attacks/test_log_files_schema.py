@@ -13,12 +13,14 @@ import struct
 from contextlib import closing
 
 import pytest
-from edited_logs import bodies, change, file_of, problems, use
+from edited_logs import anchor_of, bodies, change, file_of, problems, use
 
 from agentguard import StorageError
 from agentguard.domain import keystore
 from agentguard.domain.verify import examine
-from agentguard.storage.reader import StateReader
+from agentguard.errors import VerificationError
+from agentguard.storage import restrictions_file
+from agentguard.store.reader import StoredLog
 
 # --- what finds entries ---------------------------------------------------------------------------
 
@@ -26,15 +28,15 @@ from agentguard.storage.reader import StateReader
 def rebuild_index(place, condition):
     """Have the index hold other rows than its schema says, which still says so."""
     with closing(sqlite3.connect(file_of(place), isolation_level=None)) as connection:
-        named = "FROM sqlite_master WHERE name = 'summaries_by_invocation'"
+        named = "FROM sqlite_master WHERE name = 'entry_by_invocation'"
         (schema,) = connection.execute(f"SELECT sql {named}").fetchone()
-        connection.execute("DROP INDEX summaries_by_invocation")
+        connection.execute("DROP INDEX entry_by_invocation")
         connection.execute(
-            f"CREATE INDEX summaries_by_invocation ON summaries (invocation_id) WHERE {condition}"
+            f"CREATE INDEX entry_by_invocation ON entry (log, invocation_id) WHERE {condition}"
         )
         connection.execute("PRAGMA writable_schema=ON")
         connection.execute(
-            "UPDATE sqlite_master SET sql = ? WHERE name = 'summaries_by_invocation'", (schema,)
+            "UPDATE sqlite_master SET sql = ? WHERE name = 'entry_by_invocation'", (schema,)
         )
 
 
@@ -42,12 +44,12 @@ def rebuild_index(place, condition):
 def test_an_index_that_hides_entries_is_found(used, contents):
     """Every outcome is missing in it: by what is looked up, all calls are in doubt."""
     rebuild_index(used, "kind = 'call'")
-    with closing(StateReader(used.config.state)) as reader:
-        assert len(list(reader.unsettled(0))) == 10
+    with closing(StoredLog.of(used.config.state)) as reader:
+        assert len(list(reader.unsettled())) == 10
         trust = keystore.load_trust(used.config.state)
         report = examine(reader, trust, contents=contents)
-    assert any("summaries_by_invocation" in problem.what for problem in report.problems)
-    assert report.damaged == (0,)
+    assert any("entry_by_invocation" in problem.what for problem in report.problems)
+    assert report.damaged
 
 
 def test_an_index_that_was_rebuilt_as_it_was_is_none(used):
@@ -59,7 +61,7 @@ def test_an_index_that_was_rebuilt_as_it_was_is_none(used):
 
 
 def pages_of(place, table):
-    """The file of shard 0 as bytes, the size of its pages, and the root of a table in it."""
+    """The log's file as bytes, the size of its pages, and the root of a table in it."""
     with closing(sqlite3.connect(file_of(place))) as connection:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         named = "SELECT rootpage FROM sqlite_master WHERE name = ?"
@@ -71,16 +73,17 @@ def pages_of(place, table):
 
 def test_a_row_that_only_a_walk_finds_is_a_finding(used):
     """A page of the table's tree says that less stands below it than does."""
-    data, size, root = pages_of(used, "entries")
+    data, size, root = pages_of(used, "entry")
     start = (root - 1) * size
     assert data[start] == 5  # an inner page of a table
     (cell,) = struct.unpack(">H", data[start + 12 : start + 14])
-    hidden = data[start + cell + 4]  # the last index below its first child
+    hidden = data[start + cell + 4]  # the last row below its first child
     data[start + cell + 4] = hidden - 1
     file_of(used).write_bytes(data)
-    with closing(StateReader(used.config.state)) as reader:
-        assert hidden in [index for index, _body in reader.entries(0)]
-        assert reader.entry(0, hidden) is None
+    with closing(StoredLog.of(used.config.state)) as reader:
+        assert hidden - 1 in [index for index, _body in reader.entries()]
+        with pytest.raises(StorageError, match="malformed"):
+            reader.entry(hidden - 1)
     assert any("out of order" in what for what in problems(used))
 
 
@@ -109,7 +112,7 @@ def in_time():
     signal.signal(signal.SIGALRM, before)
 
 
-@pytest.mark.parametrize("table", ["entries", "summaries", "checkpoints", "attachments"])
+@pytest.mark.parametrize("table", ["entry", "attachment", "head"])
 @pytest.mark.parametrize("contents", [True, False])
 def test_a_small_file_with_rows_without_end_is_found_in_time(used, in_time, table, contents):
     """Each of six pages stands 501 times below the next: 10^16 rows in some 100 KiB."""
@@ -121,11 +124,11 @@ def test_a_small_file_with_rows_without_end_is_found_in_time(used, in_time, tabl
     data[(root - 1) * size : root * size] = page
     data[28:32] = struct.pack(">I", len(data) // size)
     file_of(used).write_bytes(data)
-    with closing(StateReader(used.config.state)) as reader:
+    with closing(StoredLog.of(used.config.state)) as reader:
         trust = keystore.load_trust(used.config.state)
         report = examine(reader, trust, anchor=used.config.anchor, contents=contents)
     assert not report.ok
-    assert report.damaged == (0,)
+    assert report.damaged
     assert len(report.problems) < 110
 
 
@@ -134,10 +137,10 @@ def test_a_small_file_with_rows_without_end_is_found_in_time(used, in_time, tabl
 
 def loosen(place):
     """Replace the strict tables by such that take any type."""
-    for table in ("entries", "checkpoints", "attachments", "shard"):
+    for table in ("entry", "head", "attachment"):
         change(
             place,
-            f"CREATE TABLE loose AS SELECT * FROM {table}",  # noqa: S608  of the four above
+            f"CREATE TABLE loose AS SELECT * FROM {table}",  # noqa: S608  of the three above
             f"DROP TABLE {table}",
             f"ALTER TABLE loose RENAME TO {table}",
         )
@@ -169,21 +172,28 @@ def test_tables_that_lost_their_strictness_are_a_finding_themselves(used):
 @pytest.mark.parametrize(
     "statement",
     [
-        "UPDATE entries SET body = 5 WHERE idx = 9",
-        "UPDATE entries SET body = NULL WHERE idx = 9",
-        "UPDATE entries SET body = 'text' WHERE idx = 9",
-        "UPDATE entries SET body = NULL",
-        "UPDATE checkpoints SET note = 7",
-        "UPDATE checkpoints SET note = 'x'",
-        "UPDATE checkpoints SET note = NULL",
-        "UPDATE attachments SET data = 5",
-        "UPDATE attachments SET salt = NULL",
-        "UPDATE attachments SET role = 5 WHERE role = 'input'",
-        "UPDATE attachments SET commitment = x'00'",
-        "UPDATE attachments SET idx = idx || 'x' WHERE role = 'input'",
-        "UPDATE summaries SET kind = 5",
-        "UPDATE summaries SET tool = 5 WHERE tool IS NOT NULL",
-        "UPDATE summaries SET at = NULL",
+        "UPDATE entry SET body = 5 WHERE idx = 9",
+        "UPDATE entry SET body = NULL WHERE idx = 9",
+        "UPDATE entry SET body = 'text' WHERE idx = 9",
+        "UPDATE entry SET body = NULL",
+        "UPDATE entry SET leaf = 5 WHERE idx = 9",
+        "UPDATE entry SET leaf = NULL",
+        "UPDATE entry SET leaf = 'text'",
+        "UPDATE entry SET kind = 5",
+        "UPDATE entry SET tool = 5 WHERE tool IS NOT NULL",
+        "UPDATE entry SET at = NULL",
+        "UPDATE head SET note = 7",
+        "UPDATE head SET note = 'x'",
+        "UPDATE head SET note = NULL",
+        "UPDATE head SET checkpoint = 7",
+        "UPDATE head SET checkpoint = NULL",
+        "UPDATE tree SET hash = 7",
+        "UPDATE tree SET hash = NULL",
+        "UPDATE attachment SET data = 5",
+        "UPDATE attachment SET salt = NULL",
+        "UPDATE attachment SET role = 5 WHERE role = 'input'",
+        "UPDATE attachment SET commitment = x'00'",
+        "UPDATE attachment SET idx = idx || 'x' WHERE role = 'input'",
     ],
 )
 def test_values_of_other_types_are_findings_and_no_crash(used, statement):
@@ -202,33 +212,35 @@ def test_the_twin_a_schema_that_was_loosened_and_restored_does_no_harm(used, ran
 @pytest.mark.parametrize(
     "statement",
     [
-        "UPDATE entries SET body = 5",
-        "UPDATE entries SET body = NULL",
-        "UPDATE checkpoints SET note = 5",
-        "UPDATE checkpoints SET note = NULL",
-        "UPDATE shard SET size = 'x'",
-        "UPDATE shard SET size = NULL",
-        "UPDATE shard SET range = 5",
-        "UPDATE shard SET origin = NULL",
-        "DELETE FROM shard",
+        "UPDATE entry SET body = 5",
+        "UPDATE entry SET body = NULL",
+        "UPDATE head SET note = 5",
+        "UPDATE head SET note = NULL",
+        "UPDATE head SET checkpoint = 5",
+        "UPDATE head SET peaks = 5",
+        "UPDATE head SET peaks = NULL",
+        "UPDATE head SET log = 1",
+        "DELETE FROM head",
     ],
 )
 def test_a_state_with_values_of_other_types_is_not_opened(used, statement):
     smuggle(used, statement)
-    with pytest.raises(StorageError) as caught:
+    for folder in (used.config.state, anchor_of(used).parent):
+        (folder / restrictions_file.FILE).unlink()  # which would spare the guard the reading
+    with pytest.raises((StorageError, VerificationError)) as caught:
         used.open()
-    assert caught.value.code in {"storage.corrupt", "storage.failed"}
+    assert caught.value.code in {"storage.corrupt", "storage.failed", "note.malformed"}
 
 
 @pytest.mark.parametrize(
     "statement",
     [
-        "CREATE TRIGGER t BEFORE INSERT ON entries BEGIN SELECT RAISE(IGNORE); END",
-        "CREATE TRIGGER t AFTER INSERT ON entries BEGIN DELETE FROM attachments; END",
-        "CREATE VIEW v AS SELECT * FROM entries",
+        "CREATE TRIGGER t BEFORE INSERT ON entry BEGIN SELECT RAISE(IGNORE); END",
+        "CREATE TRIGGER t AFTER INSERT ON entry BEGIN DELETE FROM attachment; END",
+        "CREATE VIEW v AS SELECT * FROM entry",
         "CREATE TABLE another (x)",
-        "CREATE INDEX i ON entries (body)",
-        "ALTER TABLE entries ADD COLUMN more TEXT",
+        "CREATE INDEX i ON entry (body)",
+        "ALTER TABLE entry ADD COLUMN more TEXT",
     ],
 )
 def test_a_schema_with_more_in_it_is_refused(used, ran, statement):
@@ -243,6 +255,6 @@ def test_a_schema_with_more_in_it_is_refused(used, ran, statement):
 
 
 def test_a_trigger_that_is_gone_again_does_no_harm(used, ran):
-    change(used, "CREATE TRIGGER t AFTER INSERT ON entries BEGIN SELECT 1; END", "DROP TRIGGER t")
+    change(used, "CREATE TRIGGER t AFTER INSERT ON entry BEGIN SELECT 1; END", "DROP TRIGGER t")
     use(used, ran, 1)
     assert problems(used) == []

@@ -1,4 +1,4 @@
-"""Many processes and threads on one state: everything is there, and each shard has one writer.
+"""Many processes and threads write one log: everything is there, once.
 
 Real processes with threads each: a few calls by default and many with ``AGENTGUARD_ROUNDS=full``.
 What a fork inherits stands in ``test_forks.py``.
@@ -24,7 +24,7 @@ from agentguard.domain import keystore
 from agentguard.domain.report import Report
 from agentguard.domain.verify import examine
 from agentguard.signing.canonical import loads_object
-from agentguard.storage.reader import StateReader
+from agentguard.store.reader import StoredLog
 
 FULL = os.environ.get("AGENTGUARD_ROUNDS") == "full"
 CALLS = 30 if FULL else 4
@@ -46,12 +46,11 @@ WRITER = """
     settings = config.parse(tables, source="agentguard.toml", base=folder)
     home = domain.take_up(settings, b"correct horse battery staple")
     print("loaded", flush=True)
-    sys.stdin.readline()  # so that all lease at once
+    sys.stdin.readline()  # so that all open at once
 
     guard = Guard(Embedded(settings, FunctionEngine(lambda _: Decision.allow()), home))
     agent = guard.new_agent("reader")
-    shard = guard._parts.runtime._ports.log.shard
-    print(json.dumps({"shard": shard, "agent": agent.id}), flush=True)
+    print(json.dumps(agent.id), flush=True)
     sys.stdin.readline()  # so that all call at once
 
     @guard.tool
@@ -69,9 +68,8 @@ WRITER = """
         worker.start()
     for worker in workers:
         worker.join()
-    assert guard._parts.runtime._ports.log.shard == shard
     print(json.dumps(returned), flush=True)
-    sys.stdin.readline()  # so that all hold their shards to the end
+    sys.stdin.readline()  # so that all are open to the end
     guard.close()
 """
 
@@ -124,7 +122,7 @@ def all_go(started: list[Writer]) -> None:
 
 def verified(place) -> Report:
     """Verify the log, where some processes may be at work still, or were killed."""
-    reader = StateReader(place.config.state)
+    reader = StoredLog.of(place.config.state)
     try:
         trust = keystore.load_trust(place.config.state)
         report = examine(reader, trust, anchor=place.config.anchor)
@@ -135,20 +133,19 @@ def verified(place) -> Report:
     return report
 
 
-def on_record(place) -> tuple[Counter[tuple[int, str, str]], Counter[tuple[int, str]]]:
-    """Count the calls by shard, agent and argument, and the outcomes by shard and status."""
-    calls: Counter[tuple[int, str, str]] = Counter()
-    outcomes: Counter[tuple[int, str]] = Counter()
-    reader = StateReader(place.config.state)
+def on_record(place) -> tuple[Counter[tuple[str, str]], Counter[str]]:
+    """Count the calls by agent and argument, and the outcomes by status."""
+    calls: Counter[tuple[str, str]] = Counter()
+    outcomes: Counter[str] = Counter()
+    reader = StoredLog.of(place.config.state)
     try:
-        for shard in reader.shards():
-            for stored in reader.stored(shard):
-                parsed = parse_entry(stored.body)
-                if isinstance(parsed, CallEntry):
-                    kept = {a.role: loads_object(a.data) for a in stored.attachments}
-                    calls[shard, parsed.agent, str(kept["arguments"]["text"])] += 1
-                elif isinstance(parsed, OutcomeEntry):
-                    outcomes[shard, parsed.status] += 1
+        for stored in reader.stored():
+            parsed = parse_entry(stored.body)
+            if isinstance(parsed, CallEntry):
+                kept = {a.role: loads_object(a.data) for a in stored.attachments}
+                calls[parsed.agent, str(kept["arguments"]["text"])] += 1
+            elif isinstance(parsed, OutcomeEntry):
+                outcomes[parsed.status] += 1
     finally:
         reader.close()
     return calls, outcomes
@@ -166,26 +163,23 @@ def test_processes_of_many_threads(programs, place, processes, threads):
     with writers(programs, place, names, threads, CALLS) as started:
         assert all_say(started) == ["loaded"] * processes
         all_go(started)
-        held = all_say(started)
-        shards = [said["shard"] for said in held]
-        assert sorted(shards) == list(range(processes)), "two at once on a shard, or a gap"
+        agents = all_say(started)
         all_go(started)
         returned = all_say(started)
         verified(place)  # while all of them are open still
         all_go(started)
     report = verified(place)
     assert list(report.in_doubt) == []
-    assert [shard.shard for shard in report.shards] == list(range(processes))
 
     calls, outcomes = on_record(place)
     expected = Counter(
-        (said["shard"], said["agent"], f"{name}-{thread}-{number}")
-        for name, said in zip(names, held, strict=True)
+        (agent, f"{name}-{thread}-{number}")
+        for name, agent in zip(names, agents, strict=True)
         for thread in range(threads)
         for number in range(CALLS)
     )
     assert calls == expected
-    assert outcomes == {(shard, "ok"): threads * CALLS for shard in shards}
+    assert outcomes == {"ok": processes * threads * CALLS}
     assert [sorted(texts) for texts in returned] == [
         sorted(f"{name}-{thread}-{number}" for thread in range(threads) for number in range(CALLS))
         for name in names
@@ -193,15 +187,13 @@ def test_processes_of_many_threads(programs, place, processes, threads):
 
 
 @pytest.mark.parametrize("end", ["exit", "kill"])
-def test_a_process_that_ends_frees_its_shard_for_the_next(programs, place, end):
-    """There are never more shards than there were processes at the same time."""
+def test_a_process_that_ends_leaves_the_log_to_the_others(programs, place, end):
     for generation in range(2):
         names = [f"g{generation}p{number}" for number in range(2)]
         with writers(programs, place, names, 1, 2) as started:
-            all_say(started)
-            all_go(started)
-            assert sorted(said["shard"] for said in all_say(started)) == [0, 1]
-            all_go(started)
+            for _turn in range(2):
+                all_say(started)
+                all_go(started)
             all_say(started)
             if end == "kill":
                 for writer in started:
@@ -210,23 +202,20 @@ def test_a_process_that_ends_frees_its_shard_for_the_next(programs, place, end):
                 started.clear()
             else:
                 all_go(started)
-    reader = StateReader(place.config.state)
-    assert list(reader.shards()) == [0, 1]
-    reader.close()
     report = verified(place)
     assert end == "kill" or list(report.in_doubt) == []
+    assert on_record(place)[0].total() == 2 * 2 * 2
 
 
-def test_threads_and_guards_of_one_process_share_nothing_but_the_state(place, ran):
-    """The twin in one process: four guards, each with its own shard."""
+def test_guards_of_one_process_share_nothing_but_the_state(place, ran):
+    """The twin in one process."""
     guards = [place.open() for _ in range(4)]
-    assert [guard._parts.runtime._ports.log.shard for guard in guards] == [0, 1, 2, 3]
     for number, guard in enumerate(guards):
         guard.new_agent("reader").call(guard.tool(ran.append, name="note"), number)
     guards[1].close()
     again = place.open()
-    assert again._parts.runtime._ports.log.shard == 1
+    again.new_agent("reader").call(again.tool(ran.append, name="note"), 4)
     for guard in [guards[0], *guards[2:], again]:
         guard.close()
-    assert ran == [0, 1, 2, 3]
-    assert len(verified(place).shards) == 4
+    assert ran == [0, 1, 2, 3, 4]
+    assert verified(place).in_doubt == ()

@@ -35,7 +35,7 @@ from agentguard.errors import AgentguardError, DecodeError
 from agentguard.guard.embedded import Embedded
 from agentguard.policy.function import FunctionEngine
 from agentguard.signing import canonical
-from agentguard.storage.reader import StateReader
+from agentguard.store.reader import StoredLog
 
 STABLE = CallSite("c1", thread="t", turn="1")
 EXAMPLE = Path(__file__).parents[2] / "examples" / "verify_evidence" / "verify_evidence.py"
@@ -129,7 +129,7 @@ def test_the_call_runs_and_the_answer_is_on_record(place, ran, answer, asynchron
     assert place.seen().statuses == ["ok"]
     report = place.examine()
     assert report.problems == ()
-    assert [shard.observed_calls for shard in report.shards] == [1]
+    assert report.observed_calls == 1
 
 
 @pytest.mark.parametrize("answer", [name for name in ANSWERS if name != "allow"])
@@ -141,7 +141,7 @@ def test_enforced_the_same_answer_denies(place, ran, answer):
     assert ran == []
     (call,) = place.seen().authorizations
     assert (call["mode"], call["enforced"]) == ("enforce", True)
-    assert place.examine().shards[0].observed_calls == 0
+    assert place.examine().observed_calls == 0
 
 
 def test_nobody_is_asked_and_what_would_be_asked_is_on_record(place, ran):
@@ -276,8 +276,8 @@ def test_what_a_policy_redacts_is_redacted(place, ran):
     with Observed(place).open(policy) as guard:
         guard.new_agent("reader").call(noted(guard, ran), "s3cret")
     assert ran == ["s3cret"]
-    with closing(StateReader(place.config.state)) as reader:
-        kept = [one.data for stored in reader.stored(0) for one in stored.attachments]
+    with closing(StoredLog.of(place.config.state)) as reader:
+        kept = [one.data for stored in reader.stored() for one in stored.attachments]
     assert kept
     assert not [data for data in kept if b'"text":"s3cret"' in data]
 
@@ -316,7 +316,7 @@ def proved(place, ran):
             guard.new_agent("reader").call(noted(guard, ran), "x")
             invocation_id = None
             with closing(guard.reader()) as reader:
-                for stored in reader.stored(0):
+                for stored in reader.stored():
                     about = stored.summary
                     if about is not None and about.kind == "call":
                         invocation_id = about.invocation_id
@@ -358,8 +358,8 @@ def test_the_evidence_says_that_no_policy_has_authorised_it(proved, tmp_path, mo
 def test_a_mode_that_no_guard_writes_is_not_read(place, ran):
     with Observed(place).open(ANSWERS["allow"]) as guard:
         guard.new_agent("reader").call(noted(guard, ran), "x")
-    with closing(StateReader(place.config.state)) as reader:
-        bodies = [parse_entry(body) for _index, body in reader.entries(0)]
+    with closing(StoredLog.of(place.config.state)) as reader:
+        bodies = [parse_entry(body) for _index, body in reader.entries()]
     (call,) = [one for one in bodies if isinstance(one, CallEntry)]
     assert (call.mode, call.enforced) == ("observe", False)
     (written,) = [one for one in bodies if isinstance(one, ConfigEntry)]

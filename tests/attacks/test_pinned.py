@@ -24,7 +24,8 @@ from agentguard.guard.guard import Guard
 from agentguard.identity.trust import TrustDocument, TrustedKey
 from agentguard.policy.function import FunctionEngine
 from agentguard.storage import anchor
-from agentguard.storage.reader import StateReader
+from agentguard.store.reader import StoredLog
+from agentguard.store.sqlite import path_in
 
 PASSPHRASE = b"correct horse"
 
@@ -55,7 +56,7 @@ def call(settings: Config) -> None:
 
 
 def good(settings: Config, trust: TrustDocument) -> None:
-    with_trust = examine(StateReader(settings.state), trust, anchor=settings.anchor)
+    with_trust = examine(StoredLog.of(settings.state), trust, anchor=settings.anchor)
     assert (with_trust.problems, with_trust.anchored) == ((), settings.anchor is not None)
 
 
@@ -76,8 +77,7 @@ def edit(state: Path, **members: object) -> None:
 
 def begin_anew(state: Path) -> None:
     """Remove what the log holds: nothing that is signed needs to be made for it."""
-    shutil.rmtree(state / "shards")
-    (state / "registry.json").unlink()
+    path_in(state).unlink()
 
 
 def kept(folder: Path | None) -> dict[Path, bytes]:
@@ -109,7 +109,7 @@ def test_another_name_for_the_log_does_not_switch_the_anchor_off(
             attempt()
         assert caught.value.code == "trust.changed"
     assert kept(settings.anchor) == before
-    assert not (settings.state / "shards").exists()
+    assert not path_in(settings.state).exists()
 
 
 def test_the_name_that_it_had_opens_it(settings):

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from edited_logs import change
 from embedded_parts import runtime_of
 
 from agentguard import Denied, Guard, StorageError
@@ -24,8 +25,8 @@ from agentguard.audit.restrictions import Restrictions
 from agentguard.domain import administration, config, rotation
 from agentguard.errors import AgentguardError
 from agentguard.signing.canonical import dumps, loads_object
-from agentguard.storage import anchor, restrictions_file, sqlite
-from agentguard.storage.log import ShardLog
+from agentguard.storage import anchor, restrictions_file
+from agentguard.store.sqlite import path_in
 
 PASSPHRASE = b"correct horse battery staple"
 
@@ -78,16 +79,14 @@ class Scene:
             self.place.config, PASSPHRASE, frozen=True, note="n", now=datetime.now(UTC)
         )
 
-    def edit(self, statement: str, *parameters: Any, shard: int = 0) -> None:
+    def edit(self, *statements: str | tuple[str, list[Any]]) -> None:
         """Do what somebody with SQLite and the right to write does."""
-        with closing(sqlite3.connect(sqlite.shard_path(self.state, shard))) as connection:
-            assert connection.execute(statement, parameters).rowcount > 0
-            connection.commit()
+        change(self.place, *statements)
 
-    def index_of(self, kind: str, shard: int = 0) -> int:
+    def index_of(self, kind: str) -> int:
         """Where the newest entry of a kind stands."""
-        with closing(sqlite3.connect(sqlite.shard_path(self.state, shard))) as connection:
-            statement = "SELECT max(idx) FROM summaries WHERE kind = ?"
+        with closing(sqlite3.connect(path_in(self.state))) as connection:
+            statement = "SELECT max(idx) FROM entry WHERE kind = ?"
             return int(connection.execute(statement, (kind,)).fetchone()[0])
 
     def forget(self) -> None:
@@ -107,31 +106,30 @@ def scene(place) -> Scene:
 
 
 def other_kind(scene: Scene, kind: str) -> None:
-    """Give an entry another kind, in its body and in the column."""
+    """Give an entry another kind, in its body and in the column, with a hash to match."""
     index = scene.index_of(kind)
+    body = "CAST(replace(CAST(body AS TEXT), ?, ?) AS BLOB)"
+    given = [f'"kind":"{kind}"', '"kind":"policy"', index]
     scene.edit(
-        "UPDATE entries SET body = CAST(replace(CAST(body AS TEXT), ?, ?) AS BLOB) WHERE idx = ?",
-        f'"kind":"{kind}"',
-        '"kind":"policy"',
-        index,
+        (f"UPDATE entry SET body = {body}, kind = 'policy' WHERE idx = ?", given),  # noqa: S608
+        "UPDATE entry SET leaf = leaf_hash(body)",
     )
-    scene.edit("UPDATE summaries SET kind = 'policy' WHERE idx = ?", index)
 
 
 def deleted(scene: Scene, kind: str) -> None:
-    scene.edit("DELETE FROM entries WHERE idx = ?", scene.index_of(kind))
+    scene.edit(("DELETE FROM entry WHERE idx = ?", [scene.index_of(kind)]))
 
 
 def swapped(scene: Scene, kind: str) -> None:
     """Let an entry and the one before it change their places."""
     index = scene.index_of(kind)
     for before, after in ((index, -1), (index - 1, index), (-1, index - 1)):
-        scene.edit("UPDATE entries SET idx = ? WHERE idx = ?", after, before)
+        scene.edit(("UPDATE entry SET idx = ? WHERE idx = ?", [after, before]))
 
 
 def column(scene: Scene, kind: str) -> None:
     """Hide an entry from whoever looks for it by its column."""
-    scene.edit("UPDATE summaries SET kind = 'policy' WHERE idx = ?", scene.index_of(kind))
+    scene.edit(("UPDATE entry SET kind = 'policy' WHERE idx = ?", [scene.index_of(kind)]))
 
 
 EDITS: dict[str, Callable[[Scene, str], None]] = {
@@ -203,36 +201,19 @@ def test_an_old_file_that_is_put_back_hides_no_brake_from_a_running_guard(scene,
         assert [scene.call(guard), scene.call(late)] == [BRAKES[kind]] * 2
 
 
-def test_every_shard_is_verified_not_only_the_one_that_is_leased(scene):
-    with scene.open() as first, scene.open() as second:
-        assert [scene.call(first), scene.call(second)] == ["ok", "ok"]
-    for folder in (scene.state, scene.outside):
-        (folder / restrictions_file.FILE).unlink()
-    scene.edit(
-        "UPDATE entries SET body = CAST(replace(CAST(body AS TEXT), 'allow', 'aloow') AS BLOB)"
-        " WHERE idx = ?",
-        scene.index_of("call", 1),
-        shard=1,
-    )
-    with pytest.raises(StorageError, match="agentguard a") as caught:
-        scene.open()
-    assert caught.value.code in REFUSED
-
-
-def test_a_shard_that_ends_earlier_than_it_was_read_is_read_anew(place):
+def test_a_log_that_ends_earlier_than_it_was_read_is_read_anew(place, tmp_path):
     """Without an anchor nobody knows of the rest: what was revoked in it stays so."""
     scene = Scene(place, anchored=False)
     scene.open().close()
-    old = scene.state.with_name("old")
-    shutil.copytree(scene.state / "shards", old)
+    log, old = path_in(scene.state), tmp_path / "old"
+    shutil.copy(log, old)
     scene.revoke()
-    shutil.rmtree(scene.state / "shards")
-    shutil.copytree(old, scene.state / "shards")
+    shutil.copy(old, log)
     assert scene.opens() == "delegation.revoked"
 
 
 def test_what_is_read_once_is_not_read_again(scene, monkeypatch):
-    monkeypatch.setattr("agentguard.storage.ledger.MOST_UNSAVED", 0)
+    monkeypatch.setattr("agentguard.store.ledger.MOST_UNSAVED", 0)
     with scene.open() as guard:
         for _ in range(5):
             scene.call(guard)
@@ -327,7 +308,7 @@ def test_a_count_that_is_cut_between_two_calls_at_once_lets_no_more_run(scene, m
 )
 def test_what_nobody_has_signed_is_neither_believed_nor_signed(scene, monkeypatch, members):
     """It lies there for one call of a running guard, which keeps what it knows later."""
-    monkeypatch.setattr("agentguard.storage.ledger.MOST_UNSAVED", 0)
+    monkeypatch.setattr("agentguard.store.ledger.MOST_UNSAVED", 0)
     with scene.open() as guard:
         path = scene.state / restrictions_file.FILE
         signed = path.read_bytes()
@@ -350,7 +331,7 @@ def test_what_nobody_has_signed_is_neither_believed_nor_signed(scene, monkeypatc
 def test_a_key_that_was_declared_compromised_signs_nothing_any_more(scene, monkeypatch):
     """A guard that has run since before the rotation goes on for some minutes with the old key."""
     monkeypatch.setattr(
-        "agentguard.storage.ledger.MOST_UNSAVED", -1
+        "agentguard.store.ledger.MOST_UNSAVED", -1
     )  # so that there is work each time
     with scene.open() as guard:
         assert scene.call(guard) == "ok"
@@ -449,7 +430,7 @@ def test_a_link_in_the_place_of_a_count_is_not_followed(scene, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["shards", "keys", "journal", "calls", "names", "runs", "approvals", "approvals/used"]
+    "name", ["keys", "journal", "calls", "names", "runs", "approvals", "approvals/used"]
 )
 def test_a_state_in_which_a_link_leads_elsewhere_is_not_opened(scene, tmp_path, name):
     """Below it the guard would write and remove files that whoever made the link can't reach."""
@@ -475,7 +456,6 @@ def test_a_state_in_which_a_link_leads_elsewhere_is_not_opened(scene, tmp_path, 
 
 
 def test_a_second_process_with_a_slow_clock_finds_nothing_valid_again(scene, clock):
-    """It takes a shard of its own, which has no time yet."""
     with scene.open() as guard:
         lent = guard.delegate("user:alice", scope=["read"], expires_in=timedelta(minutes=30))
         stored = lent.dumps()
@@ -486,29 +466,17 @@ def test_a_second_process_with_a_slow_clock_finds_nothing_valid_again(scene, clo
         with pytest.raises(Denied) as caught:
             worker.under(lent).call(tool)
         assert caught.value.code == "delegation.expired"
+        runtime_of(guard).flush()
         clock.advance(hours=-1)
+        with scene.open() as late, pytest.raises(AgentguardError) as refused:
+            late.new_agent("worker").under(late.resume(stored)).call(tool)
+        assert refused.value.code in {"clock.skew", "delegation.expired"}
+        clock.advance(hours=1)  # the twin: with the right time it works
         with scene.open() as late:
-            assert runtime_of(late).current_ports().log.shard == 1
             again = late.tool(name="read", requires=["read"])(lambda: "ok")
-            with pytest.raises(AgentguardError) as refused:
-                late.new_agent("worker").under(late.resume(stored)).call(again)
-            assert refused.value.code in {"clock.skew", "delegation.expired"}
-            clock.advance(hours=1)  # the twin: with the right time it works on
             other = late.delegate("user:alice", scope=["read"])
             assert late.new_agent("worker").under(other).call(again) == "ok"
     assert scene.place.examine().problems == ()
-
-
-def test_a_shard_that_is_opened_before_a_head_that_it_embeds_is_found(scene, monkeypatch):
-    """As of a process that does not look at the other shards' time."""
-    with scene.open() as guard:
-        assert scene.call(guard) == "ok"
-        monkeypatch.setattr(ShardLog, "continue_from", lambda *_args: None)
-        late = scene.place.take_up().lease(datetime.now(UTC) - timedelta(hours=1))
-        late.close()
-    (problem,) = scene.place.examine().problems
-    assert (problem.shard, problem.index) == (1, 0)
-    assert "the clock was set back" in problem.what
 
 
 # --- what is kept ---------------------------------------------------------------------------------
@@ -517,7 +485,7 @@ def test_a_shard_that_is_opened_before_a_head_that_it_embeds_is_found(scene, mon
 def test_a_guard_that_writes_much_keeps_what_it_read(scene, monkeypatch):
     """So that the next opening reads a bounded number of entries."""
     monkeypatch.setattr("agentguard.guard.process.SAVE_EVERY", 8)
-    monkeypatch.setattr("agentguard.storage.ledger.MOST_UNSAVED", 4)
+    monkeypatch.setattr("agentguard.store.ledger.MOST_UNSAVED", 4)
     with scene.open() as guard:
         for _ in range(20):
             scene.call(guard)

@@ -1,4 +1,4 @@
-"""A rollback journal beside a shard: SQLite would remove the file that the journal names.
+"""A rollback journal beside the log: SQLite would remove the file that the journal names.
 
 A log has a write-ahead log and never a rollback journal, so whoever lays one there can write the
 state. By it, files outside the state would go: the anchor first, and then the state is rolled back.
@@ -11,19 +11,22 @@ import shutil
 import sqlite3
 import struct
 import threading
+from collections.abc import Callable
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from edited_logs import bodies
 
 from agentguard import StorageError
 from agentguard.domain import adoption, keystore
 from agentguard.domain.verify import examine
-from agentguard.storage import anchor, erasure
-from agentguard.storage.reader import StateReader
-from agentguard.storage.sqlite import shard_path
+from agentguard.storage import anchor
+from agentguard.store import sqlite as store_file
+from agentguard.store.reader import StoredLog
+from agentguard.store.sqlite import FileEngine, path_in
 
 PASSPHRASE = b"correct horse battery staple"
 
@@ -33,10 +36,10 @@ def adopt(place) -> None:
     adoption.adopt(place.config, PASSPHRASE, confirmed, note="a note", now=datetime.now(UTC))
 
 
-WAYS = {
+WAYS: dict[str, Callable[[Any], object]] = {
     "take": lambda place: place.open().close(),
-    "erase": lambda place: erasure.erase(place.config.state, 0, [1]),
-    "read": lambda place: list(StateReader(place.config.state).entries(0)),
+    "erase": lambda place: store_file.erase(path_in(place.config.state), [1]),
+    "read": bodies,
     "adopt": adopt,
 }
 
@@ -62,7 +65,7 @@ def victim(tmp_path) -> Path:
 
 def test_sqlite_itself_follows_the_journal_and_removes_what_it_names(used, victim):
     """Else nothing here could fail."""
-    log = shard_path(used.config.state, 0)
+    log = path_in(used.config.state)
     journal = lay_journal(log, victim)
     with closing(sqlite3.connect(log)) as connection:
         connection.execute("PRAGMA application_id")
@@ -73,8 +76,8 @@ def test_sqlite_itself_follows_the_journal_and_removes_what_it_names(used, victi
 
 @pytest.mark.parametrize("way", WAYS)
 def test_nobody_opens_a_log_with_a_journal_beside_it(used, victim, way):
-    journal = lay_journal(shard_path(used.config.state, 0), victim)
-    with pytest.raises(StorageError, match=r"0\.sqlite-journal is no part of a log") as caught:
+    journal = lay_journal(path_in(used.config.state), victim)
+    with pytest.raises(StorageError, match=r"log\.sqlite-journal is no part of a log") as caught:
         WAYS[way](used)
     assert caught.value.code == "storage.corrupt"
     assert victim.exists()
@@ -84,19 +87,18 @@ def test_nobody_opens_a_log_with_a_journal_beside_it(used, victim, way):
 
 
 def test_verification_says_so(used, victim):
-    lay_journal(shard_path(used.config.state, 0), victim)
-    report = examine(
-        StateReader(used.config.state),
-        keystore.load_trust(used.config.state),
-        anchor=used.config.anchor,
-    )
-    assert any("0.sqlite-journal is no part of a log" in one.what for one in report.problems)
+    """Of a log that is verified when the journal comes."""
+    trust = keystore.load_trust(used.config.state)
+    with closing(StoredLog(FileEngine(path_in(used.config.state), writes=False))) as reader:
+        lay_journal(path_in(used.config.state), victim)
+        report = examine(reader, trust, anchor=used.config.anchor)
+    assert any("log.sqlite-journal is no part of a log" in one.what for one in report.problems)
 
 
 @pytest.mark.parametrize("way", WAYS)
 def test_nor_one_beside_which_it_is_laid_while_it_is_opened(used, victim, monkeypatch, way):
     """After the last look, and before SQLite's first one."""
-    log = shard_path(used.config.state, 0)
+    log = path_in(used.config.state)
     connect = sqlite3.connect
 
     def connect_late(*args: Any, **options: Any) -> sqlite3.Connection:
@@ -106,11 +108,11 @@ def test_nor_one_beside_which_it_is_laid_while_it_is_opened(used, victim, monkey
         return connection
 
     monkeypatch.setattr(sqlite3, "connect", connect_late)
-    with pytest.raises(StorageError, match=r"0\.sqlite-journal is no part of a log"):
+    with pytest.raises(StorageError, match=r"log\.sqlite-journal is no part of a log"):
         WAYS[way](used)
     assert victim.exists()
     monkeypatch.undo()
-    log.with_name("0.sqlite-journal").unlink()
+    log.with_name("log.sqlite-journal").unlink()
     WAYS[way](used)  # the twin
     assert used.examine().ok
 
@@ -120,7 +122,7 @@ def test_nor_one_that_takes_the_log_s_place_while_it_is_opened(
     used, victim, monkeypatch, tmp_path, mode
 ):
     """The connection that keeps the log locked is on one file then, and the writer's on another."""
-    log, other = shard_path(used.config.state, 0), tmp_path / "other"
+    log, other = path_in(used.config.state), tmp_path / "other"
     shutil.copy(log, other)
     with closing(sqlite3.connect(other)) as connection:
         connection.execute(f"PRAGMA journal_mode={mode}")
@@ -153,7 +155,7 @@ def exchange(one: Path, other: Path) -> None:
 
 
 def test_nor_one_that_is_no_write_ahead_log(used):
-    with closing(sqlite3.connect(shard_path(used.config.state, 0))) as connection:
+    with closing(sqlite3.connect(path_in(used.config.state))) as connection:
         connection.execute("PRAGMA journal_mode=DELETE")
     with pytest.raises(StorageError, match="no write-ahead log") as caught:
         used.open()
@@ -249,33 +251,15 @@ def test_nor_is_every_number_tried_there(used, monkeypatch):
     assert max(tried) < 4096
 
 
-def test_a_new_shard_plays_back_no_journal_either(used, victim):
-    """Not even one that lies there before the shard does, under a name on the way to it."""
-    folder = used.config.state / "shards"
-    for name in ("1.new", "1.sqlite.new", "1.sqlite"):
-        shutil.copy(folder / "0.sqlite", folder / name)
-        lay_journal(folder / name, victim)
-        (folder / name).unlink()
-    first = used.open()
-    try:
-        with pytest.raises(StorageError, match=r"1\.sqlite-journal is no part of a log"):
-            used.open()
-        (folder / "1.sqlite-journal").unlink()
-        used.open().close()
-    finally:
-        first.close()
-    assert victim.exists()
-
-
 def test_the_anchor_outlives_a_state_that_is_put_back_with_a_journal(used, ran, tmp_path):
     state = used.config.state
     shutil.copytree(state, tmp_path / "old")
     with used.open() as guard:
         guard.new_agent("reader").call(guard.tool(lambda: ran.append(0), name="tool"))
-    kept = anchor.anchor_path(used.config.anchor, keystore.load_trust(state).origin(0))
+    kept = anchor.head_path(used.config.anchor, keystore.load_trust(state).log)
     shutil.rmtree(state)
     shutil.copytree(tmp_path / "old", state)
-    journal = lay_journal(shard_path(state, 0), kept)
+    journal = lay_journal(path_in(state), kept)
     with pytest.raises(StorageError, match="is no part of a log"):
         used.open()
     assert kept.exists()

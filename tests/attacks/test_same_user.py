@@ -67,34 +67,33 @@ def give(folder: Path, owner: int) -> None:
 def test_both_rolled_back_are_not_said_to_be_anchored(project):
     roll_back(project)
     code, report, shown = verify(project)
-    assert (code, report["ok"], report["anchored"]) == (0, True, "same user")
+    assert (code, report["ok"], report["witness"]) == (0, True, "same user")
     assert "\nanchored, same user: by the checkpoints in" in shown
     assert "\nanchored:" not in shown
 
 
 def test_checkpoints_that_somebody_else_has_appended_find_it(project):
     kept = project.parent / "checkpoints"
-    kept.write_bytes(
-        b"".join(path.read_bytes() for path in project.parent.glob("anchor/*/*.checkpoint"))
-    )
+    (head,) = project.parent.glob("anchor/*/head")
+    kept.write_bytes(head.read_bytes())
     code, report, shown = verify(project, "--against", kept)
-    assert (code, report["anchored"]) == (0, "outside")
+    assert (code, report["witness"]) == (0, "outside")
     assert "\nanchored: by the checkpoints in" in shown
     roll_back(project)
     code, report, shown = verify(project, "--against", kept)
-    assert (code, report["ok"], report["anchored"]) == (1, False, None)
+    assert (code, report["ok"], report["witness"]) == (1, False, None)
     assert "its tail is cut off" in shown
 
 
 def test_checkpoints_vouch_for_no_entry_that_came_later(project):
     """With them, a log whose newest entries are cut off is anchored as well."""
-    (old,) = (project.parent / "old").glob("anchor/*/*.checkpoint")
-    size = int(old.read_text().split("\n")[1])
+    (old,) = (project.parent / "old").glob("anchor/*/head")
+    size = int(old.read_text().split("\n")[2])
     code, report, shown = verify(project, "--against", old)
-    assert (code, report["anchored"]) == (0, "outside")
-    assert f"entries of shard 0 from {size} on" in str(report["unchecked"])
-    assert "NOT CHECKED: whether entries of shard 0" in " ".join(shown.split())
-    (new,) = project.parent.glob("anchor/*/*.checkpoint")
+    assert (code, report["witness"]) == (0, "outside")
+    assert f"entries from {size} on" in str(report["unchecked"])
+    assert "NOT CHECKED: whether entries" in " ".join(shown.split())
+    (new,) = project.parent.glob("anchor/*/head")
     assert verify(project, "--against", new)[1]["unchecked"] == []
 
 
@@ -106,14 +105,14 @@ def test_an_anchor_of_another_user_is_outside_and_finds_it(project):
     give(theirs, WITNESS)
     give(project / ".agentguard", AGENT)
     code, report, shown = verify(project, "--anchor", theirs)
-    assert (code, report["anchored"]) == (0, "outside")
+    assert (code, report["witness"]) == (0, "outside")
     assert "\nanchored: by the checkpoints in" in shown
-    (old,) = (project.parent / "old").glob("anchor/*/*.checkpoint")
+    (old,) = (project.parent / "old").glob("anchor/*/head")
     assert verify(project, "--anchor", theirs, "--against", old)[1]["unchecked"] == []
     roll_back(project)
     give(project / ".agentguard", AGENT)
     code, report, shown = verify(project, "--anchor", theirs)
-    assert (code, report["anchored"], "its tail is cut off" in shown) == (1, None, True)
+    assert (code, report["witness"], "its tail is cut off" in shown) == (1, None, True)
 
 
 @as_root
@@ -128,7 +127,7 @@ def test_an_anchor_that_the_agent_can_change_somewhere_is_not_outside(project, w
     (folder,) = theirs.iterdir()
     match weak:
         case "a file":
-            os.chown(folder / "0.checkpoint", AGENT, AGENT)
+            os.chown(folder / "head", AGENT, AGENT)
         case "the folder":
             os.chown(folder, AGENT, AGENT)
         case "above":
@@ -140,7 +139,7 @@ def test_an_anchor_that_the_agent_can_change_somewhere_is_not_outside(project, w
         case "root's state":
             give(project / ".agentguard", 0)
     code, report, _shown = verify(project, "--anchor", theirs)
-    assert (code, report["anchored"]) == (0, "same user")
+    assert (code, report["witness"]) == (0, "same user")
 
 
 @as_root
@@ -158,7 +157,7 @@ def test_whoever_owns_a_link_in_a_sticky_folder_can_turn_it(project, owner, witn
     link.symlink_to(theirs)
     os.chown(link, owner, owner, follow_symlinks=False)
     code, report, _shown = verify(project, "--anchor", link)
-    assert (code, report["anchored"]) == (0, witness)
+    assert (code, report["witness"]) == (0, witness)
 
 
 @pytest.mark.parametrize("shared", ["agentguard.toml", ".", ".."])

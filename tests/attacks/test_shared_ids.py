@@ -19,17 +19,18 @@ from shared_ids import share_id
 from agentguard import Decision, Denied, Guard, adapters
 from agentguard.adapters import Arguments, CallOptions, CallSite, Invocation
 from agentguard.audit.kinds import parse_entry
+from agentguard.audit.kinds.administration import ResolutionEntry
 from agentguard.domain import keystore
 from agentguard.domain.verify import examine
 from agentguard.storage.journal_files import FileJournal
-from agentguard.storage.reader import StateReader
-from agentguard.storage.sqlite import shard_path
+from agentguard.store.reader import StoredLog
+from agentguard.store.sqlite import path_in
 
 
 def places(place, kind="call"):
-    """The indices of the entries of a kind in shard 0."""
-    with closing(StateReader(place.config.state)) as reader:
-        return [index for index, body in reader.entries(0) if parse_entry(body).kind == kind]
+    """The indices of the entries of a kind."""
+    with closing(StoredLog.of(place.config.state)) as reader:
+        return [index for index, body in reader.entries() if parse_entry(body).kind == kind]
 
 
 def note(guard, ran, name="note"):
@@ -37,12 +38,12 @@ def note(guard, ran, name="note"):
 
 
 def found(report):
-    return [(one.shard, one.index, one.what) for one in report.problems]
+    return [(one.index, one.what) for one in report.problems]
 
 
 def shared(later, first):
-    what = f"its call has the id of another call, at {first} in this shard: name each by its place"
-    return (0, later, what)
+    what = f"its call has the id of another call, at {first}: name each by its index"
+    return (later, what)
 
 
 def make_calls(place, ran, number):
@@ -62,7 +63,7 @@ def make_calls(place, ran, number):
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_calls_with_one_id_are_found_with_both_places(place, ran, jobs):
     first, *later = make_calls(place, ran, 3)
-    with closing(StateReader(place.config.state)) as reader:
+    with closing(StoredLog.of(place.config.state)) as reader:
         trust = keystore.load_trust(place.config.state)
         report = examine(reader, trust, anchor=place.config.anchor, jobs=jobs)
     assert found(report) == [shared(index, first) for index in later]
@@ -83,8 +84,8 @@ def test_the_command_says_both_places(place, ran):
     shown = commands.run([*words, "--json"], env={}, cwd=place.config.base)
     assert shown.returncode == 1
     (problem,) = json.loads(shown.stdout)["problems"]
-    assert (problem["shard"], problem["index"]) == (0, second)
-    assert f"another call, at {first} in this shard" in problem["what"]
+    assert problem["index"] == second
+    assert f"another call, at {first}" in problem["what"]
 
 
 def test_a_denied_call_has_no_other_calls_id_either(place, ran, monkeypatch):
@@ -116,10 +117,10 @@ def test_columns_that_were_changed_give_no_call_another_id(place, ran):
     """The problem is that they were changed."""
     make_calls(place, ran, 1)
     first, second, _third = places(place)
-    with closing(sqlite3.connect(shard_path(place.config.state, 0))) as connection:
-        asked = "SELECT invocation_id FROM summaries WHERE idx = ?"
+    with closing(sqlite3.connect(path_in(place.config.state))) as connection:
+        asked = "SELECT invocation_id FROM entry WHERE idx = ?"
         ((invocation_id,),) = connection.execute(asked, [first]).fetchall()
-        changed = "UPDATE summaries SET invocation_id = ? WHERE idx = ?"
+        changed = "UPDATE entry SET invocation_id = ? WHERE idx = ?"
         connection.execute(changed, [invocation_id, second])
         connection.commit()
     (problem,) = place.examine().problems
@@ -185,15 +186,15 @@ class Calls:
             )
 
     def resolve(self, index, answer):
-        words = ["resolve", f"0/{index}", answer, "--note", "asked the bank"]
+        words = ["resolve", str(index), answer, "--note", "asked the bank"]
         env = {"AGENTGUARD_PASSPHRASE": PASSPHRASE.decode(), "COLUMNS": "200"}
         return commands.run(words, env=env, cwd=self.place.config.base)
 
     def resolved(self):
         """The places that the resolutions in the log name."""
-        report = self.place.examine()
-        said = [said for shard in report.shards for _index, said in shard.admin_statements]
-        return [(one.call.index, one.ran) for one in said], len(report.in_doubt)
+        said = [one for one in self.place.seen().entries if isinstance(one, ResolutionEntry)]
+        doubts = len(self.place.examine().in_doubt)
+        return [(one.call.index, one.ran) for one in said], doubts
 
 
 def only_signed(append):

@@ -19,7 +19,7 @@ from agentguard.policy.function import FunctionEngine
 
 
 def entries(guard, kind):
-    bodies = (body for _index, body in guard.reader().entries(0))
+    bodies = (body for _index, body in guard.reader().entries())
     return [entry for entry in map(parse_entry, bodies) if entry.kind == kind]
 
 

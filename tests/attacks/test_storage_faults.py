@@ -1,6 +1,6 @@
 """Storage that fails: the tool never runs without a durable authorization, and nothing is lost.
 
-A double in front of the real backend fails before a write, after a write, or when the head is read.
+A double in front of the real engine fails before a commit, after a commit, or at a reading.
 SQLite's own errors (a full disk, a damaged file) come from SQLite itself. Errors of the kernel are
 in test_storage_faults_kernel.py.
 """
@@ -20,7 +20,7 @@ from embedded_parts import runtime_of
 from agentguard import Denied, Guard, StorageError
 from agentguard.domain.verify import examine as examine_log
 from agentguard.storage import flusher
-from agentguard.storage.reader import StateReader
+from agentguard.store.reader import StoredLog
 
 
 @pytest.fixture
@@ -148,13 +148,13 @@ def test_outcomes_wait_while_the_disk_is_away_and_are_written_when_it_is_back(
 
 
 def test_what_waits_is_bounded(guard, faults, note, ran, monkeypatch):
-    monkeypatch.setattr("agentguard.storage.log.MAX_PENDING", 2)
+    monkeypatch.setattr("agentguard.store.store.MOST_WAITING", 2)
     agent = guard.new_agent("a")
     agent.call(note, text="1")
     faults.before = StorageError("away")
     log = runtime_of(guard)._ports.log
-    for outcome in log._unsigned.waiting() * 2:
-        log.enqueue(outcome.signed())
+    ((outcome, _place_in_queue),) = log._unsigned.values()
+    log.enqueue(outcome.signed())
     with pytest.raises(Denied) as caught:
         agent.call(note, text="2")
     assert caught.value.code == "storage.full"
@@ -214,16 +214,16 @@ def test_an_interrupted_leader_does_not_take_its_followers_along(
     for thread in followers:
         thread.start()
     deadline = time.monotonic() + 60
-    while len(runtime_of(guard)._ports.log._pending) < 4:
+    while len(runtime_of(guard)._ports.log._store._waiting) < 4:
         assert time.monotonic() < deadline
         time.sleep(0.001)
     gate, faults.gate = faults.gate, None
 
-    def heal_after_first(*batch, write=faults.write):
+    def heal_after_first(begun):
         faults.before = None
-        faults.inner.write(*batch)
+        begun.commit()
 
-    faults.write = heal_after_first
+    faults.commit = heal_after_first
     gate.set()
     for thread in [leader, *followers]:
         thread.join(60)
@@ -236,12 +236,17 @@ def test_an_interrupted_leader_does_not_take_its_followers_along(
 # --- SQLite's own errors -------------------------------------------------------------------------
 
 
+def writer_of(guard):
+    """SQLite's connection by which a guard writes."""
+    return runtime_of(guard)._ports.log._store._engine._writer.raw
+
+
 def test_a_full_disk_denies_and_nothing_is_lost(place, ran, no_flusher):
     guard = place.open()
     agent = guard.new_agent("reader")
     tool = guard.tool(ran.append)
     agent.call(tool, "before")
-    connection = runtime_of(guard)._ports.log._backend._connection
+    connection = writer_of(guard)
     (pages,) = connection.execute("PRAGMA page_count").fetchone()
     connection.execute(f"PRAGMA max_page_count={pages + 1}")
 
@@ -286,7 +291,7 @@ WRITER = """
     effects = []
     tool = guard.tool(effects.append)
     agent.call(tool, "before")
-    size = max(path.stat().st_size for path in (folder / "state" / "shards").iterdir())
+    size = max(path.stat().st_size for path in (folder / "state").glob("log.sqlite*"))
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size + 5000, resource.RLIM_INFINITY))
     code = None
@@ -321,12 +326,12 @@ def test_the_file_becomes_unwritable_under_an_open_guard(place, ran, no_flusher)
     guard = place.open()
     agent = guard.new_agent("reader")
     tool = guard.tool(ran.append)
-    runtime_of(guard)._ports.log._backend._connection.execute("PRAGMA query_only=ON")
+    writer_of(guard).execute("PRAGMA query_only=ON")
     with pytest.raises(Denied) as caught:
         agent.call(tool, "x")
     assert caught.value.code == "storage.readonly"
     assert ran == []
-    runtime_of(guard)._ports.log._backend._connection.execute("PRAGMA query_only=OFF")
+    writer_of(guard).execute("PRAGMA query_only=OFF")
     agent.call(tool, "y")
     guard.close()
     assert ran == ["y"]
@@ -336,12 +341,12 @@ def test_the_file_becomes_unwritable_under_an_open_guard(place, ran, no_flusher)
 def test_a_probe_finds_a_file_that_can_not_be_written(place, ran, no_flusher, monkeypatch):
     """Each probe attempts a write of its own here, and none adds an entry."""
     for name in ("_TELLS_FOR", "_FAILS_FOR"):
-        monkeypatch.setattr(f"agentguard.storage.log_probe.{name}", -1.0)
+        monkeypatch.setattr(f"agentguard.store.log_probe.{name}", -1.0)
     guard = place.open()
     guard.new_agent("reader").call(guard.tool(ran.append), "x")
     runtime = runtime_of(guard)
     runtime.flush()
-    connection, size = runtime._ports.log._backend._connection, runtime._ports.log.head.size
+    connection, size = writer_of(guard), runtime._ports.log.head.size
     assert runtime.log_failure() is None
     connection.execute("PRAGMA query_only=ON")
     assert runtime.log_failure().code == "storage.readonly"
@@ -368,9 +373,10 @@ def test_an_anchor_that_can_not_be_written_denies_before_a_second_batch(place, r
     agent = guard.new_agent("reader")
     tool = guard.tool(ran.append)
     agent.call(tool, "before")
-    anchor = runtime_of(guard)._ports.log._backend._anchor
-    os.close(anchor._file)
-    anchor._file = os.open(anchor._path, os.O_RDONLY)  # as on a file system gone read-only
+    anchor = runtime_of(guard)._ports.log._store._anchor
+    path, kept = anchor.path, anchor.path.with_name("kept")
+    path.rename(kept)
+    path.mkdir()  # as on a file system gone read-only: nobody can write there
     codes = []
     for text in ("rides on the last anchor", "denied", "denied"):
         try:
@@ -379,8 +385,8 @@ def test_an_anchor_that_can_not_be_written_denies_before_a_second_batch(place, r
             codes.append(denied.code)
     assert codes == ["anchor.unwritable"] * 2
     assert ran == ["before", "rides on the last anchor"]
-    os.close(anchor._file)
-    anchor._file = None
+    path.rmdir()
+    kept.rename(path)
     agent.call(tool, "after")
     assert ran[-1] == "after"
     guard.close()
@@ -392,14 +398,12 @@ def test_an_anchor_that_can_not_be_written_denies_before_a_second_batch(place, r
 
 
 @pytest.fixture
-def doubted(place, faults, no_flusher):
-    """An open guard, its agent, and the backend of its log, which fails where the test says."""
+def doubted(place, put_faults, no_flusher):
+    """An open guard, its agent, and the engine of its log, which fails where the test says."""
     guard = place.open()
-    log = runtime_of(guard)._ports.log
-    log._backend = type(faults)(log._backend, durable=True)
-    agent = guard.new_agent("reader")
-    yield guard, agent, log._backend
-    log._backend.before = log._backend.after = log._backend.at_head = None
+    faults = put_faults(guard)
+    yield guard, guard.new_agent("reader"), faults
+    faults.before = faults.after = faults.at_head = None
     guard.close()
 
 
@@ -488,10 +492,10 @@ def test_a_process_that_dies_not_knowing_leaves_a_log_in_order(place, doubted, r
         agent.call(tool, "unknown")
     # what a SIGKILL would leave: neither flushed nor closed
     image = place.config.base / "image"
-    ignore = shutil.ignore_patterns("*-shm", "*.lock")
+    ignore = shutil.ignore_patterns("*-shm")
     shutil.copytree(place.config.state, image / "state", ignore=ignore)
     shutil.copytree(place.config.anchor, image / "anchor")
-    reader = StateReader(image / "state")
+    reader = StoredLog.of(image / "state")
     report = examine_log(reader, guard.trust, anchor=image / "anchor")
     reader.close()
     assert report.problems == ()

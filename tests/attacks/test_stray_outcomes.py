@@ -26,8 +26,8 @@ from agentguard.cli.audit.filters import Filter
 from agentguard.cli.audit.history import History
 from agentguard.cli.commands import app
 from agentguard.errors import VerificationError
-from agentguard.storage.reader import StateReader
-from agentguard.storage.sqlite import shard_path
+from agentguard.store.reader import StoredLog
+from agentguard.store.sqlite import path_in
 
 
 @pytest.fixture
@@ -41,22 +41,15 @@ def agent(opened):
     return opened.new_agent("reader")
 
 
-def interrupt(guard, agent, ran, monkeypatch, *, durable, flush=True):
+def interrupt(guard, agent, ran, put_faults, *, durable, flush=True):
     """Make a call that is interrupted before, or after, its authorization is durable."""
-    log = guard._parts.runtime._ports.log
-    write = log._backend.write
-
-    def interrupted(*batch):
-        if durable:
-            write(*batch)
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched:
-        patched.setattr(log._backend, "write", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            agent.call(guard.tool(ran.append, name="note"), "interrupted")
+    faults, error = put_faults(guard), KeyboardInterrupt()
+    faults.before, faults.after = (None, error) if durable else (error, None)
+    with pytest.raises(KeyboardInterrupt):
+        agent.call(guard.tool(ran.append, name="note"), "interrupted")
+    faults.before = faults.after = None
     if flush:
-        log.flush()
+        guard.flush()
 
 
 def leave_in_doubt(guard, agent, ran, monkeypatch):
@@ -69,30 +62,30 @@ def leave_in_doubt(guard, agent, ran, monkeypatch):
 
 def last_call(guard):
     """Return the index of the newest authorization in the log, and its content."""
-    parsed = [(index, parse_entry(body)) for index, body in guard.reader().entries(0)]
+    parsed = [(index, parse_entry(body)) for index, body in guard.reader().entries()]
     return [(index, one) for index, one in parsed if isinstance(one, CallEntry)][-1]
 
 
 def in_doubt_by_columns(place):
-    with closing(StateReader(place.config.state)) as reader:
+    with closing(StoredLog.of(place.config.state)) as reader:
         return [row.invocation_id for row in History(reader).rows(Filter(in_doubt=True))]
 
 
 def strays(place):
-    with closing(sqlite3.connect(shard_path(place.config.state, 0))) as connection:
-        asked = "SELECT idx, invocation_id FROM summaries WHERE status = 'not_run'"
+    with closing(sqlite3.connect(path_in(place.config.state))) as connection:
+        asked = "SELECT idx, invocation_id FROM entry WHERE status = 'not_run'"
         return connection.execute(asked).fetchall()
 
 
 @pytest.mark.parametrize("durable", [True, False])
-def test_an_interrupted_call_is_not_in_doubt(place, opened, agent, ran, monkeypatch, durable):
+def test_an_interrupted_call_is_not_in_doubt(place, opened, agent, ran, put_faults, durable):
     """Its outcome is found by its id, whether its authorization is in the log or not."""
-    interrupt(opened, agent, ran, monkeypatch, durable=durable)
+    interrupt(opened, agent, ran, put_faults, durable=durable)
     report = place.examine()
     assert (report.problems, report.in_doubt) == ((), ())
     assert in_doubt_by_columns(place) == []
-    with closing(StateReader(place.config.state)) as reader:
-        parsed = [parse_entry(body) for _index, body in reader.entries(0)]
+    with closing(StoredLog.of(place.config.state)) as reader:
+        parsed = [parse_entry(body) for _index, body in reader.entries()]
     (said,) = [one for one in parsed if isinstance(one, OutcomeEntry)]
     assert said.predicate["authorization"] is None
     assert said.ended.invocation_id == strays(place)[0][1]
@@ -100,13 +93,13 @@ def test_an_interrupted_call_is_not_in_doubt(place, opened, agent, ran, monkeypa
 
 
 @pytest.mark.parametrize("is_joint", [False, True])
-def test_a_stray_outcome_is_shown_with_its_signer(place, opened, agent, ran, monkeypatch, is_joint):
+def test_a_stray_outcome_is_shown_with_its_signer(place, opened, agent, ran, put_faults, is_joint):
     """Also where the instance has signed it together with the next call."""
-    interrupt(opened, agent, ran, monkeypatch, durable=False, flush=not is_joint)
+    interrupt(opened, agent, ran, put_faults, durable=False, flush=not is_joint)
     agent.call(opened.tool(ran.append, name="note"), "next")
     ((index, _id),) = strays(place)
-    with closing(StateReader(place.config.state)) as reader:
-        entry = reader.entry(0, index)
+    with closing(StoredLog.of(place.config.state)) as reader:
+        entry = reader.entry(index)
     assert entry is not None
     assert (b'"joint"' in entry.body) == is_joint
     command = ["audit", "show", str(index), "--state", str(place.config.state)]
@@ -116,15 +109,15 @@ def test_a_stray_outcome_is_shown_with_its_signer(place, opened, agent, ran, mon
     assert place.examine().problems == ()
 
 
-def test_its_column_hides_no_call_in_doubt(place, opened, agent, ran, monkeypatch):
-    interrupt(opened, agent, ran, monkeypatch, durable=False)
+def test_its_column_hides_no_call_in_doubt(place, opened, agent, ran, monkeypatch, put_faults):
+    interrupt(opened, agent, ran, put_faults, durable=False)
     _index, call = leave_in_doubt(opened, agent, ran, monkeypatch)
     report = place.examine()
     assert (report.problems, report.in_doubt) == ((), (call.invocation_id,))
     assert in_doubt_by_columns(place) == [call.invocation_id]
     ((stray, _id),) = strays(place)
-    with closing(sqlite3.connect(shard_path(place.config.state, 0))) as connection:
-        changed = "UPDATE summaries SET invocation_id = ? WHERE idx = ?"
+    with closing(sqlite3.connect(path_in(place.config.state))) as connection:
+        changed = "UPDATE entry SET invocation_id = ? WHERE idx = ?"
         connection.execute(changed, [call.invocation_id, stray])
         connection.commit()
     assert in_doubt_by_columns(place) == []  # that is what it would be done for
@@ -250,7 +243,7 @@ def test_an_agent_does_not_choose_what_an_id_looks_like(
         agent.call(opened.tool(ran.append, name="note"), "hostile")
     problems = place.examine().problems
     assert any("$.invocation_id" in problem.what for problem in problems)
-    with closing(StateReader(place.config.state)) as reader:
+    with closing(StoredLog.of(place.config.state)) as reader:
         damaged = [row for row in History(reader).rows() if row.kind == "damaged"]
         assert damaged
         assert name == "" or all(name not in json.dumps(row.as_json()) for row in damaged)
@@ -259,5 +252,5 @@ def test_an_agent_does_not_choose_what_an_id_looks_like(
 def test_a_command_to_paste_holds_no_text_of_the_log_but_an_id():
     for hostile in ("x$(touch pwned); rm -rf ~ #", "0" * 32 + "\n", "--help", "", None):
         command = rows.remedy(hostile)
-        assert command == "agentguard resolve SHARD/INDEX --ran|--not-ran --note TEXT"
+        assert command == "agentguard resolve INDEX --ran|--not-ran --note TEXT"
     assert rows.remedy("0" * 32).startswith(f"agentguard resolve {'0' * 32} --ran|")

@@ -15,14 +15,15 @@ from agentguard.audit.entry import Record
 from agentguard.audit.find import find_call
 from agentguard.audit.kinds import parse_entry
 from agentguard.audit.kinds.administration import ResolutionEntry
+from agentguard.audit.kinds.announcements import KeyEntry
 from agentguard.call.invocation import timestamp
 from agentguard.domain import keystore, rotation
-from agentguard.storage.reader import StateReader
+from agentguard.store.reader import StoredLog
 
 PASSPHRASE = b"correct horse battery staple"
 
 CALL = ("config", "policy", "identity", "call")
-"""The kinds of entries that a call takes in its shard."""
+"""The kinds of entries that a call takes."""
 
 
 def call(place) -> None:
@@ -31,22 +32,19 @@ def call(place) -> None:
 
 
 @pytest.mark.parametrize("kinds", [CALL[:3], CALL])
-def test_a_call_stands_once_in_all_shards(place, kinds):
+def test_a_call_stands_in_the_log_once(place, kinds):
     call(place)
-    reader = StateReader(place.config.state)
-    stored = list(reader.stored(0))
+    reader = StoredLog.of(place.config.state)
+    stored = list(reader.stored())
     reader.close()
-    first, now = place.take_up().lease(datetime.now(UTC)), datetime.now(UTC)
-    log = place.take_up().lease(now)
-    assert (first.shard, log.shard) == (0, 1)
+    log = place.take_up().open_log(datetime.now(UTC))
     copied = [s for s in stored if parse_entry(s.body).kind in kinds]
     for one in copied:
         assert one.summary is not None
         log.append(Record(one.body, one.summary, tuple(one.attachments)))
-    for opened in (log, first):
-        opened.close()
-    found = [(p.shard, p.what) for p in place.examine().problems]
-    again = [(1, "the same invocation stands in the log before")]
+    log.close()
+    found = [p.what for p in place.examine().problems]
+    again = ["the same invocation stands in the log before"]
     assert found == (again if "call" in kinds else [])
 
 
@@ -60,11 +58,13 @@ def test_what_a_stolen_key_signs_is_not_older_than_what_stands_before_it(place, 
     stolen = keystore.load_key(place.config.state, "admin", PASSPHRASE)
     since = datetime.now(UTC) + timedelta(seconds=10)
     at = since + timedelta(seconds=10)  # of an honest entry, long after
-    log = place.take_up().lease(at)
-    reader = StateReader(place.config.state)
+    log = place.take_up().open_log(at)
+    reader = StoredLog.of(place.config.state)
     said = find_call(reader, doubted)
     reader.close()
     assert said is not None
+    issuer, (key, *_others) = place.take_up().issuer, keystore.load_trust(place.config.state).keys
+    log.append(KeyEntry.new(issuer, key.as_json(), at=timestamp(at)))
     log.append(
         ResolutionEntry.new(stolen, said.place, ran=False, note="thief", at=timestamp(at - back))
     )

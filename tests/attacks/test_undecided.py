@@ -24,7 +24,7 @@ def allow(_call):
 
 def on_record(guard):
     """The decision and code of each call, and the statuses of the outcomes."""
-    parsed = [parse_entry(body) for _index, body in guard.reader().entries(0)]
+    parsed = [parse_entry(body) for _index, body in guard.reader().entries()]
     calls = [one for one in parsed if isinstance(one, CallEntry)]
     outcomes = [one.status for one in parsed if isinstance(one, OutcomeEntry)]
     assert guard.verify().problems == ()

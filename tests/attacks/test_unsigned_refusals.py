@@ -16,13 +16,13 @@ import pytest
 from agentguard import Denied
 from agentguard.audit import evidence
 from agentguard.audit.evidence import verify_evidence
-from agentguard.audit.find import LocatedEntry, scan_entries
+from agentguard.audit.find import scan_entries
 from agentguard.audit.kinds.calls import CallEntry
 from agentguard.audit.prove import prove_call
 from agentguard.cli.audit import call_report, evidence_report, show
 from agentguard.cli.terminal.location import Trust
 from agentguard.domain import keystore
-from agentguard.storage.reader import StateReader
+from agentguard.store.reader import StoredLog
 
 
 @pytest.fixture
@@ -42,11 +42,8 @@ def told(place, capsys):
                 with pytest.raises(Denied):
                     agent.call(tool)
         trust = keystore.load_trust(place.config.state)
-        with closing(StateReader(place.config.state)) as reader:
-            call = [
-                LocatedEntry(f.shard, f.index, f.entry)
-                for f in scan_entries(reader, 0, (CallEntry,))
-            ][-1]
+        with closing(StoredLog.of(place.config.state)) as reader:
+            call = list(scan_entries(reader, (CallEntry,)))[-1]
             read = call_report.read(reader, call, trust)
             data = prove_call(reader, trust, str(read.call.invocation_id))
         proved = verify_evidence(data, trust)

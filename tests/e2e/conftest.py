@@ -233,8 +233,8 @@ def without_root_rights() -> Callable[[], None]:
     return drop
 
 
-# Three guards at once, so three shards; each phase later than the one before, none in one shard.
-SHARDED = r"""
+# Three guards at once write one log; each call is later than the one before, and by another guard.
+BUSY = r"""
 import os, time
 from contextlib import ExitStack
 from dataclasses import replace
@@ -281,9 +281,9 @@ with ExitStack() as stack:
 
 
 @pytest.fixture(scope="session")
-def sharded(tmp_path_factory: pytest.TempPathFactory, programs: Preloaded) -> Project:
-    """A project with two agents and three shards of calls. Not to be changed."""
-    made = empty(tmp_path_factory.mktemp("sharded") / "place", programs)
+def busy(tmp_path_factory: pytest.TempPathFactory, programs: Preloaded) -> Project:
+    """A project with two agents and the calls of three guards. Not to be changed."""
+    made = empty(tmp_path_factory.mktemp("busy") / "place", programs)
     assert made.run("init").returncode == 0
     made.allow_unlisted()
     with (made.folder / "agentguard.toml").open("a") as file:
@@ -291,12 +291,12 @@ def sharded(tmp_path_factory: pytest.TempPathFactory, programs: Preloaded) -> Pr
             '\n[agents.reviewer]\ntype = "assistant"\nauthority = "own"\n'
             'max_scope = ["files:read"]\n'
         )
-    called = made.python("-c", SHARDED)
+    called = made.python("-c", BUSY)
     assert called.returncode == 0, called.stderr
     return made
 
 
 @pytest.fixture
-def reshaped(sharded: Project, tmp_path: Path) -> Project:
-    """A copy of ``sharded`` for a test that changes it."""
-    return sharded.copy(tmp_path / "reshaped")
+def reshaped(busy: Project, tmp_path: Path) -> Project:
+    """A copy of ``busy`` for a test that changes it."""
+    return busy.copy(tmp_path / "reshaped")

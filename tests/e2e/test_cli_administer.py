@@ -50,17 +50,17 @@ def test_a_call_in_doubt_is_resolved(changed, doubtful):
 
 def test_resolved_as_json(changed, doubtful):
     told = changed.json("resolve", doubtful, "--ran", "--note", "asked the bank")
-    assert told.keys() == {"invocation_id", "ran", "shard", "index"}
+    assert told.keys() == {"invocation_id", "ran", "index"}
     assert (told["invocation_id"], told["ran"]) == (doubtful, True)
     assert changed.json("audit", "verify")["in_doubt"] == []
 
 
 def names_of(project, invocation_id):
     (call,) = [row for row in calls(project) if row["invocation_id"] == invocation_id]
-    return [invocation_id[:8], invocation_id[:-1], f"0/{call['index']}", str(call["index"])]
+    return [invocation_id[:8], invocation_id[:-1], str(call["index"])]
 
 
-@pytest.mark.parametrize("nth", range(4))
+@pytest.mark.parametrize("nth", range(3))
 def test_a_call_has_the_names_that_show_takes(changed, doubtful, nth):
     name = names_of(changed, doubtful)[nth]
     result = changed.run("resolve", name, "--ran", "--note", "n")
@@ -116,11 +116,10 @@ def test_a_call_that_ended_or_was_denied_is_not_resolved(changed):
 def test_what_is_no_resolution_settles_nothing(changed, doubtful, lie):
     """What the list reads of one is read as ``audit verify`` reads it."""
     place = changed.json("resolve", doubtful, "--ran", "--note", "n")
-    path = changed.state / "shards" / f"{place['shard']}.sqlite"
-    with closing(sqlite3.connect(path)) as connection, connection:
+    with closing(sqlite3.connect(changed.state / "log.sqlite")) as connection, connection:
         where = "WHERE idx = ?"
         (body,) = connection.execute(
-            f"SELECT body FROM entries {where}",  # noqa: S608
+            f"SELECT body FROM entry {where}",  # noqa: S608
             [place["index"]],
         ).fetchone()
         members = json.loads(body)
@@ -129,7 +128,7 @@ def test_what_is_no_resolution_settles_nothing(changed, doubtful, lie):
         payload = base64.b64encode(canonical.dumps(statement)).decode()
         members["statement"]["payload"] = payload
         connection.execute(
-            f"UPDATE entries SET body = ? {where}",  # noqa: S608
+            f"UPDATE entry SET body = ? {where}",  # noqa: S608
             [canonical.dumps(members), place["index"]],
         )
     rows = {row["index"]: row for row in changed.lines("audit", "list")}
@@ -164,10 +163,10 @@ def test_without_the_passphrase_nothing_is_settled(changed, doubtful):
 
 
 def data_of(project, invocation_id):
-    with closing(sqlite3.connect(project.state / "shards" / "0.sqlite")) as connection:
+    with closing(sqlite3.connect(project.state / "log.sqlite")) as connection:
         return connection.execute(
-            "SELECT role, data FROM attachments WHERE data <> x'' AND idx IN "
-            "(SELECT idx FROM summaries WHERE invocation_id = ?) ORDER BY role",
+            "SELECT role, data FROM attachment WHERE data <> x'' AND idx IN "
+            "(SELECT idx FROM entry WHERE invocation_id = ?) ORDER BY role",
             [invocation_id],
         ).fetchall()
 
@@ -180,7 +179,7 @@ def test_a_call_is_erased(changed):
         "result",
     ]
     needle = b"the content of README.md"
-    assert needle in (changed.state / "shards" / "0.sqlite").read_bytes()
+    assert needle in (changed.state / "log.sqlite").read_bytes()
     result = changed.run("erase", invocation_id, "--yes", "--note", "GDPR, art. 17")
     assert result.returncode == 0, result.stderr
     assert result.stdout.startswith(f"erased: 3 attachments of {invocation_id} (entry ")
@@ -225,7 +224,7 @@ def test_it_asks_first(changed):
 def test_erased_as_json_prints_nothing_else(changed):
     invocation_id = ended(changed)
     told = changed.json("erase", invocation_id, "--yes", "--note", "n")
-    assert told.keys() == {"invocation_id", "attachments", "repeats", "shard", "index"}
+    assert told.keys() == {"invocation_id", "attachments", "repeats", "index"}
     assert (told["attachments"], told["repeats"]) == (3, [])
     asked = changed.run("erase", invocation_id, "--note", "n", "--json", input="y\n")
     assert asked.returncode == 0

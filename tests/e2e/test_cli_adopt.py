@@ -52,32 +52,28 @@ def test_a_state_behind_its_anchor_is_adopted_and_verify_tells_of_it(changed):
     assert changed.run(*NOTE, input="n\n").returncode == 1
     refused = changed.run(*NOTE, "--json", input="n\n")
     assert (refused.returncode, refused.stdout.strip()) == (1, "")
-    assert "shard 0 goes on from" in refused.stderr  # before it asks
+    assert "the log goes on from" in refused.stderr  # before it asks
     assert "a lost call of a journal runs again" in refused.stderr
     assert "agentguard adopt" in changed.python("-c", OPEN).stderr  # nothing has changed
     done = changed.run(*NOTE, "--yes", "--json")
     said = json.loads(done.stdout)
-    assert (done.returncode, said["original"], [one["shard"] for one in said["lost"]]) == (
-        0,
-        None,
-        [0],
-    )
+    assert (done.returncode, said["original"], said["unanchored"]) == (0, None, None)
+    assert said["lost"].keys() == {"entries", "anchored"}
     assert changed.python("-c", OPEN).returncode == 0
     report = changed.json("audit", "verify")
     assert report["ok"]
     (told,) = report["adopted"]
-    assert (told["shard"], told["index"], told["note"]) == (said["shard"], said["index"], NOTE[2])
+    assert (told["index"], told["note"], told["lost"]) == (said["index"], NOTE[2], said["lost"])
     assert "ENTRIES WERE LOST, by entry" in changed.run("audit", "verify").stdout
     (listed,) = changed.lines("audit", "list", "--kind", "adoption")
-    assert "goes on from" in listed["reason"]
+    assert "the log goes on in this state (from " in listed["reason"]
     assert "is already the state of its log" in changed.run(*NOTE).stdout
     nothing = json.loads(changed.run(*NOTE, "--json").stdout)
     assert nothing == {
         "adopted": None,
         "original": None,
-        "lost": [],
-        "unanchored": [],
-        "shard": None,
+        "lost": None,
+        "unanchored": None,
         "index": None,
     }
 
@@ -123,7 +119,7 @@ def test_without_an_anchor_nobody_knows_what_is_lost_and_the_log_says_so(changed
     shutil.rmtree(changed.state)
     (changed.folder / "backup").rename(changed.state)
     if anchor == "emptied":
-        for path in changed.anchor.rglob("*.checkpoint"):
+        for path in changed.anchor.rglob("head"):
             path.unlink()
     else:
         configured(changed, "anchor", "")
@@ -133,13 +129,16 @@ def test_without_an_anchor_nobody_knows_what_is_lost_and_the_log_says_so(changed
     assert changed.run(*NOTE, input="n\n").returncode == 1
     done = changed.run(*NOTE, "--yes", "--json")
     said = json.loads(done.stdout)
-    (shard,) = said["unanchored"]
-    assert (shard["shard"], shard["entries"], said["lost"]) == (0, known, [])
-    assert f"whose {known} entries end at {shard['newest']}: nobody knows" in done.stderr
+    assert (said["unanchored"]["entries"], said["lost"]) == (known, None)
+    newest = said["unanchored"]["newest"]
+    assert (
+        f"no anchor vouches for its {known} entries, which end at {newest}: nobody knows"
+        in done.stderr
+    )
     assert "Revoke and freeze again" in done.stderr
     assert changed.python("-c", OPEN).returncode == 0
     (told,) = changed.json("audit", "verify")["adopted"]
-    assert (told["index"], told["unanchored"]) == (said["index"], [shard])
+    assert (told["index"], told["unanchored"]) == (said["index"], said["unanchored"])
     assert "ENTRIES MAY BE LOST, by entry" in changed.run("audit", "verify").stdout
     (listed,) = changed.lines("audit", "list", "--kind", "adoption")
     assert "nobody knows whether later ones are lost" in listed["reason"]

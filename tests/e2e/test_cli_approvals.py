@@ -446,7 +446,7 @@ def test_what_ended_each_request_is_listed(project, bob):
     assert "was withdrawn, and its call was not made again" in shown
     (end,) = [one for one in project.lines("audit", "list") if one["kind"] == "request_end"]
     assert end["reason"] == f"the request {third['request_id']} was withdrawn"
-    entry = project.run("audit", "show", f"{end['shard']}/{end['index']}")
+    entry = project.run("audit", "show", str(end["index"]))
     assert "withdrawn, and its call was not made again" in entry.stdout, entry.stderr
     assert project.run("audit", "verify").returncode == 0
 

@@ -17,7 +17,6 @@ import pytest
 
 MEMBERS = [
     "index",
-    "shard",
     "kind",
     "at",
     "agent",
@@ -50,7 +49,7 @@ def unprintable(text: str) -> set[str]:
 
 
 def tamper(state: Path, statement: str, *parameters: object) -> None:
-    with sqlite3.connect(state / "shards/0.sqlite") as connection:
+    with sqlite3.connect(state / "log.sqlite") as connection:
         changed = connection.execute(statement, parameters).rowcount
     connection.close()
     assert changed == 1
@@ -60,10 +59,8 @@ def test_list_has_an_object_for_every_entry(told):
     rows = told.lines("audit", "list")
     assert all(list(row) == MEMBERS for row in rows)
     assert [row["index"] for row in rows] == list(range(len(rows)))
-    assert {row["shard"] for row in rows} == {0}
     kinds = [row["kind"] for row in rows]
-    founded, opened = ["shard", "key", "key", "key"], ["shard", "config", "policy", "identity"]
-    assert kinds[:8] == founded + opened
+    assert kinds[:6] == ["key", "key", "key", "config", "policy", "identity"]
     assert kinds.count("call") == 8
     assert kinds.count("outcome") == 5
     for row in rows:
@@ -113,7 +110,6 @@ def test_the_table_has_every_entry_and_says_when_it_has_not(told):
         assert word in whole
     cut = told.run("audit", "list", "--last", "2").stdout
     assert "the newest 2;" in cut
-    assert "shard" not in cut
 
 
 def test_nothing_from_a_model_steers_the_screen(told):
@@ -166,7 +162,6 @@ def test_show_tells_a_call_from_beginning_to_end(told):
     story = told.json("audit", "show", call["invocation_id"])
     assert list(story) == [
         "index",
-        "shard",
         "at",
         "invocation_id",
         "agent",
@@ -241,16 +236,16 @@ def test_a_call_is_found_by_any_of_its_names(told):
     call = call_of(told, "read_file", 0)
     by_id = told.json("audit", "show", call["invocation_id"])
     outcome = by_id["outcome"]["index"]
-    for name in (str(call["index"]), f"0/{call['index']}", str(outcome)):
+    for name in (str(call["index"]), str(outcome)):
         assert told.json("audit", "show", name) == by_id
 
 
 def test_an_entry_that_is_no_call_is_shown_as_it_stands(told):
-    assert told.json("audit", "show", "5")["kind"] == "config"
-    assert "trust_domain" in told.run("audit", "show", "5").stdout
+    assert told.json("audit", "show", "3")["kind"] == "config"
+    assert "trust_domain" in told.run("audit", "show", "3").stdout
 
 
-@pytest.mark.parametrize("name", ["999", "7/0", "f" * 32])
+@pytest.mark.parametrize("name", ["999", "0/3", "f" * 32])
 def test_a_call_that_is_not_there(told, name):
     result = told.run("audit", "show", name)
     assert (result.returncode, result.stdout) == (2, "")
@@ -259,7 +254,7 @@ def test_a_call_that_is_not_there(told, name):
 
 def test_show_finds_changed_arguments(changed):
     call = call_of(changed, "read_file", 0)
-    statement = "UPDATE attachments SET data = ? WHERE idx = ? AND role = 'arguments'"
+    statement = "UPDATE attachment SET data = ? WHERE idx = ? AND role = 'arguments'"
     tamper(changed.state, statement, b'{"path":"innocent"}', call["index"])
     result = changed.run("audit", "show", call["invocation_id"])
     assert result.returncode == 1
@@ -283,7 +278,7 @@ def test_a_damaged_entry_is_listed_as_damaged(changed):
     call = call_of(changed, "read_file", 0)
     tamper(
         changed.state,
-        "UPDATE entries SET body = ? WHERE idx = ?",
+        "UPDATE entry SET body = ? WHERE idx = ?",
         b'{"kind":"\x1b[2J',
         call["index"],
     )
@@ -341,16 +336,16 @@ def test_a_reader_that_goes_away_is_no_error(told):
 
 def test_a_log_with_other_sql_types(changed):
     """A file made by hand need not keep to the types that agentguard's own schema enforces."""
-    with sqlite3.connect(changed.state / "shards/0.sqlite") as connection:
+    with sqlite3.connect(changed.state / "log.sqlite") as connection:
         connection.executescript(
-            "ALTER TABLE entries RENAME TO old; CREATE TABLE entries (idx, body);"
-            "INSERT INTO entries SELECT * FROM old;"
-            "UPDATE entries SET body = NULL WHERE idx = 3;"
-            "UPDATE entries SET idx = 'x' WHERE idx = 5;"
+            "CREATE TABLE other AS SELECT * FROM entry;"
+            "DROP TABLE entry; ALTER TABLE other RENAME TO entry;"
+            "UPDATE entry SET body = NULL WHERE idx = 3;"
+            "UPDATE entry SET idx = 'x' WHERE idx = 5;"
         )
     connection.close()
     report = changed.json("audit", "verify", code=1)
-    assert report["anchored"] is None
+    assert report["anchored"] is False
     assert any("that no log has" in problem["what"] for problem in report["problems"])
     for command in ("audit list", "audit show 4", "agents list"):
         result = changed.run(*command.split())

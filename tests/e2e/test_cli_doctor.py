@@ -237,12 +237,10 @@ def test_rights_and_places(changed):
     ("place", "check"),
     [
         (".agentguard", "state"),
-        (".agentguard/shards", "state"),
-        (".agentguard/registry.lock", "state"),
-        (".agentguard/shards/0.lock", "state"),
-        (".agentguard/shards/0.sqlite", "state"),
+        (".agentguard/log.sqlite", "state"),
+        (".agentguard/log.sqlite-lock", "state"),
         ("anchor", "anchor"),
-        ("anchor/0.checkpoint", "anchor"),
+        ("anchor/head", "anchor"),
     ],
 )
 def test_what_can_not_be_written_is_found(changed, without_root_rights, place, check):
@@ -280,8 +278,8 @@ def test_a_rotated_log_key_without_the_secret_that_names_journalled_calls(change
 
 
 def test_a_log_that_was_changed(changed):
-    with closing(sqlite3.connect(changed.state / "shards/0.sqlite")) as connection:
-        connection.execute("DELETE FROM entries WHERE idx > 9")
+    with closing(sqlite3.connect(changed.state / "log.sqlite")) as connection:
+        connection.execute("DELETE FROM entry WHERE idx > 9")
         connection.commit()
     report = changed.json("doctor", code=1)
     assert "fail" in status_of(report, "log")

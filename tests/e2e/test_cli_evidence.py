@@ -44,7 +44,7 @@ def test_a_call_is_named_as_show_takes_it(told, calls):
     rows = told.lines("audit", "list", "--kind", "call")
     (index,) = [row["index"] for row in rows if row["invocation_id"] == calls[0]]
     whole = told.run("evidence", "make", calls[0], "-o", "-").stdout
-    for name in (calls[0][:8], str(index), f"0/{index}", f"0/{index + 1}"):
+    for name in (calls[0][:8], str(index), str(index + 1)):
         proved = told.run("evidence", "make", name, "-o", "-")
         assert (proved.returncode, proved.stdout) == (0, whole), proved.stderr
 
@@ -106,7 +106,7 @@ def test_its_json_says_the_same(told, calls, stranger):
     assert said["outcome"]["status"] == "ok"
     assert said["credential"]["type"] == "assistant"
     assert said["approvals"] == []
-    (point,) = said["checkpoints"]
+    point = said["checkpoint"]
     assert point["size"] == told.json("audit", "verify")["entries"]
     assert len(said["unknown"]) == 4
     assert said["trust_domain"] == "project.internal"
@@ -200,7 +200,7 @@ def test_nothing_is_overwritten_unasked(told, calls, stranger):
     assert check(told, stranger, "call.json").returncode == 0
 
 
-@pytest.mark.parametrize("wanted", ["f" * 32, "7", ""])
+@pytest.mark.parametrize("wanted", ["f" * 32, "9999", ""])
 def test_an_unknown_call_is_a_clear_error(told, stranger, wanted):
     result = told.run("evidence", "make", wanted, "-o", stranger / "call.json")
     assert (result.returncode, result.stdout) == (2, "")
@@ -232,7 +232,8 @@ def test_another_domain_s_trust_document_believes_nothing(told, calls, stranger,
     shown = check(told, stranger, "call.json")
     assert (shown.returncode, shown.stdout[:27]) == (1, "FAILED [checkpoint.origin]:")
     line = shown.stdout.partition("\n")[0]
-    assert line.endswith("log of the trust document: one of the two is not the one you mean")
+    assert "the log of the trust document" in line
+    assert line.endswith("one of the two is not the one you mean")
 
 
 def test_a_mistake_is_no_verdict(told, calls, stranger):

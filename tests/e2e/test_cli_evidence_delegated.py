@@ -184,18 +184,18 @@ class Forger:
 
     def _file(self, bodies: list[bytes], predicate: Any) -> bytes:
         call, tree = len(bodies) - 1, merkle.Tree(map(merkle.leaf_hash, bodies))
-        needed = {"shard", "key", "config", "policy"}
+        needed = {"key", "config", "policy"}
         kinds = [canonical.loads_object(body)["kind"] for body in bodies]
         places = [i for i, kind in enumerate(kinds) if kind in needed]
         places += [self._identity(), self.index("delegation"), call]
-        head = Checkpoint(self.trust.origin(0), len(bodies), root_of(bodies))
+        head = Checkpoint(self.trust.log, len(bodies), root_of(bodies))
         note = checkpoint.sign(head, self.keys["log"])
         logged = tuple(
             LoggedEntry(bodies[i], TlogProof(i, tuple(tree.inclusion_proof(i)), note))
             for i in sorted(places)
         )
         seen = Checkpoint(head.origin, call, b64_decode(predicate["log"]["root"]))
-        extension = (Extension(seen, tuple(tree.consistency_proof(call))),)
+        extension = Extension(seen, tuple(tree.consistency_proof(call)))
         return EvidenceFile(predicate["invocation_id"], logged, extension, ()).dumps()
 
     def _identity(self) -> int:
@@ -237,7 +237,7 @@ def forger() -> Forger:
                 "user:alice", scope=["a", "b"], via="service:chat", task_id="t1", max_calls=5
             ):
                 agents["orchestrator"].call(assign)
-            bodies = [body for _index, body in guard.reader().entries(0)]
+            bodies = [body for _index, body in guard.reader().entries()]
             ids = {name: one.id.rpartition("/")[2] for name, one in agents.items()}
     by_id = {signer.key_id: signer for signer in made}
     keys: dict[str, Ed25519Signer] = {

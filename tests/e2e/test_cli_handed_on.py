@@ -105,14 +105,13 @@ def test_show_names_the_call_that_handed_work_on_the_facts_and_the_origin(handed
     assert story["inside_call"] == {
         "agent": outer["agent"],
         "tool": "ask_writer",
-        "shard": 0,
         "index": outer["index"],
     }
     assert story["tool"]["origin"] == "__main__:publish"
     assert story["facts"] == {"owner": "user:alice"}
     shown = handed_on.run("audit", "show", inner["invocation_id"]).stdout
     assert f"inside      | the call {outer['invocation_id']} of ask_writer by agent:lead:" in shown
-    assert f"(entry 0/{outer['index']}), which handed the work on\n" in shown
+    assert f"(entry {outer['index']}), which handed the work on\n" in shown
     assert "origin      | __main__:publish\n" in shown
     assert 'policy saw  | {"owner": "user:alice"}\n' in shown
 

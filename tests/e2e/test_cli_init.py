@@ -45,7 +45,7 @@ def loose_umask():
 def test_it_founds_a_domain_that_is_sound(project):
     result = project.run("init")
     assert (result.returncode, result.stderr) == (0, "")
-    assert {"agentguard.toml", "policies/authz.rego", ".agentguard/shards/0.sqlite"} <= files_below(
+    assert {"agentguard.toml", "policies/authz.rego", ".agentguard/log.sqlite"} <= files_below(
         project.folder
     )
     assert mode(project.folder / "agentguard.toml") == 0o644
@@ -130,17 +130,17 @@ def test_a_folder_a_domain_and_an_anchor_of_ones_own(project):
     written = tomllib.loads((folder / "agentguard.toml").read_text())
     assert written["anchor"] == str(project.folder / "witness dir")
     (log,) = (project.folder / "witness dir").iterdir()
-    assert files_below(log) == {"0.checkpoint", "state.json", "state.lock", "trust.json"}
+    assert files_below(log) == {"head", "state.json", "state.lock", "trust.json"}
     assert mode(log) == 0o700
     assert not project.anchor.exists()
     report = project.json("audit", "verify", "--config", folder / "agentguard.toml")
-    assert report["anchored"] == "same user"
+    assert report["witness"] == "same user"
     assert "cd made/here" in result.stdout
 
 
 def test_no_anchor_is_a_choice_that_verify_names(project):
     assert project.run("init", "--anchor", "").returncode == 0
-    assert project.json("audit", "verify")["anchored"] is None
+    assert project.json("audit", "verify")["anchored"] is False
     assert not project.anchor.exists()
 
 
@@ -189,12 +189,12 @@ def test_a_failure_half_way_leaves_nothing(project):
     anchors = project.home / ".local" / "state" / "agentguard"
     anchors.mkdir(parents=True)
     (anchors / "another").mkdir()
-    (anchors / "another" / "0.checkpoint").write_text("another domain's")
+    (anchors / "another" / "head").write_text("another domain's")
     result = project.run("init", "new")
     assert result.returncode == 2
     assert result.stderr.startswith("error [storage.readonly]: ")
     assert files_below(project.folder) == set()
-    assert files_below(anchors) == {"another", "another/0.checkpoint"}
+    assert files_below(anchors) == {"another", "another/head"}
     (project.home / ".config").unlink()
     assert project.run("init", "new").returncode == 0
 
@@ -334,7 +334,7 @@ def test_a_clone_gets_its_keys_and_its_log(cloned):
     assert "agentguard.toml" in left
     assert "agentguard.toml" not in made
     assert cloned.json("doctor")["ok"] is True
-    assert cloned.json("audit", "verify")["anchored"] == "same user"
+    assert cloned.json("audit", "verify")["witness"] == "same user"
     assert json.loads((cloned.state / "trust.json").read_text())["trust_domain"] == "acme.example"
     again = cloned.run("init")
     assert (again.returncode, again.stdout) == (2, "")
@@ -383,7 +383,7 @@ def test_a_clone_is_completed_or_left_alone(cloned):
     (cloned.home / ".config").write_text("a file where a folder is needed")
     assert cloned.run("init").returncode == 2
     assert files_below(cloned.folder) == before
-    assert [path for path in cloned.home.rglob("*") if path.name == "0.checkpoint"] == []
+    assert [path for path in cloned.home.rglob("*") if path.name == "head"] == []
     (cloned.home / ".config").unlink()
     options = cloned.run("init", "--trust-domain", "other.example")
     assert (options.returncode, options.stdout) == (2, "")

@@ -14,7 +14,7 @@ def rows(project):
 
 def settled(project):
     found = project.json("audit", "verify")
-    assert (found["ok"], found["anchored"], found["problems"]) == (True, "same user", [])
+    assert (found["ok"], found["witness"], found["problems"]) == (True, "same user", [])
 
 
 def test_a_new_domain_has_three_keys(told):

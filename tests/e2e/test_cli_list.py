@@ -34,11 +34,11 @@ CALLS = [
 
 
 @pytest.fixture
-def rows(sharded):
+def rows(busy):
     """``rows(*ARGS)`` is what ``audit list ARGS --json`` prints, read."""
 
     def read(*args):
-        result = sharded.run("audit", "list", *args, "--json")
+        result = busy.run("audit", "list", *args, "--json")
         assert (result.returncode, result.stderr) == (0, "")
         return [json.loads(line) for line in result.stdout.splitlines()]
 
@@ -55,14 +55,11 @@ def name_of(row):
     return row["agent"].split("/")[-2]
 
 
-def test_the_calls_of_all_shards_are_listed_in_the_order_of_their_times(rows, calls):
+def test_the_calls_of_all_guards_are_listed_in_their_order(rows, calls):
     listed = [(name_of(c), c["tool"], c["decision"], c["outcome"]) for c in calls]
     assert listed == [(agent, tool, said, end) for agent, tool, _t, _s, said, end in CALLS]
-    assert [call["shard"] for call in calls] == [0, 1, 2, 0, 1, 2]
     every = rows()
-    places = [(row["at"], row["shard"], row["index"]) for row in every]
-    assert places == sorted(places)
-    assert len({place[1:] for place in places}) == len(every)
+    assert [row["index"] for row in every] == list(range(len(every)))
 
 
 @pytest.mark.parametrize(
@@ -188,45 +185,45 @@ def test_no_time(said):
         ("--last", "-1"),
     ],
 )
-def test_a_wrong_filter_is_a_usage_error(sharded, wrong):
-    result = sharded.run("audit", "list", *wrong)
+def test_a_wrong_filter_is_a_usage_error(busy, wrong):
+    result = busy.run("audit", "list", *wrong)
     assert (result.returncode, result.stdout) == (2, "")
     assert "Invalid value" in result.stderr
     assert "Value error" not in result.stderr
 
 
-def test_the_table(sharded, calls):
-    shown = sharded.run("audit", "list", "--kind", "call").stdout.splitlines()
-    lines = [line.split() for line in shown if "/" in line.split()[0]]
-    assert [line[0] for line in lines] == [f"{c['shard']}/{c['index']}" for c in calls]
+def test_the_table(busy, calls):
+    shown = busy.run("audit", "list", "--kind", "call").stdout.splitlines()
+    lines = [line.split() for line in shown if line.split()[0].isdigit()]
+    assert [line[0] for line in lines] == [str(c["index"]) for c in calls]
     assert [line[3] for line in lines] == [call["decision"] for call in calls]
-    doubtful = sharded.run("audit", "list", "--in-doubt").stdout
+    doubtful = busy.run("audit", "list", "--in-doubt").stdout
     assert f"agentguard resolve {calls[5]['invocation_id']} --ran|--not-ran" in doubtful
     assert calls[0]["invocation_id"] not in doubtful
 
 
-def test_nothing_found_is_said(sharded, rows):
-    shown = sharded.run("audit", "list", "--tool", "nope", "--decision", "deny")
+def test_nothing_found_is_said(busy, rows):
+    shown = busy.run("audit", "list", "--tool", "nope", "--decision", "deny")
     assert shown.stdout == "nothing in the log matches: tool nope, decision deny\n"
     assert rows("--tool", "nope") == []
-    assert sharded.run("audit", "list", "--tool", "get_file").stdout.count("get_file") == 2
+    assert busy.run("audit", "list", "--tool", "get_file").stdout.count("get_file") == 2
 
 
-def test_the_newest_are_listed_and_that_there_are_more(sharded, rows):
+def test_the_newest_are_listed_and_that_there_are_more(busy, rows):
     every = rows()
     assert rows("-n", "4") == every[-4:]
-    cut = sharded.run("audit", "list", "-n", "2", "--kind", "call").stdout
+    cut = busy.run("audit", "list", "-n", "2", "--kind", "call").stdout
     assert "these are the newest 2; --last 0 lists them all" in cut
-    whole = sharded.run("audit", "list", "-n", "6", "--kind", "call").stdout
+    whole = busy.run("audit", "list", "-n", "6", "--kind", "call").stdout
     assert "newest" not in whole
 
 
-def test_what_a_window_hides_is_counted_and_said_to_be_of_it(sharded, rows):
+def test_what_a_window_hides_is_counted_and_said_to_be_of_it(busy, rows):
     def hidden(*args):
-        return sharded.run("audit", "list", *args).stdout.splitlines()[-1]
+        return busy.run("audit", "list", *args).stdout.splitlines()[-1]
 
     shown = rows()
-    background = ("shard", "key", "config", "policy", "outcome")
+    background = ("key", "config", "policy", "outcome")
     newest = [row for row in shown if row["kind"] not in background][-4]
     place = shown.index(newest)
     since = sum(row["kind"] in background for row in shown[place:])
@@ -239,25 +236,25 @@ def test_what_a_window_hides_is_counted_and_said_to_be_of_it(sharded, rows):
         assert hidden(*args) == f"and {total} entries{said}: --all"
 
 
-def test_a_name_that_is_no_principals_is_explained(sharded):
-    shown = sharded.run("audit", "list", "--principal", "assistant").stdout
+def test_a_name_that_is_no_principals_is_explained(busy):
+    shown = busy.run("audit", "list", "--principal", "assistant").stdout
     assert "as in user:assistant or agent:assistant" in shown
-    assert "as in" not in sharded.run("audit", "list", "--principal", "agent:nobody").stdout
-    assert "as in" not in sharded.run("audit", "list", "--principal", "agent:assistant").stdout
+    assert "as in" not in busy.run("audit", "list", "--principal", "agent:nobody").stdout
+    assert "as in" not in busy.run("audit", "list", "--principal", "agent:assistant").stdout
 
 
 @pytest.mark.parametrize("prefix", ["", "agent:"])
-def test_an_instance_has_the_short_name_that_tables_print(sharded, calls, rows, prefix):
-    table = sharded.run("audit", "list", "--kind", "call").stdout
+def test_an_instance_has_the_short_name_that_tables_print(busy, calls, rows, prefix):
+    table = busy.run("audit", "list", "--kind", "call").stdout
     for uri in {call["agent"] for call in calls}:
         short = f"{name_of({'agent': uri})}:{uri.rpartition('/')[2][:4]}"
         assert f" {short} " in table
         assert rows("--agent", f"{prefix}{short}") == rows("--agent", uri) != []
         assert rows("--agent", f"{prefix}{short[:-1]}") == []
         assert rows("--agent", f"{prefix}{short}", "--decision", "allow", "-n", "1") != []
-        shown = sharded.run("agents", "show", f"{prefix}{short}", "--json")
+        shown = busy.run("agents", "show", f"{prefix}{short}", "--json")
         assert [one["agent"] for one in json.loads(shown.stdout)["instances"]] == [uri]
-    assert sharded.run("agents", "show", f"{prefix}assistant:____").returncode == 2
+    assert busy.run("agents", "show", f"{prefix}assistant:____").returncode == 2
 
 
 def test_an_empty_log_says_so(project):
@@ -267,12 +264,14 @@ def test_an_empty_log_says_so(project):
     assert project.run("audit", "list", "--in-doubt").stdout.startswith("nothing in the log")
 
 
+INSERT = """INSERT INTO entry (log, idx, kind, at, leaf, body)
+    SELECT log, max(idx) + 1, ?, at, leaf, ? FROM entry"""
+
 # --- columns that lie ----------------------------------------------------------------------------
 
 
-def change(project, shard, statement, *parameters):
-    path = project.state / f"shards/{shard}.sqlite"
-    with closing(sqlite3.connect(path)) as connection, connection:
+def change(project, statement, *parameters):
+    with closing(sqlite3.connect(project.state / "log.sqlite")) as connection, connection:
         assert connection.execute(statement, parameters).rowcount == 1
 
 
@@ -297,21 +296,23 @@ def test_a_changed_column_shows_nothing_that_the_entry_does_not_say(
 ):
     call = calls[0]
     before = listed(reshaped, *filters)
-    change(reshaped, 0, f"UPDATE summaries SET {column} = ? WHERE idx = ?", lie, call["index"])  # noqa: S608
+    change(reshaped, f"UPDATE entry SET {column} = ? WHERE idx = ?", lie, call["index"])  # noqa: S608
     assert listed(reshaped, *filters) == before
     assert call not in before
     # unfiltered, no column counts: the entry is listed, and as it is
     assert call in listed(reshaped)
     report = json.loads(reshaped.run("audit", "verify", "--json").stdout)
     problems = [problem for problem in report["problems"] if "columns" in problem["what"]]
-    assert [(p["shard"], p["index"]) for p in problems] == [(0, call["index"])]
+    assert [p["index"] for p in problems] == [call["index"]]
 
 
-def test_a_removed_column_hides_no_call(reshaped, calls):
+def test_an_emptied_column_hides_no_call(reshaped, calls):
     call = calls[0]
-    change(reshaped, 0, "DELETE FROM summaries WHERE idx = ?", call["index"])
+    change(
+        reshaped, "UPDATE entry SET invocation_id = NULL, tool = NULL WHERE idx = ?", call["index"]
+    )
     assert call in listed(reshaped)
-    told = reshaped.run("audit", "show", f"0/{call['index']}", "--json")
+    told = reshaped.run("audit", "show", str(call["index"]), "--json")
     assert json.loads(told.stdout)["invocation_id"] == call["invocation_id"]
     assert reshaped.run("audit", "verify").returncode == 1
 
@@ -321,8 +322,7 @@ def test_an_outcome_is_of_the_call_that_it_names(reshaped, calls):
     doubtful = calls[5]["invocation_id"]
     change(
         reshaped,
-        2,
-        "UPDATE summaries SET kind = 'outcome', invocation_id = ?, status = 'ok' WHERE idx = ?",
+        "UPDATE entry SET kind = 'outcome', invocation_id = ?, status = 'ok' WHERE idx = ?",
         doubtful,
         calls[2]["index"],
     )
@@ -334,8 +334,8 @@ def test_an_outcome_is_of_the_call_that_it_names(reshaped, calls):
 
 def test_a_story_finds_an_outcome_that_no_column_gives(reshaped, calls):
     call = calls[0]
-    statement = "UPDATE summaries SET invocation_id = NULL WHERE kind = 'outcome' AND idx > ?"
-    change(reshaped, 0, f"{statement} AND idx < ?", call["index"], calls[3]["index"])
+    statement = "UPDATE entry SET invocation_id = NULL WHERE kind = 'outcome'"
+    change(reshaped, f"{statement} AND invocation_id = ?", call["invocation_id"])
     told = json.loads(reshaped.run("audit", "show", call["invocation_id"], "--json").stdout)
     assert told["outcome"]["status"] == "ok"
     assert told["problems"] == []
@@ -345,7 +345,7 @@ def test_a_story_finds_an_outcome_that_no_column_gives(reshaped, calls):
 def test_an_entry_that_holds_no_base64_is_none_of_a_call(reshaped, calls, kind, tmp_path):
     """Neither finding a call nor telling the story of one in doubt stops at it."""
     body = f'{{"kind":"{kind}","payload":"A"}}'.encode()
-    change(reshaped, 2, "INSERT INTO entries SELECT max(idx) + 1, ? FROM entries", body)
+    change(reshaped, INSERT, kind, body)
     proof = tmp_path / "proof.json"
     unknown = reshaped.run("evidence", "make", "f" * 32, "-o", proof)
     assert unknown.returncode == 2
@@ -361,10 +361,10 @@ def test_an_entry_that_holds_no_base64_is_none_of_a_call(reshaped, calls, kind, 
 def test_a_call_that_is_not_made_as_calls_are_is_damaged(reshaped, calls, name, value):
     """Whoever has the log's key can write anything into it; readers say so, and go on."""
     call = calls[0]
-    path = reshaped.state / "shards/0.sqlite"
+    path = reshaped.state / "log.sqlite"
     with closing(sqlite3.connect(path)) as connection, connection:
         (body,) = connection.execute(
-            "SELECT body FROM entries WHERE idx = ?", (call["index"],)
+            "SELECT body FROM entry WHERE idx = ?", (call["index"],)
         ).fetchone()
         members = json.loads(body)
         sealed = members["invocation"]
@@ -372,14 +372,14 @@ def test_a_call_that_is_not_made_as_calls_are_is_damaged(reshaped, calls, name, 
         statement["predicate"][name] = value
         sealed["payload"] = base64.b64encode(canonical.dumps(statement)).decode()
         connection.execute(
-            "UPDATE entries SET body = ? WHERE idx = ?", (canonical.dumps(members), call["index"])
+            "UPDATE entry SET body = ? WHERE idx = ?", (canonical.dumps(members), call["index"])
         )
-    (row,) = [row for row in listed(reshaped) if (row["shard"], row["index"]) == (0, call["index"])]
+    (row,) = [row for row in listed(reshaped) if row["index"] == call["index"]]
     assert row["kind"] == "damaged"
-    for command in (("list",), ("show", f"0/{call['index']}"), ("export",), ("verify", "--json")):
+    for command in (("list",), ("show", str(call["index"])), ("export",), ("verify", "--json")):
         assert "Traceback" not in reshaped.run("audit", *command).stderr
     report = json.loads(reshaped.run("audit", "verify", "--json").stdout)
-    assert (0, call["index"]) in {(p["shard"], p["index"]) for p in report["problems"]}
+    assert call["index"] in {p["index"] for p in report["problems"]}
 
 
 def test_a_log_in_memory_is_listed_and_looked_up_as_one_on_disk_is():

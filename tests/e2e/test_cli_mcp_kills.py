@@ -24,7 +24,7 @@ from rounds import FULL
 from agentguard.audit.kinds import parse_entry
 from agentguard.audit.kinds.calls import CallEntry
 from agentguard.signing import canonical
-from agentguard.storage.reader import StateReader
+from agentguard.store.reader import StoredLog
 
 SERVER = (
     Path(__file__)
@@ -107,8 +107,8 @@ def play(project, number: int) -> None:
 def logged(project) -> dict[str, str]:
     """Return the id of each authorised call in the log, by its argument."""
     found = {}
-    with closing(StateReader(project.folder / ".agentguard")) as reader:
-        for stored in (one for shard in reader.shards() for one in reader.stored(shard)):
+    with closing(StoredLog.of(project.folder / ".agentguard")) as reader:
+        for stored in reader.stored():
             entry = parse_entry(stored.body)
             if isinstance(entry, CallEntry):
                 (data,) = [one.data for one in stored.attachments if one.role == "arguments"]

@@ -203,10 +203,10 @@ def test_what_was_erased_or_changed_is_not_replayed(recorded):
     assert report["not_replayed"] == NONE_LEFT | {"gone": 1}
     assert report["replayed"] == 3
 
-    base = sqlite3.connect(recorded.state / "shards" / "0.sqlite")
+    base = sqlite3.connect(recorded.state / "log.sqlite")
     with base:
         base.execute(
-            "UPDATE attachments SET data = CAST(replace(CAST(data AS TEXT), 'docs', 'evil') "
+            "UPDATE attachment SET data = CAST(replace(CAST(data AS TEXT), 'docs', 'evil') "
             "AS BLOB) WHERE role = 'input' AND idx = ?",
             [calls[2]["index"]],
         )
@@ -216,11 +216,9 @@ def test_what_was_erased_or_changed_is_not_replayed(recorded):
     shown = recorded.run("policy", "replay")
     assert shown.returncode == 1
     assert "1 call whose input is not what the entry commits to" in shown.stdout
-    base = sqlite3.connect(recorded.state / "shards" / "0.sqlite")
+    base = sqlite3.connect(recorded.state / "log.sqlite")
     with base:
-        base.execute(
-            "DELETE FROM attachments WHERE role = 'input' AND idx = ?", [calls[2]["index"]]
-        )
+        base.execute("DELETE FROM attachment WHERE role = 'input' AND idx = ?", [calls[2]["index"]])
     base.close()
     report = recorded.json("policy", "replay", "--fail-on-change", code=1)
     assert report["not_replayed"] == NONE_LEFT | {"gone": 1, "missing": 1}

@@ -57,7 +57,7 @@ ARGUMENTS: dict[str, tuple[str, ...]] = {
     "audit tail": ("--no-follow",),
     "audit export": (),
     "audit verify": (),
-    "audit match": (".", "."),
+    "audit match": (".agentguard", ".agentguard"),
     "evidence make": ("CALL", "-o", "made.json"),
     "evidence export": ("-o", "exported"),
     "evidence verify": ("call.json", "--trust", "trust.json"),

@@ -103,8 +103,8 @@ def test_trace_has_the_secrets_at_their_calls(released):
 
 def test_a_changed_column_hides_no_release(released):
     call = call_of(released, "deploy")
-    with contextlib.closing(sqlite3.connect(released.state / "shards/0.sqlite")) as connection:
-        connection.execute("UPDATE summaries SET invocation_id = 'x' WHERE kind = 'secret'")
+    with contextlib.closing(sqlite3.connect(released.state / "log.sqlite")) as connection:
+        connection.execute("UPDATE entry SET invocation_id = 'x' WHERE kind = 'secret'")
         connection.commit()
     assert len(released.json("audit", "show", call)["secrets"]) == 2
     assert released.run("audit", "verify").returncode == 1

@@ -141,7 +141,7 @@ def is_outcome(row):
 
 
 def test_what_is_written_is_seen_at_once_whoever_writes(founded):
-    """One writer, another beside it in a shard that was not there, and one more after both."""
+    """One writer, another beside it, and one more after both."""
     with tailing(founded, "--json", "-n", "1") as tail:
         tail.row()  # it follows the log from here on
         with writing(founded) as first:
@@ -152,16 +152,15 @@ def test_what_is_written_is_seen_at_once_whoever_writes(founded):
                 assert [row["kind"] for row in rows] == ["call", "outcome"]
                 assert rows[0]["invocation_id"] == rows[1]["invocation_id"]
             with writing(founded) as second:
-                assert {row["shard"] for row in tail.until(is_identity)} == {1}
+                tail.until(is_identity)
                 make(second, "get_file")
                 assert [row["tool"] for row in tail.until(is_outcome)] == ["get_file"] * 2
                 make(first, "list_files")
-                assert [row["shard"] for row in tail.until(is_outcome)] == [0, 0]
-        with writing(founded) as third:  # it takes a shard up again
+                assert [row["tool"] for row in tail.until(is_outcome)] == ["list_files"] * 2
+        with writing(founded) as third:
             make(third, "read_file", "again.txt")
             rows = tail.until(is_outcome)
             assert [row["kind"] for row in rows[-2:]] == ["call", "outcome"]
-            assert {row["shard"] for row in rows} == {0}
         assert tail.end() == (0, "")
 
 
@@ -209,40 +208,47 @@ def test_the_table_has_a_call_once_and_its_late_outcome(founded):
         assert tail.rest() == []
 
 
-def test_without_following_it_ends(sharded):
-    every = sharded.run("audit", "list", "--json").stdout.splitlines()
-    shown = sharded.run("audit", "tail", "--json", "--no-follow")
+def test_without_following_it_ends(busy):
+    every = busy.run("audit", "list", "--json").stdout.splitlines()
+    shown = busy.run("audit", "tail", "--json", "--no-follow")
     assert (shown.returncode, shown.stderr) == (0, "")
     assert shown.stdout.splitlines() == every[-10:]
-    shown = sharded.run("audit", "tail", "--json", "--no-follow", "-n", "2", "--decision", "deny")
+    shown = busy.run("audit", "tail", "--json", "--no-follow", "-n", "2", "--decision", "deny")
     assert [json.loads(line)["decision"] for line in shown.stdout.splitlines()] == ["deny", "deny"]
-    nothing = sharded.run("audit", "tail", "--json", "--no-follow", "-n", "0")
+    nothing = busy.run("audit", "tail", "--json", "--no-follow", "-n", "0")
     assert (nothing.returncode, nothing.stdout) == (0, "")
 
 
-@pytest.mark.slow("it makes a log twice while a process reads it")
-def test_a_log_that_is_rolled_back_under_it_is_a_warning(founded, tmp_path):
-    shards = founded.state / "shards"
-    shutil.copytree(shards, tmp_path / "old")
+def test_a_log_that_is_rolled_back_under_it_is_a_warning(founded):
     with writing(founded) as writer:
         make(writer, "read_file")
     with tailing(founded, "--json", "-n", "1") as tail:
         assert is_outcome(tail.row())
-        shutil.rmtree(shards)
-        shutil.copytree(tmp_path / "old", shards)
+        with closing(sqlite3.connect(founded.state / "log.sqlite")) as connection, connection:
+            connection.execute("DELETE FROM entry WHERE idx > 2")
         warned = tail.process.stderr.readline()
         assert tail.end() == (0, "")
     assert warned == (
-        "warn: shard 0 has fewer entries than before, and was rolled back or replaced: "
+        "warn: the log has fewer entries than before, and was rolled back: "
         "run agentguard audit verify\n"
     )
+
+
+def test_another_file_in_the_place_of_the_log_ends_it(founded, tmp_path):
+    log = founded.state / "log.sqlite"
+    shutil.copy(log, tmp_path / "old")
+    with tailing(founded, "--json", "-n", "1") as tail:
+        tail.row()
+        (tmp_path / "old").replace(log)
+        assert tail.process.wait(PATIENCE) == 2
+        assert tail.process.stderr.read().startswith("error [storage.corrupt]: ")
 
 
 def test_a_damaged_entry_does_not_stop_it(founded):
     with writing(founded) as writer:  # opened before the damage: no guard opens on a damaged log
         make(writer, "read_file")
-        with closing(sqlite3.connect(founded.state / "shards/0.sqlite")) as connection, connection:
-            damage = connection.execute("UPDATE entries SET body = x'00' WHERE idx = 5")
+        with closing(sqlite3.connect(founded.state / "log.sqlite")) as connection, connection:
+            damage = connection.execute("UPDATE entry SET body = x'00' WHERE idx = 5")
             assert damage.rowcount == 1
         with tailing(founded, "--json", "-n", "100") as tail:
             before = {row["index"]: row["kind"] for row in tail.until(is_outcome)}

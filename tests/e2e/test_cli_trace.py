@@ -198,7 +198,7 @@ def test_the_command_takes_no_lock_and_no_passphrase(runs):
     begun = """
 from agentguard import Guard
 import subprocess, sys
-with Guard.open("agentguard.toml") as guard:  # it has the passphrase and the shard's lock
+with Guard.open("agentguard.toml") as guard:  # it has the passphrase and the log open
     guard.new_agent("clerk")
     command = [sys.executable, "-m", "agentguard.cli", "trace", "--last"]
     home = {"HOME": sys.argv[1], "PATH": ""}
@@ -252,7 +252,7 @@ def test_calls_inside_calls_are_cut_off_at_a_depth_that_nobody_needs(runs, tmp_p
 def test_a_log_whose_columns_were_edited_shows_no_call_that_no_entry_has(runs, tmp_path):
     copy = runs.copy(tmp_path / "copy")
     before = copy.json("trace", "abcdef00")
-    with sqlite3.connect(copy.state / "shards" / "0.sqlite") as connection:
-        connection.execute("UPDATE summaries SET tool = 'shutdown' WHERE tool = 'read_note'")
+    with sqlite3.connect(copy.state / "log.sqlite") as connection:
+        connection.execute("UPDATE entry SET tool = 'shutdown' WHERE tool = 'read_note'")
     connection.close()
     assert copy.json("trace", "abcdef00") == before

@@ -88,9 +88,9 @@ def test_where_no_trace_begins_so_an_error_says_so(traced):
 
 def test_a_trace_that_stands_beside_an_entry_alone_is_no_trace(traced):
     """Whoever can write to the file can make up a column, and no call by it."""
-    with sqlite3.connect(traced.state / "shards/0.sqlite") as connection:
+    with sqlite3.connect(traced.state / "log.sqlite") as connection:
         made_up = "abcdef12" + "4" * 24
-        statement = "UPDATE summaries SET trace_id = ? WHERE kind = 'policy'"
+        statement = "UPDATE entry SET trace_id = ? WHERE kind = 'policy'"
         assert connection.execute(statement, (made_up,)).rowcount == 1
     connection.close()
     assert ids(traced, "list", "--trace", "abcdef12") == [ONE]

@@ -11,27 +11,27 @@ from pathlib import Path
 import pytest
 
 SWAP = """
-UPDATE entries SET idx = idx - 100 WHERE idx IN (8, 9);
-UPDATE entries SET idx = -83 - idx WHERE idx < 0;
+UPDATE entry SET idx = idx - 100 WHERE idx IN (8, 9);
+UPDATE entry SET idx = -83 - idx WHERE idx < 0;
 """
 
 
 def settle(state: Path) -> Path:
     """Bring everything into the one file and return it."""
-    file = state / "shards/0.sqlite"
+    file = state / "log.sqlite"
     with closing(sqlite3.connect(file)) as connection:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     return file
 
 
 def change(state: Path, script: str) -> None:
-    with closing(sqlite3.connect(state / "shards/0.sqlite")) as connection:
+    with closing(sqlite3.connect(state / "log.sqlite")) as connection:
         connection.executescript(script)
 
 
 def test_a_whole_log_verifies(told):
     report = told.json("audit", "verify")
-    members = ["ok", "entries", "shards", "anchored", "in_doubt"]
+    members = ["ok", "entries", "head", "anchored", "witness", "in_doubt"]
     members += ["observed", "adopted", "problems", "unchecked", "your_word"]
     assert list(report) == members
     rows = told.lines("audit", "list")
@@ -39,8 +39,9 @@ def test_a_whole_log_verifies(told):
     assert report == {
         "ok": True,
         "entries": len(rows),
-        "shards": 1,
-        "anchored": "same user",
+        "head": report["head"],
+        "anchored": True,
+        "witness": "same user",
         "in_doubt": [doubtful],
         "observed": 0,
         "adopted": [],
@@ -48,9 +49,11 @@ def test_a_whole_log_verifies(told):
         "unchecked": [],
         "your_word": [],
     }
+    assert report["head"].keys() == {"log", "size", "root", "map_root", "at"}
+    assert report["head"]["size"] == len(rows)
     shown = told.run("audit", "verify")
     assert (shown.returncode, shown.stderr) == (0, "")
-    assert f"consistent: {len(rows)} entries in 1 shard" in shown.stdout
+    assert f"consistent: {len(rows)} entries in " in shown.stdout
     assert "anchored" in shown.stdout
     assert "UN" not in shown.stdout
     assert doubtful in shown.stdout
@@ -67,12 +70,9 @@ def test_one_changed_byte_is_found_and_located(changed):
     place = data.index(b'"the argument path')
     file.write_bytes(data[: place + 1] + b"T" + data[place + 2 :])
     report = changed.json("audit", "verify", code=1)
-    assert (report["ok"], report["anchored"]) == (False, None)
-    (problem,) = report["problems"]
-    # a commit has one checkpoint: a denial and the outcome before it, of one commit, can't be told
-    # apart
-    assert (problem["shard"], problem["index"]) == (0, denied - 1)
-    assert problem["what"].startswith(f"entries {denied - 1} to {denied} differ")
+    assert (report["ok"], report["anchored"]) == (False, False)
+    located = f"the entry {denied} is not the one beside its hash"
+    assert any(located in problem["what"] for problem in report["problems"])
     shown = changed.run("audit", "verify")
     assert shown.returncode == 1
     assert "FAILED" in shown.stdout
@@ -85,10 +85,10 @@ def test_one_changed_byte_is_found_and_located(changed):
 @pytest.mark.parametrize(
     ("script", "said"),
     [
-        ("DELETE FROM entries WHERE idx = 8", "entry 8 is missing"),
+        ("DELETE FROM entry WHERE idx = 8", "entry 8 is missing"),
         (SWAP, "differ"),
-        ("DELETE FROM checkpoints", "no checkpoint"),
-        ("UPDATE attachments SET data = x'7b7d' WHERE idx = 8 AND role = 'input'", "changed"),
+        ("DELETE FROM head", "no head"),
+        ("UPDATE attachment SET data = x'7b7d' WHERE idx = 8 AND role = 'input'", "changed"),
     ],
 )
 def test_tampering_with_the_file_is_found(changed, script, said):
@@ -111,15 +111,15 @@ def test_a_rolled_back_state_is_found_by_its_anchor(project):
     shutil.rmtree(project.state)
     old.rename(project.state)
     report = project.json("audit", "verify", code=1)
-    assert (report["ok"], report["anchored"]) == (False, None)
+    assert (report["ok"], report["anchored"]) == (False, False)
     assert "tail is cut off" in report["problems"][0]["what"]
     blind = project.json("audit", "verify", "--anchor", "")
-    assert (blind["ok"], blind["anchored"]) == (True, None)
+    assert (blind["ok"], blind["anchored"]) == (True, False)
 
 
 def test_a_state_alone_has_the_default_anchor(told, tmp_path):
     named = ("audit", "verify", "--state", told.state)
-    assert told.json(*named)["anchored"] == "same user"
+    assert told.json(*named)["witness"] == "same user"
     elsewhere = tmp_path / "elsewhere"
     shutil.copytree(told.state, elsewhere)
     result = told.run("audit", "verify", "--state", elsewhere, cwd=tmp_path)
@@ -131,10 +131,10 @@ def test_what_lies_beside_a_state_does_not_vouch_for_it(project, tmp_path):
     assert project.run("init", "--anchor", "witness").returncode == 0
     verify = ("audit", "verify", "--json", "--state", project.state)
     elsewhere = project.run(*verify, cwd=tmp_path)
-    assert json.loads(elsewhere.stdout)["anchored"] is None
+    assert json.loads(elsewhere.stdout)["anchored"] is False
     assert "UNTRUSTED KEY" in elsewhere.stderr
-    assert json.loads(project.run(*verify).stdout)["anchored"] == "same user"
-    assert project.json("audit", "verify", "--anchor", "")["anchored"] is None
+    assert json.loads(project.run(*verify).stdout)["witness"] == "same user"
+    assert project.json("audit", "verify", "--anchor", "")["anchored"] is False
     result = project.run("audit", "verify", "--anchor", tmp_path / "none")
     assert (result.returncode, result.stderr) == (1, "")  # one that is named is to know the state
     assert result.stdout.startswith("FAILED: the state ")
@@ -147,7 +147,7 @@ def test_without_outside_trust_it_says_so(told, tmp_path):
     assert "UNANCHORED" in result.stdout
     assert "UNTRUSTED KEY" in result.stdout
     scripted = told.run("audit", "verify", "--json", *alone)
-    assert json.loads(scripted.stdout)["anchored"] is None
+    assert json.loads(scripted.stdout)["anchored"] is False
     assert "UNANCHORED" in scripted.stderr
     assert "UNTRUSTED KEY" in scripted.stderr
     story = told.run("audit", "show", "8", *alone)
@@ -155,7 +155,7 @@ def test_without_outside_trust_it_says_so(told, tmp_path):
     stranger = {"HOME": str(tmp_path)}  # whose home has not the anchor that is configured
     verify = ("audit", "verify", "--json", "--against", "kept")
     report = json.loads(told.run(*verify, env=stranger).stdout)
-    assert (report["ok"], report["entries"], report["anchored"]) == (False, 0, None)
+    assert (report["ok"], report["entries"], report["anchored"]) == (False, 0, False)
     assert report["your_word"] == ["kept"]
     refused = told.run("audit", "show", "8", env=stranger)
     assert (refused.returncode, refused.stdout) == (2, "")
@@ -185,15 +185,6 @@ def test_a_trust_document_of_ones_own(told, project, tmp_path):
     report = told.json(*named, code=1)
     assert report["ok"] is False
     assert report["problems"]
-
-
-def test_a_shard_of_the_document_that_is_named_makes_the_rest_a_finding(changed, project):
-    """A log into which somebody has put another's shard is looked at, not refused."""
-    assert project.run("init").returncode == 0
-    shutil.copy(project.state / "shards/0.sqlite", changed.state / "shards/1.sqlite")
-    assert changed.run("trust", "export", "-o", "own.json").returncode == 0
-    report = changed.json("audit", "verify", "--trust", "own.json", code=1)
-    assert {problem["shard"] for problem in report["problems"]} == {1}
 
 
 @pytest.mark.parametrize("content", ["", "{", "{}", "[]", "a note"])
@@ -232,7 +223,7 @@ def test_what_may_not_be_read_is_named_with_what_to_do(changed, without_root_rig
     assert changed.run("audit", "verify").returncode == 0
 
 
-@pytest.mark.parametrize("file", ["trust.json", "registry.json"])
+@pytest.mark.parametrize("file", ["trust.json"])
 def test_a_state_that_is_damaged_names_the_file(changed, file):
     path = changed.state / file
     path.write_text("{")
@@ -267,16 +258,15 @@ def test_a_hostile_name_of_a_log_reaches_no_file(changed, name):
 
 
 def test_a_file_that_is_no_log(changed):
-    (changed.state / "shards/0.sqlite-wal").unlink(missing_ok=True)
-    (changed.state / "shards/0.sqlite").write_bytes(b"\x00garbage" * 1000)
+    (changed.state / "log.sqlite-wal").unlink(missing_ok=True)
+    (changed.state / "log.sqlite").write_bytes(b"\x00garbage" * 1000)
     for command in (["audit", "list"], ["agents", "list"]):
         result = changed.run(*command)
         assert (result.returncode, result.stdout) == (2, "")
         assert result.stderr.startswith("error [storage.corrupt]: ")
         assert result.stderr.count("\n") == 1
     report = changed.json("audit", "verify", code=1)
-    assert (report["ok"], report["anchored"]) == (False, None)
-    assert {problem["shard"] for problem in report["problems"]} == {0}
+    assert (report["ok"], report["anchored"]) == (False, False)
 
 
 def test_pages_that_are_damaged_are_a_finding(changed):
@@ -296,47 +286,33 @@ def test_a_newer_version_is_refused(changed):
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr.startswith("error [storage.version]: ")
     assert "upgrade" in result.stderr
-    report = changed.json("audit", "verify", code=1)  # the other shards are verified all the same
+    report = changed.json("audit", "verify", code=1)
     assert "upgrade" in report["problems"][0]["what"]
     change(changed.state, "PRAGMA user_version = 1")
     assert changed.run("audit", "verify").returncode == 0
 
 
-def test_a_second_shard_is_verified_too(changed):
-    """Two guards at once: what one writes is held against what the other knew of it."""
+def test_what_two_guards_write_at_once_is_verified(changed):
     call = (
         "from agentguard import Guard\n"
         "with Guard.open('agentguard.toml') as one, Guard.open('agentguard.toml') as two:\n"
         "    one.new_agent('assistant'), two.new_agent('assistant')"
     )
+    before = changed.json("audit", "verify")["entries"]
     assert changed.python("-c", call).returncode == 0
     whole = changed.json("audit", "verify")
-    assert (whole["ok"], whole["anchored"], whole["shards"]) == (True, "same user", 2)
-    shown = changed.run("audit", "verify")
-    assert f"consistent: {whole['entries']} entries in 2 shards" in shown.stdout
-    (changed.state / "shards/1.sqlite").rename(changed.folder / "aside")
-    report = changed.json("audit", "verify", code=1)
-    assert (report["ok"], report["anchored"]) == (False, None)
-    (problem,) = report["problems"]
-    assert (problem["shard"], problem["index"]) == (1, None)
-    assert "missing" in problem["what"]
-    assert "\nanchored" not in changed.run("audit", "verify").stdout
-    doctor = changed.json("doctor", code=1)
-    assert any("missing" in c["what"] for c in doctor["checks"] if c["status"] == "fail")
+    assert (whole["ok"], whole["witness"], whole["entries"]) == (True, "same user", before + 6)
 
 
-@pytest.mark.parametrize("without", ["0.sqlite", ""])
-def test_a_log_whose_only_shard_is_gone_is_found_out(changed, without):
-    place = changed.state / "shards"
-    (place / without).unlink() if without else shutil.rmtree(place)
+def test_a_log_that_is_gone_is_found_out(changed):
+    for file in changed.state.glob("log.sqlite*"):
+        file.unlink()
     told = changed.json("audit", "verify", code=1)
-    assert (told["ok"], told["entries"], told["anchored"]) == (False, 0, None)
-    gone = {"shard": 0, "index": None}
-    assert {**gone, "what": "the log has no shard"} in told["problems"]
-    what = "the shard is missing: the registry or a checkpoint kept outside knows it"
-    assert {**gone, "what": what} in told["problems"]
+    assert (told["ok"], told["entries"], told["anchored"]) == (False, 0, False)
     shown = changed.run("audit", "verify")
     assert (shown.returncode, "FAILED" in shown.stdout) == (1, True)
+    doctor = changed.json("doctor", code=1)
+    assert any(c["status"] == "fail" for c in doctor["checks"])
 
 
 @pytest.mark.parametrize("missing", ["trust.json", ""])
@@ -359,8 +335,7 @@ def test_a_read_only_state(changed, without_root_rights):
     """Evidence on a medium that nobody can write to: it is read, and nothing beside it is made."""
     settle(changed.state)
     before = sorted(changed.state.rglob("*"))
-    for folder in (changed.state / "shards", changed.state):
-        folder.chmod(0o500)
+    changed.state.chmod(0o500)
     for command in (["audit", "verify"], ["audit", "list"], ["audit", "show", "8"]):
         result = changed.process(*command, preexec_fn=without_root_rights)
         assert (result.returncode, result.stderr) == (0, "")
@@ -377,7 +352,7 @@ def test_an_anchor_inside_the_state_vouches_for_nothing(changed):
 
 
 def test_a_damaged_anchor_is_a_finding(changed):
-    (anchor,) = changed.anchor.glob("*/0.checkpoint")
+    (anchor,) = changed.anchor.glob("*/head")
     anchor.write_bytes(anchor.read_bytes().replace(b"\n", b"\n1", 1))
     report = changed.json("audit", "verify", code=1)
     assert "anchor" in report["problems"][0]["what"]

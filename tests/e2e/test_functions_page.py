@@ -201,7 +201,7 @@ def test_two_processes_open_one_state_and_so_does_a_fork(project):
     assert second.stdout == f"a note\n{REASON} policy.denied\n"
     assert without_denials(second.stderr) == ""
     verified = agentguard(project, "audit verify")
-    assert "in 2 shards of" in verified.stdout  # the fork has that which the second gave back
+    assert verified.stdout.startswith("consistent: ")
     assert "Several processes may open one state." in PAGE
 
 

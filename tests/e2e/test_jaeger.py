@@ -24,8 +24,10 @@ import pytest
 from docs_pages import WARNINGS_ARE_ERRORS
 
 from agentguard import Ed25519Signer
+from agentguard.audit import checkpoint, merkle
+from agentguard.audit.checkpoint import Checkpoint
 from agentguard.domain import config, domain
-from agentguard.storage.reader import StateReader
+from agentguard.store.reader import StoredLog
 
 ROOT = Path(__file__).parents[2]
 DIRECTLY = build_opener(ProxyHandler({}))
@@ -231,6 +233,14 @@ def shown(page, before):
     return [f"{' ' * indent}{name}" for indent, name in zip(indents, words, strict=True)]
 
 
+def checkpoints(reader):
+    """The checkpoints of the log at each size that it has had, as a span has them."""
+    log, grown = checkpoint.parse(reader.checkpoint()).checkpoint.origin, merkle.CompactRange()
+    for _index, body in reader.entries():
+        grown.append(merkle.leaf_hash(body))
+        yield Checkpoint(log, grown.size, grown.root()).line()
+
+
 @pytest.mark.slow("runs the whole demo in a process of its own")
 def test_the_demo(jaeger, tmp_path):
     agentguard = Path(sys.executable).with_name("agentguard")
@@ -250,14 +260,14 @@ def test_the_demo(jaeger, tmp_path):
 
     # each call of the log is one span, and each span says where in the log
     by_id = {span.tags.get("agentguard.invocation.id"): span for span in spans}
-    with closing(StateReader(Path(told["state"]))) as reader:
-        notes = {" ".join(note.decode().split("\n")[:3]) for note in reader.checkpoints(0)}
+    with closing(StoredLog.of(Path(told["state"]))) as reader:
+        points = {*checkpoints(reader)}
     for step in calls:
         span = by_id[step["invocation_id"]]
         assert span.name == f"execute_tool {step['tool']}"
         assert span.tags["agentguard.policy.decision"] == step["decision"]
         assert ("error" in span.tags) == (step["decision"] == "deny")
-        assert span.tags["agentguard.audit.checkpoint"] in notes
+        assert span.tags["agentguard.audit.checkpoint"] in points
     assert len([s for s in spans if s.name.startswith("execute_tool")]) == len(calls) + len(waiting)
 
     # what the page on Jaeger's page says

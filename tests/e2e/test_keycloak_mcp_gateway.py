@@ -25,7 +25,7 @@ from agentguard import Guard, verify_evidence
 from agentguard.audit.kinds import parse_entry
 from agentguard.audit.kinds.calls import CallEntry
 from agentguard.domain import config, domain
-from agentguard.storage.reader import StateReader
+from agentguard.store.reader import StoredLog
 
 pytestmark = pytest.mark.slow("starts a real Keycloak, and logs in there")
 
@@ -93,9 +93,9 @@ class Scene(NamedTuple):
 
     def calls(self) -> list[CallEntry]:
         """Return the calls that the log has."""
-        reader = StateReader(self.folder / "state")
+        reader = StoredLog.of(self.folder / "state")
         try:
-            bodies = [body for shard in reader.shards() for _index, body in reader.entries(shard)]
+            bodies = [body for _index, body in reader.entries()]
         finally:
             reader.close()
         entries = [parse_entry(body) for body in bodies]

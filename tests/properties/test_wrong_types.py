@@ -11,7 +11,6 @@ import json
 import os
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -19,6 +18,7 @@ from embedded_parts import runtime_of
 
 from agentguard import AgentguardError, Decision, Denied, Guard
 from agentguard.audit import checkpoint, tlog_proof
+from agentguard.audit import head as heads
 from agentguard.audit.ahead import ReadEntry
 from agentguard.audit.entry import CallPlace, StoredEntry
 from agentguard.audit.evidence import verify_evidence
@@ -27,13 +27,13 @@ from agentguard.audit.kinds.administration import (
     AdoptionEntry,
     ErasureEntry,
     FreezeEntry,
+    LostEntries,
     ResolutionEntry,
     RevocationEntry,
+    Unanchored,
 )
 from agentguard.audit.prove import prove_call
-from agentguard.audit.registry import seal_registry, verify_registry
-from agentguard.audit.verify import ShardVerifier
-from agentguard.call.invocation import timestamp
+from agentguard.audit.verify import LogVerifier
 from agentguard.delegation import access_token, grant, verification
 from agentguard.delegation.chain import CHAIN_TYPE
 from agentguard.identity import credential
@@ -188,10 +188,10 @@ def test_what_is_no_text_is_refused_with_our_error(tokens, world, value):
         assert outcome(read, value) is None
     readers: list[Any] = [grant.read, grant.key_id, jws.parse, Envelope.parse, checkpoint.parse]
     readers += [checkpoint.parse_line, tlog_proof.parse, parse_entry, TrustDocument.loads]
+    readers += [heads.parse, lambda note: heads.verify(note, [], "")]
     for parse in readers:
         assert outcome(parse, value) is None
-    for verify in (verify_evidence, verify_registry):
-        assert outcome(verify, value, world.trust) is None
+    assert outcome(verify_evidence, value, world.trust) is None
     assert outcome(verification.loads, value, world.trust, **at) is None
     assert outcome(verification.from_json, value, world.trust, **at) is None
     assert outcome(verification.verify, value, [], world.trust, **at) is None
@@ -247,15 +247,17 @@ def log():
         lent.call(good, "x")
         with pytest.raises(Denied):
             lent.call(denied, "x")
-        reader = guard.reader()
+        reader: Any = guard.reader()
         admin = runtime_of(guard).domain.issuer
-        stored = list(reader.stored(0))
+        stored = list(reader.stored())
         at = parse_entry(stored[-1].body).at
-        place = CallPlace(0, 0, "x", "0" * 64)
+        lost = LostEntries(entries=1, anchored=reader.head().decode())
+        newest = Unanchored(entries=1, newest=at)
+        place = CallPlace(0, "x", "0" * 64)
         more = [
             RevocationEntry.new(admin, "agent:x", note="n", at=at),
             FreezeEntry.new(admin, "acme.example", frozen=True, sequence=1, note="n", at=at),
-            AdoptionEntry.new(admin, "acme.example", lost=[], note="n", at=at),
+            AdoptionEntry.new(admin, "acme.example", lost=lost, unanchored=newest, note="n", at=at),
             ResolutionEntry.new(admin, place, ran=True, note="n", at=at),
             ErasureEntry.new(admin, place, note="n", at=at),
         ]
@@ -291,11 +293,11 @@ def test_no_entry_with_another_type_somewhere_stops_the_verifier(log):
     for good in stored:
         kinds.add(parse_entry(good.body).kind)
         for _what, made in mutants(opened(json.loads(good.body))):
-            verifier = ShardVerifier(0, trust.origin(0), trust, since=2**40)
+            verifier = LogVerifier(trust, since=2**40)
             stored = StoredEntry(good.index, canonical.dumps(sealed(made)), good.summary)
             verifier._verify_contents(ReadEntry(stored))
             tried += 1
-    assert kinds >= {"shard", "key", "config", "policy", "identity", "delegation", "call"}
+    assert kinds >= {"key", "config", "policy", "identity", "delegation", "call"}
     assert kinds >= {"outcome", "revocation", "freeze", "adoption", "resolution", "erasure"}
     assert tried > 3000
 
@@ -307,11 +309,3 @@ def test_no_evidence_with_another_type_somewhere_is_taken(log):
     assert verify_evidence(data, trust).call == call
     for what, made in mutants(json.loads(data)):
         assert outcome(verify_evidence, canonical.dumps(made), trust) is None, what
-
-
-def test_no_registry_with_another_type_somewhere_is_taken(world):
-    at = timestamp(datetime.fromtimestamp(world.now, UTC))
-    good = seal_registry(world.issuer, world.trust, [0, 1], at=at)
-    assert verify_registry(good, world.trust).shards
-    for what, made in mutants(opened(json.loads(good))):
-        assert outcome(verify_registry, canonical.dumps(sealed(made)), world.trust) is None, what

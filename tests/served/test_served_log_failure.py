@@ -14,7 +14,7 @@ from agentguard import Denied
 
 FULL = "the log can't be written [storage."
 
-SOON = "from agentguard.storage import log_probe; log_probe._TELLS_FOR = 0.2\n"
+SOON = "from agentguard.store import log_probe; log_probe._TELLS_FOR = 0.2\n"
 """Code for a server in which a write tells for a moment alone that the log can be written."""
 
 
@@ -90,7 +90,7 @@ def test_a_full_disk_is_told_before_a_call_finds_out(founded, port, calling):
 def test_probes_add_nothing_to_the_log(founded, port, calling):
     assert calling() == "none"
     founded.wait_for(lambda: len(founded.outcomes()) == 2)
-    before, wal = len(founded.entries()), founded.folder / "state" / "shards" / "0.sqlite-wal"
+    before, wal = len(founded.entries()), founded.folder / "state" / "log.sqlite-wal"
     written = wal.stat().st_mtime_ns
 
     def probe_writes() -> bool:

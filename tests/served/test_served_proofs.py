@@ -17,7 +17,7 @@ from agentguard.proof.presentation import note_receipt, prove_call, prove_reques
 from agentguard.proof.receipt import Answer, VerifiedReceipt, mint
 from agentguard.signing import jws
 from agentguard.signing.canonical import b64url_decode, loads_object, sha256_hex
-from agentguard.storage.reader import StateReader
+from agentguard.store.reader import StoredLog
 
 URL = "https://payments.example"
 
@@ -46,8 +46,8 @@ def test_the_proof_is_in_the_server_s_log_before_the_client_has_the_proof(place)
 
     def pay():
         proof = prove_request("POST", f"{URL}/pay", b"3")
-        with closing(StateReader(place.settings.state)) as reader:
-            bodies = [body for _index, body in reader.entries(0)]
+        with closing(StoredLog.of(place.settings.state)) as reader:
+            bodies = [body for _index, body in reader.entries()]
         (entry,) = [one for one in map(parse_entry, bodies) if isinstance(one, ProofEntry)]
         return proof.proof, entry.proof.sha256
 
@@ -66,8 +66,8 @@ def test_a_receipt_goes_into_the_server_s_log(place):
         forged = mint(Answer("f" * 64, 200, "0" * 64, "0" * 64), key, server=f"{URL}/", at=1)
         with pytest.raises(ProofError) as caught:
             note_receipt(VerifiedReceipt(forged, key.public_key.thumbprint, "f" * 64))
-        with closing(StateReader(place.settings.state)) as reader:
-            bodies = [body for _index, body in reader.entries(0)]
+        with closing(StoredLog.of(place.settings.state)) as reader:
+            bodies = [body for _index, body in reader.entries()]
         (entry,) = [one for one in map(parse_entry, bodies) if isinstance(one, ReceiptEntry)]
         return caught.value.code, entry.receipt == token
 

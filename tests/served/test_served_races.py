@@ -58,7 +58,7 @@ def in_log(parts, kind: str) -> int:
     """Return how many entries of a kind the log has."""
     parts.flush()
     reader = parts.reader()
-    bodies = [body for shard in reader.shards() for _at, body in reader.entries(shard)]
+    bodies = [body for _index, body in reader.entries()]
     reader.close()
     return sum(parse_entry(body).kind == kind for body in bodies)
 

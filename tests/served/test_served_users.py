@@ -165,7 +165,7 @@ def logged_out(founded):
     """Put a log-out of alice's session on record, as the token service does."""
     home = domain.take_up(founded.settings, PASSPHRASE)
     now = datetime.now(UTC)
-    log = home.lease(now)
+    log = home.open_log(now)
     token = TokenIssuer("login", alg="RS256", issuer=ISSUER).token(
         sub="f3b1c2d4-0000-4000-8000-000000000001",
         sid="b1946ac9",

@@ -39,7 +39,7 @@ def clock(monkeypatch):
 
 def test_every_process_of_the_state_learns_of_a_log_out(scene):
     gone, kept = scene.log_in(), scene.log_in()
-    with scene.open() as guard, scene.open() as other:  # each with a shard of its own
+    with scene.open() as guard, scene.open() as other:
         first, second = lent(other, gone.token()), lent(other, kept.token())
         assert [attempt(other, one) for one in (first, second)] == ["ok", "ok"]
         assert said(sent(scene.parts(guard), gone.logout_token())) == (200, "")

@@ -37,9 +37,7 @@ def read_of(service, answer: httpx.Response | dict[str, Any]):
 
 
 def entry_of(service, answer: httpx.Response):
-    shard, index = map(int, answer.json()["context"]["entry"].split("/"))
-    assert shard == 0
-    return service.place.entries()[index]
+    return service.place.entries()[int(answer.json()["context"]["entry"])]
 
 
 def test_the_metadata_are_those_of_a_policy_decision_point(service):

@@ -113,7 +113,7 @@ def test_a_service_whose_log_can_not_be_written_says_so_to_a_probe(programs):
     with served(programs) as service:
         place = service.place
         place.stop()
-        place.start("from agentguard.storage import log_probe; log_probe._TELLS_FOR = 0.2")
+        place.start("from agentguard.store import log_probe; log_probe._TELLS_FOR = 0.2")
         assert service.http.get("/healthz").json() == {"status": "ok"}
         with full_disk(place.server):
             place.wait_for(lambda: service.http.get("/healthz").status_code == 503)

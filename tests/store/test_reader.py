@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from contextlib import closing
 
@@ -9,10 +10,11 @@ import pytest
 from store_place import LOG, record
 
 from agentguard.audit import checkpoint, head, merkle
-from agentguard.audit.summary import Search
+from agentguard.audit.entry import Record
+from agentguard.audit.summary import Search, Summary
 from agentguard.errors import StorageError
 from agentguard.store.reader import StoredLog
-from agentguard.store.sqlite import FileEngine, erase
+from agentguard.store.sqlite import FileEngine, erase, path_in
 
 MANY = 40  # more than one query brings
 
@@ -49,7 +51,84 @@ def test_a_search_finds_by_columns(reader):
     odd = [*range(1, MANY, 2)]
     assert [*reader.search(Search(tool="odd"))] == odd
     assert [*reader.search(Search(tool="odd"), after=30, newest_first=True)] == odd[:14:-1]
-    assert [*reader.search(Search(tool="\ud800"))] == []
+
+
+@pytest.mark.parametrize("text", ["\ud800", "x\udcff"])
+@pytest.mark.parametrize("name", Search._fields)
+def test_what_is_no_text_is_found_nowhere(reader, name, text):
+    """It may come from the command line, where bytes that are no UTF-8 become surrogates."""
+    assert [*reader.search(Search(**{name: text}))] == []
+
+
+def call_of(tx, identifier, decision):
+    """An entry of which only the columns are those of a call."""
+    trace_id = f"{identifier:032x}"
+    columns = Summary("call", tx.at, trace_id, decision=decision, trace_id=trace_id)
+    return tx.append(Record(b"{}", columns))
+
+
+def test_calls_are_found_by_their_ids_traces_and_outcomes(place):
+    store = place.open()
+
+    def job(tx):
+        for identifier, decision in ((0xA1, "allow"), (0xA2, "deny"), (0xB1, "allow")):
+            call_of(tx, identifier, decision)
+        tx.append(Record(b"{}", Summary("outcome", tx.at, f"{0xA1:032x}", status="ok")))
+        call_of(tx, 0xB1, "deny")
+
+    store.run(job)
+    engine = FileEngine(place.path, writes=False) if place.kind == "file" else store._engine
+    with closing(StoredLog(engine)) as reader:
+        prefix = f"{0xA:031x}"
+        assert [*reader.named(prefix)] == [0, 1]
+        assert [*reader.named("f")] == []
+        assert [*reader.traces(prefix)] == [f"{n:032x}" for n in (0xA1, 0xA2)]
+        assert [*reader.traces("")] == [f"{n:032x}" for n in (0xA1, 0xA2, 0xB1)]
+        assert [*reader.unsettled()] == [2]
+        assert [*reader.shared_ids()] == [(4, 2)]
+
+
+def test_it_writes_nothing_and_keeps_no_writer_out(on_disk):
+    store = on_disk.open()
+    store.run(lambda tx: tx.append(record("a", tx.at)))
+    store.close()
+    before = on_disk.path.read_bytes()
+    with closing(StoredLog(FileEngine(on_disk.path, writes=False))) as reader:
+        walk = reader.stored()
+        next(walk)
+        assert on_disk.path.read_bytes() == before
+        again = on_disk.open()
+        assert again.run(lambda tx: tx.append(record("b", tx.at))) == 1
+        assert [one.index for one in walk] in ([], [1])
+        assert reader.size() == 2
+
+
+def test_read_only_storage_can_be_read(on_disk):
+    store = on_disk.open()
+    store.run(lambda tx: tx.append(record("a", tx.at)))
+    store.close()
+    on_disk.path.chmod(0o400)
+    on_disk.path.parent.chmod(0o500)
+    try:
+        with closing(StoredLog(FileEngine(on_disk.path, writes=False))) as reader:
+            assert len([*reader.stored()]) == 1
+    finally:
+        on_disk.path.parent.chmod(0o700)
+
+
+def test_it_can_be_closed_twice_and_then_opens_anew(reader):
+    reader.close()
+    reader.close()
+    assert reader.size() == MANY
+
+
+def test_a_fork_reads_on_its_own(reader):
+    assert reader.size() == MANY
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if len([*reader.entries()]) == MANY else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert len([*reader.entries()]) == MANY
 
 
 def test_proofs_hold_under_the_signed_head_and_the_checkpoint_of_the_same_tree(reader, store):
@@ -111,3 +190,30 @@ def test_a_state_without_a_log_is_an_error(tmp_path):
     with pytest.raises(StorageError) as caught:
         StoredLog.of(tmp_path)
     assert caught.value.code == "storage.missing"
+
+
+@pytest.mark.parametrize("data", [b"", b"not a database" * 100, b"SQLite format 3\0" + bytes(2000)])
+def test_another_file_in_its_place_is_an_error_of_the_first_read(tmp_path, data):
+    path = path_in(tmp_path)
+    path.write_bytes(data)
+    with closing(StoredLog.of(tmp_path)) as reader, pytest.raises(StorageError) as caught:
+        reader.size()
+    assert caught.value.code == "storage.corrupt"
+
+
+@pytest.mark.parametrize(
+    ("statement", "code"),
+    [
+        ("CREATE VIEW v AS SELECT 1", "storage.corrupt"),
+        ("PRAGMA application_id = 1", "storage.corrupt"),
+        ("PRAGMA user_version = 2", "storage.version"),
+    ],
+)
+def test_another_schema_or_version_is_refused(on_disk, statement, code):
+    with closing(sqlite3.connect(on_disk.path)) as editor:
+        editor.execute(statement)
+        editor.commit()
+    with closing(StoredLog(FileEngine(on_disk.path, writes=False))) as reader:
+        with pytest.raises(StorageError) as caught:
+            reader.size()
+        assert caught.value.code == code

@@ -13,14 +13,15 @@ from typing import Any
 from agentguard import ApprovalRequest, Requirement
 from agentguard.approvals.answer import seal_answer
 from agentguard.audit import checkpoint, merkle
+from agentguard.audit import head as heads
 from agentguard.audit.checkpoint import Checkpoint
-from agentguard.audit.entry import BEGINNING, Record, parse_time
+from agentguard.audit.entry import BEGINNING, LOG, Record, parse_time
 from agentguard.audit.evidence import verify_evidence
 from agentguard.audit.evidence_file import EvidenceFile, Extension, LoggedEntry
+from agentguard.audit.head import Head
 from agentguard.audit.kinds import parse_entry
 from agentguard.audit.kinds.requests import RequestEntry
 from agentguard.audit.merkle import CompactRange
-from agentguard.audit.registry import seal_registry
 from agentguard.audit.summary import trace_id
 from agentguard.audit.tlog_proof import TlogProof
 from agentguard.call import invocation
@@ -31,8 +32,11 @@ from agentguard.signing import canonical, dsse
 from agentguard.signing.canonical import b64_decode, b64_encode, loads_object
 from agentguard.signing.dsse import Envelope
 from agentguard.signing.keys import Ed25519Signer
-from agentguard.storage.backend import Head
-from agentguard.storage.memory import MemoryBackend
+from agentguard.store import store
+from agentguard.store import tree as trees
+from agentguard.store.map import EMPTY_ROOT
+from agentguard.store.reader import StoredLog
+from agentguard.store.sqlite import MemoryEngine
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "verify_evidence" / "verify_evidence.py"
 
@@ -162,11 +166,8 @@ class Insider:
 
     # --- who finds it ----------------------------------------------------------------------------
 
-    def reader(self) -> MemoryBackend:
-        origin = self.trust.origin(0)
-        at = str(loads_object(self.records[0].body)["at"])
-        listed = seal_registry(self.keys["issuer"], self.trust, [0], at=at)
-        return log_of(origin, self.keys["log"], self.records, listed)
+    def reader(self) -> StoredLog:
+        return log_of(self.trust.log, self.keys["log"], self.records)
 
     def problems(self, reader: Any = None) -> list[tuple[int | None, str]]:
         report = verify.examine(reader or self.reader(), self.trust)
@@ -174,7 +175,7 @@ class Insider:
 
     def evidence(self) -> bytes:
         bodies = [record.body for record in self.records]
-        needed = {"shard", "key", "config", "policy", "identity", "delegation", "roster"}
+        needed = {"key", "config", "policy", "identity", "delegation", "roster"}
         kinds = [loads_object(body)["kind"] for body in bodies]
         if self.call["roster_sha256"] is None:
             needed.remove("roster")
@@ -184,7 +185,7 @@ class Insider:
     def file(self, places: Sequence[int], call: int = -1) -> bytes:
         bodies = [record.body for record in self.records]
         tree = merkle.Tree(map(merkle.leaf_hash, bodies))
-        head = Checkpoint(self.trust.origin(0), len(bodies), root_of(self.records))
+        head = Checkpoint(self.trust.log, len(bodies), root_of(self.records))
         note = checkpoint.sign(head, self.keys["log"])
         logged = tuple(
             LoggedEntry(bodies[i], TlogProof(i, tuple(tree.inclusion_proof(i)), note))
@@ -194,7 +195,7 @@ class Insider:
         said = json.loads(b64_decode(members["invocation"]["payload"]))["predicate"]
         size = said["log"]["size"]
         seen = Checkpoint(head.origin, size, b64_decode(said["log"]["root"]))
-        extension = (Extension(seen, tuple(tree.consistency_proof(size))),)
+        extension = Extension(seen, tuple(tree.consistency_proof(size)))
         return EvidenceFile(said["invocation_id"], logged, extension, ()).dumps()
 
     def refusals(self, data: bytes | None = None) -> tuple[str | None, bool]:
@@ -225,16 +226,30 @@ def root_of(records: Sequence[Record]) -> bytes:
     return tree.root()
 
 
-def log_of(
-    origin: str, signer: Ed25519Signer, records: Sequence[Record], listed: bytes
-) -> MemoryBackend:
-    tree = CompactRange()
+def log_of(log: str, signer: Ed25519Signer, records: Sequence[Record]) -> StoredLog:
+    """A log with these entries, signed with the log's key."""
+    tree, completed = CompactRange(), list[trees.Completed]()
     for record in records:
-        tree.append(merkle.leaf_hash(record.body))
-    backend = MemoryBackend(origin, signer, registry=listed)
-    point = Checkpoint(origin, tree.size, tree.root())
-    backend.write(records, Head(tree, point, BEGINNING), lambda: b"")
-    return backend
+        tree.append(merkle.leaf_hash(record.body), completed)
+    at = max((str(loads_object(one.body)["at"]) for one in records), default=BEGINNING)
+    head = Head(log, tree.size, tree.root(), EMPTY_ROOT, at)
+    point = Checkpoint(log, tree.size, tree.root())
+    notes = heads.sign(head, signer), checkpoint.sign(point, signer)
+    engine = MemoryEngine(*notes)
+    with engine.writing() as rows:
+        rows.write(
+            store._ADD_ENTRY,
+            [
+                (LOG, index, *one.summary, merkle.leaf_hash(one.body), one.body)
+                for index, one in enumerate(records)
+            ],
+        )
+        beside = [(LOG, i, *kept) for i, one in enumerate(records) for kept in one.attachments]
+        rows.write(store._ADD_ATTACHMENT, beside)
+        rows.write(store._ADD_TREE, [(LOG, *one) for one in trees.stored(completed)])
+        rows.write_head(lambda: (*notes, tree.encode()))
+        rows.commit()
+    return StoredLog(engine)
 
 
 NEEDED = [one.as_json() for one in TWO]

@@ -91,7 +91,7 @@ class Place:
     def logged_answers(self) -> list[tuple[str, str]]:
         """Who has answered, and what, by the newest authorization in the log."""
         with closing(self.guard.reader()) as reader:
-            entries = map(parse_entry, (data for _, data in reader.entries(0, newest_first=True)))
+            entries = map(parse_entry, (data for _, data in reader.entries(newest_first=True)))
             newest = next(entry for entry in entries if isinstance(entry, CallEntry))
         return [(answer.approver, answer.verdict) for answer in newest.answers]
 

@@ -12,7 +12,7 @@ from agentguard.call.invocation import timestamp
 from agentguard.domain import administration, config, domain, keystore
 from agentguard.domain.verify import examine
 from agentguard.signing import canonical
-from agentguard.storage.reader import StateReader
+from agentguard.store.reader import StoredLog
 
 PASSPHRASE = b"correct horse"
 
@@ -29,19 +29,19 @@ def settings_in(folder: Any) -> Any:
 
 
 def report(settings: Any) -> Any:
-    with closing(StateReader(settings.state)) as reader:
+    with closing(StoredLog.of(settings.state)) as reader:
         return examine(reader, keystore.load_trust(settings.state), anchor=settings.anchor)
 
 
 def calls(settings: Any) -> Any:
-    """The authorizations in shard 0, by what they were given."""
-    with closing(StateReader(settings.state)) as reader:
+    """The authorizations, by what they were given."""
+    with closing(StoredLog.of(settings.state)) as reader:
         return {
             canonical.loads_object(stored.attachments[0].data)["what"]: (
                 stored.index,
                 parse_entry(stored.body),
             )
-            for stored in reader.stored(0)
+            for stored in reader.stored()
             if parse_entry(stored.body).kind == "call" and stored.attachments
         }
 
@@ -65,7 +65,7 @@ def in_doubt(settings: Any) -> Any:
 
 
 def append(settings: Any, record: Any) -> Any:
-    log = domain.take_up(settings, PASSPHRASE).lease(datetime.now(UTC))
+    log = domain.take_up(settings, PASSPHRASE).open_log(datetime.now(UTC))
     try:
         return log.append(record)
     finally:
@@ -74,7 +74,7 @@ def append(settings: Any, record: Any) -> Any:
 
 def place_of(settings: Any, what: Any = "die") -> Any:
     index, call = calls(settings)[what]
-    return CallPlace(0, index, call.invocation_id, call.invocation_sha256)
+    return CallPlace(index, call.invocation_id, call.invocation_sha256)
 
 
 def now() -> Any:
@@ -86,5 +86,5 @@ def admin_of(settings: Any) -> Any:
 
 
 def found(settings: Any) -> Any:
-    """Each finding: its shard, its index, and what it says."""
-    return [(one.shard, one.index, one.what) for one in report(settings).problems]
+    """Each finding: its index, and what it says."""
+    return [(one.index, one.what) for one in report(settings).problems]

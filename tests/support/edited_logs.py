@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from agentguard.audit import merkle
 from agentguard.domain import keystore
-from agentguard.storage.anchor import anchor_path
-from agentguard.storage.reader import StateReader
-from agentguard.storage.sqlite import shard_path
+from agentguard.storage.anchor import head_path
+from agentguard.store.reader import StoredLog
+from agentguard.store.sqlite import path_in
 
 PASSPHRASE = b"correct horse battery staple"
 
@@ -23,27 +25,26 @@ def use(place: Any, ran: list[Any], calls: int) -> None:
             agent.call(tool, number)
 
 
-def file_of(place: Any, shard: Any = 0) -> Path:
-    return shard_path(place.config.state, shard)
+def file_of(place: Any) -> Path:
+    return path_in(place.config.state)
 
 
-def anchor_of(place: Any, shard: int = 0) -> Path:
+def anchor_of(place: Any) -> Path:
     trust = keystore.load_trust(place.config.state)
-    return anchor_path(place.config.anchor, f"{trust.log}/{shard}")
+    return head_path(place.config.anchor, trust.log)
 
 
 def change(place: Any, *statements: Any) -> None:
-    """Run SQL statements on the first shard, as somebody with write access can."""
-    change_in(place, 0, *statements)
+    """Run SQL statements on the log's file, as somebody with write access can.
 
-
-def change_in(place: Any, shard: int, *statements: Any) -> None:
-    connection = sqlite3.connect(file_of(place, shard))
-    for statement in statements:
-        parts = statement if isinstance(statement, tuple) else (statement,)
-        connection.execute(*parts)
-    connection.commit()
-    connection.close()
+    The function ``leaf_hash`` is there, by which a careful editor has the hash beside an entry fit.
+    """
+    with closing(sqlite3.connect(file_of(place))) as connection:
+        connection.create_function("leaf_hash", 1, merkle.leaf_hash)
+        for statement in statements:
+            parts = statement if isinstance(statement, tuple) else (statement,)
+            connection.execute(*parts)
+        connection.commit()
 
 
 def problems(place: Any) -> list[str]:
@@ -54,8 +55,8 @@ def problems(place: Any) -> list[str]:
 
 
 def bodies(place: Any) -> list[tuple[int, bytes]]:
-    reader = StateReader(place.config.state)
+    reader = StoredLog.of(place.config.state)
     try:
-        return list(reader.entries(0))
+        return list(reader.entries())
     finally:
         reader.close()

@@ -80,9 +80,9 @@ def refusal(data: bytes, trust: TrustDocument, *, form: bool = False) -> str | N
 FORM = (
     # the type, and members that nobody asked for
     r"type: .*|without type",
-    r"(entries: \d+: |attachments: \d+: |consistency: 0: )?a member more",
+    r"(entries: \d+: |attachments: \d+: |consistency: )?a member more",
     # what the call says of its checkpoint, said once more
-    r"consistency: 0: (origin|size|root): .*|consistency: 0: without (origin|size|root)",
+    r"consistency: (origin|size|root): .*|consistency: without (origin|size|root)",
     # an attachment twice, or in another order
     r"attachments: (\d+ twice|\d+ and \d+ swapped)",
     # the first line of a proof, the last line feed, a signature twice
@@ -108,7 +108,7 @@ def looked_for(file: Any) -> Any:
     read: dict[str, list[str]] = {}
     for item in file["entries"]:
         kind = json.loads(item["entry"])["kind"]
-        if kind not in ("shard", "key", "resolution", "erasure"):
+        if kind not in ("key", "resolution", "erasure"):
             read.setdefault(kind, []).append(json.dumps(item))
     if "policy" in read:
         read["policy"] = [*set(read["policy"])]
@@ -137,45 +137,47 @@ def written(value: object) -> bytes:
 
 @dataclass
 class Log:
-    """A log in lists, with the keys of those who keep it; a shard is a list of entries."""
+    """A log in lists, with the keys of those who keep it."""
 
     trust: TrustDocument
     signers: dict[str, Ed25519Signer]
-    shards_: list[list[bytes]]
+    bodies: list[bytes]
     beside: dict[int, list[Attachment]] = field(default_factory=dict)
 
-    def origin(self, shard: int) -> str:
-        return f"{self.trust.log}/{shard}"
-
-    def note(self, shard: int, size: int | None = None) -> bytes:
-        bodies = self.shards_[shard][:size]
-        point = Checkpoint(self.origin(shard), len(bodies), root_of(bodies))
+    def note(self, size: int | None = None) -> bytes:
+        bodies = self.bodies[:size]
+        point = Checkpoint(self.trust.log, len(bodies), root_of(bodies))
         return checkpoint.sign(point, self.signers["log"])
 
-    def shards(self) -> list[int]:
-        return list(range(len(self.shards_)))
+    def entries(self, *, after: int = -1) -> Iterator[tuple[int, bytes]]:
+        return islice(enumerate(self.bodies), after + 1, None)
 
-    def entries(self, shard: int, *, after: int = -1) -> Iterator[tuple[int, bytes]]:
-        return islice(enumerate(self.shards_[shard]), after + 1, None)
+    def checkpoint(self) -> bytes:
+        return self.note()
 
-    def checkpoint(self, shard: int) -> bytes:
-        return self.note(shard)
+    def entry(self, index: int) -> StoredEntry:
+        return StoredEntry(index, self.bodies[index], None, self.beside.get(index, []))
 
-    def entry(self, shard: int, index: int) -> StoredEntry:
-        beside = self.beside.get(index, []) if shard == 0 else []
-        return StoredEntry(index, self.shards_[shard][index], None, beside)
-
-    def search(self, shard: int, wanted: Search, **_options: object) -> Iterator[int]:
+    def search(self, wanted: Search, **_options: object) -> Iterator[int]:
         """As if the columns knew nothing but the kind."""
-        for index, body in enumerate(self.shards_[shard]):
+        for index, body in enumerate(self.bodies):
             if parse_entry(body).kind == wanted.kind:
                 yield index
+
+    def tree(self, size: int) -> merkle.Tree:
+        return merkle.Tree(merkle.leaf_hash(body) for body in self.bodies[:size])
+
+    def inclusion_proof(self, index: int, size: int) -> list[bytes]:
+        return self.tree(size).inclusion_proof(index)
+
+    def consistency_proof(self, size1: int, size2: int) -> list[bytes]:
+        return self.tree(size2).consistency_proof(size1)
 
     def ids(self) -> list[str]:
         return [str(call.invocation_id) for _index, call in self.calls()]
 
     def calls(self) -> Iterator[tuple[int, CallEntry]]:
-        for index, body in enumerate(self.shards_[0]):
+        for index, body in enumerate(self.bodies):
             parsed = parse_entry(body)
             if isinstance(parsed, CallEntry):
                 yield index, parsed
@@ -185,23 +187,23 @@ class Log:
         return json.loads(prove_call(reader, self.trust, wanted))
 
     def index(self, kind: str, nth: int = 0) -> int:
-        kinds = [canonical.loads_object(body)["kind"] for body in self.shards_[0]]
+        kinds = [canonical.loads_object(body)["kind"] for body in self.bodies]
         return [index for index, found in enumerate(kinds) if found == kind][nth]
 
     def changed(self, index: int, change: Callable[[dict[str, Any]], object]) -> Log:
         """What the holder of the log's key makes of an entry, and vouches for."""
-        value: Any = canonical.loads(self.shards_[0][index])
+        value: Any = canonical.loads(self.bodies[index])
         change(value)
-        bodies = list(self.shards_[0])
+        bodies = list(self.bodies)
         bodies[index] = canonical.dumps(value)
-        return replace(self, shards_=[bodies, *self.shards_[1:]])
+        return replace(self, bodies=bodies)
 
     def forged(self, places: list[int], call: int) -> bytes:
         """A file with these entries about the call at an index, made without ``prove``."""
-        bodies = self.shards_[0]
+        bodies = self.bodies
         tree = merkle.Tree(merkle.leaf_hash(body) for body in bodies)
         logged = tuple(
-            LoggedEntry(bodies[i], TlogProof(i, tuple(tree.inclusion_proof(i)), self.note(0)))
+            LoggedEntry(bodies[i], TlogProof(i, tuple(tree.inclusion_proof(i)), self.note()))
             for i in sorted(places)
         )
         value: Any = canonical.loads(bodies[call])
@@ -210,7 +212,7 @@ class Log:
             said["log"]["origin"], said["log"]["size"], b64_decode(said["log"]["root"])
         )
         path = tuple(tree.consistency_proof(seen.size))
-        extension = (Extension(seen, path),)
+        extension = Extension(seen, path)
         return EvidenceFile(said["invocation_id"], logged, extension, ()).dumps()
 
 

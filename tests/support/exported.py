@@ -81,7 +81,7 @@ class Place:
 
     def entries(self, kind: Any) -> Any:
         with closing(self.guard.reader()) as reader:
-            stored = [(index, parse_entry(body)) for index, body in reader.entries(0)]
+            stored = [(index, parse_entry(body)) for index, body in reader.entries()]
         return [(index, found) for index, found in stored if found.kind == kind]
 
     def recorded(self) -> Any:

@@ -10,12 +10,12 @@ from agentguard.domain import keystore
 from agentguard.domain.report import Report
 from agentguard.domain.verify import examine
 from agentguard.signing.canonical import loads_object
-from agentguard.storage.reader import StateReader
+from agentguard.store.reader import StoredLog
 
 
 def verified(place: Any, *, in_doubt: bool = False) -> Report:
     """Verify the log; ``in_doubt``: some process was killed, and its last calls may be so."""
-    reader = StateReader(place.config.state)
+    reader = StoredLog.of(place.config.state)
     try:
         trust = keystore.load_trust(place.config.state)
         report = examine(reader, trust, anchor=place.config.anchor)
@@ -27,21 +27,20 @@ def verified(place: Any, *, in_doubt: bool = False) -> Report:
     return report
 
 
-def calls(place: Any) -> list[tuple[int, str, str]]:
-    """The shard, the agent's URI and the argument of every call on record."""
-    reader = StateReader(place.config.state)
+def calls(place: Any) -> list[tuple[str, str]]:
+    """The agent's URI and the argument of every call on record."""
+    reader = StoredLog.of(place.config.state)
     try:
         found = []
-        for shard in reader.shards():
-            for stored in reader.stored(shard):
-                parsed = parse_entry(stored.body)
-                if isinstance(parsed, CallEntry):
-                    (kept,) = [
-                        loads_object(attachment.data)
-                        for attachment in stored.attachments
-                        if attachment.role == "arguments"
-                    ]
-                    found.append((shard, parsed.agent, str(kept["text"])))
+        for stored in reader.stored():
+            parsed = parse_entry(stored.body)
+            if isinstance(parsed, CallEntry):
+                (kept,) = [
+                    loads_object(attachment.data)
+                    for attachment in stored.attachments
+                    if attachment.role == "arguments"
+                ]
+                found.append((parsed.agent, str(kept["text"])))
         return found
     finally:
         reader.close()

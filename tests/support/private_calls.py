@@ -22,8 +22,8 @@ from agentguard.guard.embedded import Embedded
 from agentguard.guard.guard import Guard
 from agentguard.policy.function import FunctionEngine
 from agentguard.policy.rego import RegoEngine
-from agentguard.storage import sqlite
-from agentguard.storage.reader import StateReader
+from agentguard.store.reader import StoredLog
+from agentguard.store.sqlite import path_in
 
 PASSPHRASE = b"correct horse battery staple"
 SECRET = "hunter2-4711-\u20ac"
@@ -79,19 +79,19 @@ class Scene:
             for form in spellings(needle.encode() if isinstance(needle, str) else needle)
         ]
         files = [path for path in self.settings.base.rglob("*") if path.is_file()]
-        assert {"0.sqlite", "registry.json"} <= {path.name for path in files}
+        assert {"log.sqlite"} <= {path.name for path in files}
         return [path.name for path in files if any(form in path.read_bytes() for form in spelled)]
 
     def verify(self) -> Any:
-        with closing(StateReader(self.settings.state)) as reader:
+        with closing(StoredLog.of(self.settings.state)) as reader:
             trust = keystore.load_trust(self.settings.state)
             return examine(reader, trust, anchor=self.settings.anchor)
 
     def calls(self) -> list[tuple[int, CallEntry]]:
-        with closing(StateReader(self.settings.state)) as reader:
+        with closing(StoredLog.of(self.settings.state)) as reader:
             return [
                 (index, parsed)
-                for index, body in reader.entries(0)
+                for index, body in reader.entries()
                 if isinstance(parsed := parse_entry(body), CallEntry)
             ]
 
@@ -101,14 +101,14 @@ class Scene:
         return invocation_id
 
     def rows(self, statement: str, *parameters: Any) -> list[Any]:
-        with closing(sqlite3.connect(sqlite.shard_path(self.settings.state, 0))) as connection:
+        with closing(sqlite3.connect(path_in(self.settings.state))) as connection:
             found = connection.execute(statement, parameters).fetchall()
             connection.commit()
             return found
 
     def copies(self) -> dict[str, Any]:
         """What is kept of all calls, by role; the newest call wins."""
-        kept = self.rows("SELECT role, data FROM attachments ORDER BY idx")
+        kept = self.rows("SELECT role, data FROM attachment ORDER BY idx")
         return {role: json.loads(data) for role, data in kept}
 
 

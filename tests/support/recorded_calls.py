@@ -21,7 +21,7 @@ def allow_all(_document: Any) -> Any:
 
 
 def records(guard: Any, kind: Any) -> Any:
-    bodies = [parse_entry(body) for _index, body in guard.reader().entries(0)]
+    bodies = [parse_entry(body) for _index, body in guard.reader().entries()]
     return [entry.members for entry in bodies if entry.kind == kind]
 
 

@@ -28,7 +28,7 @@ from agentguard.domain.verify import examine
 from agentguard.guard.embedded import Embedded
 from agentguard.policy.function import FunctionEngine
 from agentguard.proof import ProofStore, Receiver, prove_request
-from agentguard.storage.reader import StateReader
+from agentguard.store.reader import StoredLog
 
 PASSPHRASE = b"correct horse battery staple"
 QUERY = "currency=EUR"
@@ -66,16 +66,12 @@ class Side:
 
     def entries(self, *kinds: str) -> list[Entry]:
         """The durable entries of some kinds, as another process reads them."""
-        with closing(StateReader(self.state)) as reader:
-            parsed = [
-                parse_entry(body)
-                for shard in reader.shards()
-                for _index, body in reader.entries(shard)
-            ]
+        with closing(StoredLog.of(self.state)) as reader:
+            parsed = [parse_entry(body) for _index, body in reader.entries()]
         return [entry for entry in parsed if entry.kind in kinds]
 
     def verify(self) -> Report:
-        with closing(StateReader(self.state)) as reader:
+        with closing(StoredLog.of(self.state)) as reader:
             trust = keystore.load_trust(self.state)
             return examine(reader, trust, anchor=self.folder / "anchor")
 

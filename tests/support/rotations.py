@@ -17,7 +17,7 @@ from agentguard.identity.trust import Use
 from agentguard.signing.keys import Ed25519Signer
 from agentguard.storage import files
 from agentguard.storage.flusher import _UNCLOSED
-from agentguard.storage.log import ShardLog
+from agentguard.store.log import StoreLog
 
 PASSPHRASE = b"correct horse battery staple"
 FULL = os.environ.get("AGENTGUARD_ROUNDS") == "full"
@@ -41,17 +41,17 @@ either = pytest.mark.parametrize(
 
 def signing(guard: Guard, use: str) -> Any:
     """The public key with which a guard signs for this use now."""
-    assert runtime_of(guard)._log is not None
-    return {"issuer": runtime_of(guard).domain.issuer, "log": runtime_of(guard)._log._signer}[
-        use
-    ].public_key
+    runtime = runtime_of(guard)
+    assert runtime._log is not None
+    signer = {"issuer": runtime.domain.issuer, "log": runtime._log._store._signer}[use]
+    return signer.public_key
 
 
 STEPS: tuple[tuple[Any, str], ...] = (
     (files, "_write"),
     (files, "_sync"),
-    (ShardLog, "append"),
-    (ShardLog, "close"),
+    (StoreLog, "append"),
+    (StoreLog, "close"),
 )
 """All that makes something durable: between two of them, a crash leaves what it left before."""
 

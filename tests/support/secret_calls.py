@@ -22,7 +22,7 @@ from agentguard.domain.verify import examine
 from agentguard.guard.embedded import Embedded
 from agentguard.guard.guard import Guard
 from agentguard.policy.function import FunctionEngine
-from agentguard.storage.reader import StateReader
+from agentguard.store.reader import StoredLog
 
 VALUE = "hunter2-4711-\u20ac"
 OTHER = "another value: 0815"
@@ -99,18 +99,14 @@ class SecretScene:
 
     def entries(self, kind: str = "secret") -> list[Entry]:
         """The durable entries of a kind, as another process reads them."""
-        with closing(StateReader(self.base / "state")) as reader:
-            parsed = [
-                parse_entry(body)
-                for shard in reader.shards()
-                for _index, body in reader.entries(shard)
-            ]
+        with closing(StoredLog.of(self.base / "state")) as reader:
+            parsed = [parse_entry(body) for _index, body in reader.entries()]
         return [entry for entry in parsed if entry.kind == kind]
 
     def newest(self) -> tuple[int, CallEntry]:
         """The newest call in the files, and the index of its authorization."""
-        with closing(StateReader(self.base / "state")) as reader:
-            parsed = [(index, parse_entry(body)) for index, body in reader.entries(0)]
+        with closing(StoredLog.of(self.base / "state")) as reader:
+            parsed = [(index, parse_entry(body)) for index, body in reader.entries()]
         calls = [(index, one) for index, one in parsed if isinstance(one, CallEntry)]
         return calls[-1]
 
@@ -118,10 +114,10 @@ class SecretScene:
         """The files of the domain, but for the secret's own, in which a needle stands."""
         spelled = [form for needle in needles for form in spellings(needle.encode())]
         files = [path for path in self.base.rglob("*") if path.is_file() and path != self.file]
-        assert {"0.sqlite", "registry.json"} <= {path.name for path in files}
+        assert "log.sqlite" in {path.name for path in files}
         return [path.name for path in files if any(form in path.read_bytes() for form in spelled)]
 
     def verify(self) -> Report:
-        with closing(StateReader(self.base / "state")) as reader:
+        with closing(StoredLog.of(self.base / "state")) as reader:
             trust = keystore.load_trust(self.base / "state")
             return examine(reader, trust, anchor=self.base / "anchor")

@@ -24,7 +24,7 @@ from agentguard.audit.kinds.calls import CallEntry, OutcomeEntry
 from agentguard.domain import config, domain, keystore
 from agentguard.domain.report import Report
 from agentguard.domain.verify import examine
-from agentguard.storage.reader import StateReader
+from agentguard.store.reader import StoredLog
 
 PASSPHRASE = b"correct horse battery staple"
 
@@ -189,14 +189,10 @@ class Place:
     # --- the log --------------------------------------------------------------------------------
 
     def entries(self) -> list[Entry]:
-        """Return the entries of all shards, in their order."""
-        reader = StateReader(self.folder / "state")
+        """Return the entries, in their order."""
+        reader = StoredLog.of(self.folder / "state")
         try:
-            return [
-                parse_entry(body)
-                for shard in reader.shards()
-                for _index, body in reader.entries(shard)
-            ][self.since :]
+            return [parse_entry(body) for _index, body in reader.entries()][self.since :]
         finally:
             reader.close()
 
@@ -207,7 +203,7 @@ class Place:
         return [one for one in self.entries() if isinstance(one, OutcomeEntry)]
 
     def verify(self) -> Report:
-        reader = StateReader(self.folder / "state")
+        reader = StoredLog.of(self.folder / "state")
         try:
             trust = keystore.load_trust(self.folder / "state")
             return examine(reader, trust, anchor=self.folder / "anchor")

@@ -23,7 +23,7 @@ from agentguard.call.releases import RequestRecord
 from agentguard.domain import administration, adoption, domain, handover, rotation
 from agentguard.domain.keystore import LONG_LIVED, load_trust
 from agentguard.storage.journal_files import FileJournal
-from agentguard.storage.reader import StateReader
+from agentguard.store.reader import StoredLog
 
 MERGED, KEPT, SPARE, LATE, WAITING, BAD, GONE, OVER = (
     Call("clerk", "merge", what, kept=what == "kept")
@@ -56,7 +56,7 @@ def play(scene: Scene) -> None:
     """Have the scene live through all that a state can hold; ``end`` and ``frozen`` come last."""
     scene.found()
     _adopt(scene)
-    with scene.open() as first, scene.open() as second:  # each with a shard of its own
+    with scene.open() as first, scene.open() as second:
         _lend(first, scene)
         _ask(first, scene)
         scene.keep("ready")
@@ -216,7 +216,7 @@ def _administer(scene: Scene) -> datetime:
 def _log_out(scene: Scene) -> None:
     """Have the provider say that the user with the token has logged out."""
     home = domain.take_up(scene.settings, PASSPHRASE)
-    with closing(home.lease(scene.clock())) as log:
+    with closing(home.open_log(scene.clock())) as log:
         at = timestamp(max(scene.clock(), log.last_at))
         log.append(LogOutEntry(at=at, token=scene.provider.logout_token()).record())
     home.revocations()
@@ -225,14 +225,13 @@ def _log_out(scene: Scene) -> None:
 def _invocations(scene: Scene) -> dict[str, str]:
     """Return the ids of the calls of ``pay``, by what was paid."""
     found: dict[str, str] = {}
-    reader = StateReader(scene.state)
-    for shard in reader.shards():
-        for stored in reader.stored(shard):
-            arguments = {kept.role: kept.data for kept in stored.attachments}.get("arguments", b"")
-            parsed = parse_entry(stored.body)
-            if isinstance(parsed, CallEntry) and arguments:
-                what = arguments.decode().split('"')[-2]
-                found[what] = str(parsed.invocation_id)
+    reader = StoredLog.of(scene.state)
+    for stored in reader.stored():
+        arguments = {kept.role: kept.data for kept in stored.attachments}.get("arguments", b"")
+        parsed = parse_entry(stored.body)
+        if isinstance(parsed, CallEntry) and arguments:
+            what = arguments.decode().split('"')[-2]
+            found[what] = str(parsed.invocation_id)
     reader.close()
     return found
 
@@ -250,7 +249,7 @@ def _rotate(scene: Scene, stolen: datetime) -> None:
             rotation.rotate(scene.settings, PASSPHRASE, use, now=scene.clock())
         scene.keep(f"{use} {step}")
         home = domain.take_up(scene.settings, PASSPHRASE)  # it tidies up, or goes on
-        home.lease(scene.clock()).close()
+        home.open_log(scene.clock()).close()
     trust = load_trust(scene.state)
     former = next(
         one.key for one in trust.keys_for("admin") if one.key not in trust.current("admin")
@@ -264,7 +263,7 @@ def _rotate(scene: Scene, stolen: datetime) -> None:
     scene.keep("revoked")
     home = domain.take_up(scene.settings, PASSPHRASE)
     scene.keep("unannounced")
-    home.lease(scene.clock()).close()
+    home.open_log(scene.clock()).close()
 
 
 @contextmanager

@@ -41,7 +41,7 @@ from state_scene import Scene, remove
 
 from agentguard import Guard
 from agentguard.errors import AgentguardError
-from agentguard.storage import ledger, sqlite
+from agentguard.store import ledger
 
 ENDS = ("", "-wal", "-shm", "-journal")
 BACK, NEW = "put back", "in a new guard"
@@ -55,9 +55,7 @@ class Aside:
     Files are put back as the same files: each has a second name beside the state meanwhile, and a
     guard that has a file open goes on writing to it. Where a database was changed in its place, its
     rows are put back. ``is_all`` is false where a database's file was taken away, or its schema was
-    changed: then what the guard wrote meanwhile may be lost. It is false where a shard's lock was
-    taken away, too: the administrator then writes the guard's shard, and the guard rightly stops
-    (``test_a_writer_past_the_lock_does_not_fork_the_log``).
+    changed: then what the guard wrote meanwhile may be lost.
     """
 
     def __init__(self, scene: Scene, moment: str, mutation: Mutation) -> None:
@@ -78,8 +76,7 @@ class Aside:
         moved = {path for path in databases if not _with_ends(path).isdisjoint(self._moved)}
         lying = [path for path in databases if path not in moved]  # another may not open at all
         self._rows = {path: (before[path], _contents(self._state / path)) for path in lying}
-        is_unlocked = any(path.match(f"{sqlite.FOLDER}/*.lock") for path in self._moved)
-        self.is_all = not (moved or is_unlocked) and all(
+        self.is_all = not moved and all(
             schema == then for (schema, _), (then, _) in self._rows.values()
         )
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Set as AbstractSet
+from contextlib import closing, contextmanager
 from typing import Any, Literal, NamedTuple
 
 import state_history as past
@@ -17,8 +18,12 @@ from state_mutations import Mutation, UnwritableError
 from state_scene import Call, Scene
 
 from agentguard import Guard, adapters
+from agentguard.audit.findings import Problem
+from agentguard.domain import verify
+from agentguard.domain.keystore import load_trust
 from agentguard.errors import AgentguardError
 from agentguard.guard.agent import Agent
+from agentguard.store.reader import StoredLog
 
 Agents = Mapping[str, Agent]
 
@@ -202,6 +207,28 @@ def verdict(
             return _judged(scene, before)
     except HangError as error:
         return Verdict("accepted", (str(error),))
+
+
+def findings(scene: Scene) -> frozenset[Problem]:
+    """Return what ``agentguard audit verify`` finds in the state as it stands."""
+    with closing(StoredLog.of(scene.state)) as reader:
+        trust = load_trust(scene.state)
+        return frozenset(verify.examine(reader, trust, anchor=scene.settings.anchor).problems)
+
+
+def audited(scene: Scene, moment: str, mutation: Mutation, before: AbstractSet[Problem]) -> Verdict:
+    """Write a mutation into the state as of ``moment``; it is accepted where nothing new is found.
+
+    ``before`` is what is found where nothing was written.
+    """
+    try:
+        written(scene, moment, [mutation])
+    except UnwritableError as error:
+        return Verdict("unwritable", (str(error),))
+    try:
+        return Verdict("refused" if findings(scene) - before else "accepted")
+    except Exception as error:  # noqa: BLE001  an auditor has to be told what is wrong
+        return Verdict("accepted", (f"it raised {type(error).__name__}: {error}",))
 
 
 def _judged(scene: Scene, before: Mapping[str, Outcome]) -> Verdict:

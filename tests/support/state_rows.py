@@ -1,6 +1,7 @@
 """What somebody who can write a state makes of its databases: each table, column and kind of row.
 
-The tables are those that a file has, and a row is of the kind of the entry that it belongs to.
+The tables are those that a file has, and a row is of the kind of the entry that it belongs to. A
+body is changed as bytes: its hash covers them, whatever they say (``test_store_editor.py``).
 """
 
 from __future__ import annotations
@@ -15,70 +16,62 @@ from typing import Any, NamedTuple
 import state_mutations
 from state_mutations import DATABASE, Mutation, UnwritableError
 
-Statements = Sequence[tuple[str, Sequence[Any]]]
+Statement = tuple[str, Sequence[Any]]
+Statements = Sequence[Statement]
+
+Key = tuple[Any, ...]
 
 
 class Table(NamedTuple):
-    """A table as a file holds it: its columns, and its rows by their ids."""
+    """A table as a file holds it: its columns, its primary key, and its rows by that key."""
 
     name: str
-    columns: tuple[str, ...]
-    key: str
-    rows: Mapping[int, tuple[Any, ...]]
+    columns: Mapping[str, str]
+    """Each column with its type."""
+    key: tuple[str, ...]
+    rows: Mapping[Key, tuple[Any, ...]]
 
-    def updated(
-        self, rowid: int, values: Mapping[str, Any], *, key: str | None = None
-    ) -> Statements:
-        """Return what puts values in a row, in all columns but its ``key``, which names it."""
-        key = self.key if key is None else key
-        named = {name: value for name, value in values.items() if name != key}
-        assigned = ", ".join(f'"{name}" = ?' for name in named)
-        return [(f"{self._update} SET {assigned} WHERE rowid = ?", (*named.values(), rowid))]
+    def updated(self, key: Key, values: Mapping[str, Any]) -> Statements:
+        """Return what puts values in a row."""
+        assigned = ", ".join(f"{name} = ?" for name in values)
+        return [(f"UPDATE {self.name} SET {assigned}{self._where}", (*values.values(), *key))]  # noqa: S608  the file's own names
+
+    def deleted(self, key: Key = ()) -> Statements:
+        """Return what deletes a row, or without a key all of them."""
+        return [(f"DELETE FROM {self.name}{self._where if key else ''}", key)]  # noqa: S608  as above
+
+    def inserted(self, row: Sequence[Any]) -> Statements:
+        marks = ", ".join("?" for _ in row)
+        return [(f"INSERT OR REPLACE INTO {self.name} VALUES ({marks})", row)]  # noqa: S608  as above
 
     @property
-    def _update(self) -> str:
-        return f'UPDATE "{self.name}"'
+    def _where(self) -> str:
+        return f" WHERE {' AND '.join(f'{name} = ?' for name in self.key)}"
 
-    def deleted(self, rowid: int | None = None) -> Statements:
-        where, values = ("", ()) if rowid is None else (" WHERE rowid = ?", (rowid,))
-        return [(f'DELETE FROM "{self.name}"{where}', values)]  # noqa: S608  the file's own name
+    def named(self, key: Key) -> dict[str, Any]:
+        return dict(zip(self.columns, self.rows[key], strict=True))
 
-    def inserted(self, values: Sequence[Any], rowid: int | None = None) -> Statements:
-        columns = ("rowid", *self.columns) if rowid is not None else self.columns
-        given = (rowid, *values) if rowid is not None else values
-        named, marks = ", ".join(f'"{column}"' for column in columns), ", ".join("?" for _ in given)
-        statement = f'INSERT OR REPLACE INTO "{self.name}" ({named}) VALUES ({marks})'  # noqa: S608  as above
-        return [(statement, given)]
-
-    def named(self, rowid: int) -> dict[str, Any]:
-        return dict(zip(self.columns, self.rows[rowid], strict=True))
+    def beside(self, key: Key) -> dict[str, Any]:
+        """Return the columns of a row that do not name it."""
+        return {name: value for name, value in self.named(key).items() if name not in self.key}
 
 
 def of_rows(
     base: Path, moments: Mapping[str, Path], chance: Random, *, since: Path | None = None
 ) -> Iterator[Mutation]:
     """Yield what can be done to tables, rows and columns; to what has come ``since``, if given."""
-    found = {path: tables(base / path) for path in databases(base)}
-    former = {
-        moment: {path: tables(then / path) for path in databases(then)}
-        for moment, then in moments.items()
-    }
-    for path, here in found.items():
+    for path in databases(base):
+        here = tables(base / path)
+        former = {moment: tables(then / path) for moment, then in moments.items()}
+        known = tables(since / path) if since is not None else {}
         kinds = kinds_of_entries(here)
-        for table in here.values():
-            there = [others[table.name] for at, others in found.items() if at != path]
-            then = {
-                moment: at[path][table.name]
-                for moment, at in former.items()
-                if table.name in at.get(path, {})
-            }
-            old = tables(since / path).get(table.name) if since is not None else None
-            known = old.rows if old is not None else {}
-            fresh = [rowid for rowid, row in table.rows.items() if known.get(rowid) != row]
-            for kind, what, statements in _of_table(table, fresh, kinds, there, then, chance):
-                family = f"{state_mutations.family(path)} {table.name}"
+        for name, table in here.items():
+            then = {moment: at[name] for moment, at in former.items() if name in at}
+            old = known[name].rows if name in known else {}
+            fresh = [key for key, row in table.rows.items() if old.get(key) != row]
+            for kind, what, statements in _of_table(table, fresh, kinds, then, chance):
                 yield Mutation(
-                    f"{family} {kind}", f"{path} {table.name} {what}", _executing(path, statements)
+                    f"{path} {name} {kind}", f"{path} {name} {what}", _executing(path, statements)
                 )
         if since is None:
             yield from _of_schema(base, path)
@@ -87,29 +80,22 @@ def of_rows(
 def put_back(path: Path, before: Mapping[str, Table], written: Mapping[str, Table]) -> None:
     """Have the rows that were ``written`` be as they were ``before``, and leave all others alone.
 
-    Of a row that somebody has changed since, as a guard changes the row of its shard, the cells are
-    put back that nobody has changed since. A table that is not there any more, or has other
-    columns, is left alone too.
+    Of a row that somebody has changed since, as a guard changes the head, the cells are put back
+    that nobody has changed since. A table that is not there any more, or has other columns, is
+    left alone too.
     """
-    now, statements = tables(path), list[tuple[str, Sequence[Any]]]()
+    now, statements = tables(path), list[Statement]()
     for name, table in before.items():
         if name not in now or now[name].columns != table.columns or name not in written:
             continue
-        was, then = table.rows, written[name].rows
-        theirs = [
-            rowid
-            for rowid in {*was, *then}
-            if was.get(rowid) != then.get(rowid) == now[name].rows.get(rowid)
-        ]
-        statements += [part for rowid in theirs for part in table.deleted(rowid)]
-        statements += [
-            part for rowid in theirs if rowid in was for part in table.inserted(was[rowid], rowid)
-        ]
-        for rowid in {*was, *then, *now[name].rows} - {*theirs}:
-            rows = (was.get(rowid), then.get(rowid), now[name].rows.get(rowid))
-            columns = () if None in rows else zip(table.columns, *filter(None, rows), strict=True)
-            cells = {column: one for column, one, two, three in columns if one != two == three}
-            statements += table.updated(rowid, cells, key="") if cells else ()
+        was, then, rows = table.rows, written[name].rows, now[name].rows
+        theirs = {key for key in {*was, *then} if was.get(key) != then.get(key) == rows.get(key)}
+        statements += [part for key in theirs for part in table.deleted(key)]
+        statements += [part for key in theirs if key in was for part in table.inserted(was[key])]
+        for key in ({*was} & {*then} & {*rows}) - theirs:
+            cells = zip(table.columns, was[key], then[key], rows[key], strict=True)
+            changed = {column: one for column, one, two, three in cells if one != two == three}
+            statements += table.updated(key, changed) if changed else ()
     _executing(Path(), statements)(path)
 
 
@@ -127,23 +113,20 @@ def tables(path: Path) -> dict[str, Table]:
 
 
 def _table(connection: sqlite3.Connection, name: str) -> Table:
-    columns = connection.execute(f'PRAGMA table_info("{name}")').fetchall()
-    keys = [column[1] for column in columns if column[5]]
-    rows = connection.execute(f'SELECT rowid, * FROM "{name}"').fetchall()  # noqa: S608  as above
-    key = keys[0] if len(keys) == 1 else ""
-    return Table(name, tuple(c[1] for c in columns), key, {row[0]: row[1:] for row in rows})
+    columns = connection.execute(f"PRAGMA table_info({name})").fetchall()
+    places = [at for at, *_names, in_key in columns if in_key] or range(len(columns))
+    rows = connection.execute(f"SELECT * FROM {name}").fetchall()  # noqa: S608  as above
+    return Table(
+        name,
+        {column[1]: column[2] for column in columns},
+        tuple(columns[at][1] for at in places),
+        {tuple(row[at] for at in places): row for row in rows},
+    )
 
 
-def kinds_of_entries(here: Mapping[str, Table]) -> dict[int, str]:
-    """Return the kind of each entry, by its index: it stands in the entry itself."""
-    kinds: dict[int, str] = {}
-    for table in here.values():
-        for rowid, row in table.rows.items():
-            for value in row:
-                document = state_mutations.parsed(value) if isinstance(value, bytes) else None
-                if isinstance(document, dict) and "kind" in document:
-                    kinds[rowid] = str(document["kind"])
-    return kinds
+def kinds_of_entries(here: Mapping[str, Table]) -> dict[Key, str]:
+    """Return the kind of each entry, by its place in the log."""
+    return {key: here["entry"].named(key)["kind"] for key in here["entry"].rows}
 
 
 Change = tuple[str, str, Statements]
@@ -151,74 +134,60 @@ Change = tuple[str, str, Statements]
 
 def _of_table(
     table: Table,
-    fresh: Sequence[int],
-    kinds: Mapping[int, str],
-    there: Sequence[Table],
+    fresh: Sequence[Key],
+    kinds: Mapping[Key, str],
     then: Mapping[str, Table],
     chance: Random,
 ) -> Iterator[Change]:
+    if not table.rows:
+        values = [{"INTEGER": 0, "TEXT": ""}.get(type_, b"") for type_ in table.columns.values()]
+        yield "planted", "planted", table.inserted(values)
+        return
     yield "emptied", "emptied", table.deleted()
     for moment, old in then.items():
         if old.rows != table.rows:
             back = [statement for row in old.rows.values() for statement in old.inserted(row)]
             what = f"as of '{moment}'"
             yield what, what, [*table.deleted(), *back]
-    for rowid in fresh:
-        values = table.named(rowid)
-        kind = " ".join(
-            [kinds.get(values.get("idx", rowid), ""), str(values.get("role", ""))]
-        ).strip()
-        for what, statements in _of_row(table, rowid, there, then, chance):
-            # all that is done within a member of an entry is a kind: each has the entry's hash
-            member = what.partition(" ")[0].split(".")
-            named = ".".join(member[:2]) if len(member) > 1 else what
-            yield f"{kind}: {named}", f"{rowid} ({kind}) {what}", statements
+    for key in fresh:
+        of_entry = table.name in {"entry", "attachment"}
+        kind = " ".join([kinds.get(key[:2], ""), *map(str, key[2:])]) if of_entry else ""
+        for what, statements in _of_row(table, key, then, chance):
+            yield f"{kind}: {what}", f"{key} ({kind}) {what}", statements
 
 
 def _of_row(
-    table: Table,
-    rowid: int,
-    there: Sequence[Table],
-    then: Mapping[str, Table],
-    chance: Random,
+    table: Table, key: Key, then: Mapping[str, Table], chance: Random
 ) -> Iterator[tuple[str, Statements]]:
-    values = table.named(rowid)
-    others = [other for other in table.rows if other != rowid]
-    yield "deleted", table.deleted(rowid)
-    if table.key and isinstance(values[table.key], int):
-        for what, place in (("once more", max(table.rows) + 1), ("far behind", 1 << 40)):
-            copied = {**values, table.key: place}
-            yield what, table.inserted(list(copied.values()))
-        yield "moved", table.updated(rowid, {table.key: max(table.rows) + 1}, key="")
+    values, beside = table.named(key), table.beside(key)
+    others = [other for other in table.rows if table.beside(other) != beside]
+    yield "deleted", table.deleted(key)
+    place = next(name for name in reversed(table.key) if isinstance(values[name], int))
+    behind = max(table.named(other)[place] for other in table.rows) + 1
+    for what, at in (("once more", behind), ("far behind", 1 << 40)):
+        yield what, table.inserted([*{**values, place: at}.values()])
+    yield "moved", table.updated(key, {place: behind})
     if others:
         other = chance.choice(others)
+        theirs = table.beside(other)
         yield (
             "and another swapped",
-            [
-                *table.updated(rowid, table.named(other)),
-                *table.updated(other, values),
-            ],
+            [*table.updated(key, theirs), *table.updated(other, beside)],
         )
-        yield "in another's place", table.updated(other, values)
-        yield "is another's", table.updated(rowid, table.named(other))
-    foreign = [one for one in there if one.rows]
-    if foreign:
-        source = chance.choice(foreign)
-        taken = source.named(rowid if rowid in source.rows else chance.choice(list(source.rows)))
-        yield "is another file's", table.updated(rowid, taken)
+        yield "in another's place", table.updated(other, beside)
+        yield "is another's", table.updated(key, theirs)
     for moment, old in then.items():
-        if rowid in old.rows and old.rows[rowid] != table.rows[rowid]:
-            yield f"as of '{moment}'", table.updated(rowid, old.named(rowid))
+        if key in old.rows and old.rows[key] != table.rows[key]:
+            yield f"as of '{moment}'", table.updated(key, old.beside(key))
     for column, value in values.items():
         for what, changed in _of_value(table, column, value, chance):
             if type(changed) is not type(value) or changed != value:
-                yield f"{column}{what}", table.updated(rowid, {column: changed}, key="")
+                yield f"{column}{what}", table.updated(key, {column: changed})
 
 
 def _of_value(table: Table, column: str, value: Any, chance: Random) -> Iterator[tuple[str, Any]]:
-    at = table.columns.index(column)
-    pool = sorted({repr(row[at]): row[at] for row in table.rows.values()}.items())
-    others = [other for _, other in pool if other != value and other is not None]
+    there = [table.named(key)[column] for key in table.rows]
+    others = [other for other in there if other != value and other is not None]
     yield " null", None
     if others:
         yield " another's", chance.choice(others)
@@ -235,15 +204,6 @@ def _of_value(table: Table, column: str, value: Any, chance: Random) -> Iterator
             place = chance.randrange(len(value))
             yield " a bit changed", value[:place] + bytes([value[place] ^ 4]) + value[place + 1 :]
             yield " cut short", value[:-1]
-        document = state_mutations.parsed(value)
-        if document is not None:
-            alike = [found for _, other in pool if (found := _document(other)) is not None]
-            for what, changed in state_mutations.changes(document, alike, chance):
-                yield f".{what}", changed
-
-
-def _document(value: Any) -> Any:
-    return state_mutations.parsed(value) if isinstance(value, bytes) else None
 
 
 def _of_schema(base: Path, path: Path) -> Iterator[Mutation]:
@@ -266,9 +226,7 @@ def _of_schema(base: Path, path: Path) -> Iterator[Mutation]:
             statements[f"{name} is a view"] = f'{aside};CREATE VIEW "{name}" AS VALUES (1)'
     for what, statement in statements.items():
         parts = [(part, ()) for part in statement.split(";")]
-        yield Mutation(
-            f"{state_mutations.family(path)} {what}", f"{path} {what}", _executing(path, parts)
-        )
+        yield Mutation(f"{path} {what}", f"{path} {what}", _executing(path, parts))
 
 
 def _executing(path: Path, statements: Statements) -> Callable[[Path], None]:
@@ -299,7 +257,8 @@ def _loosened(path: Path) -> Iterator[None]:
         made = connection.execute("SELECT name, sql FROM sqlite_master WHERE type = 'table'")
         schema = dict(made.fetchall())
     loose = {
-        name: sql.replace(" NOT NULL", "").replace(" STRICT", "") for name, sql in schema.items()
+        name: sql.replace(" NOT NULL", "").replace(" STRICT,", "").replace(" STRICT", "")
+        for name, sql in schema.items()
     }
     _rewrite(path, loose)
     try:

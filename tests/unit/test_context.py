@@ -65,7 +65,7 @@ def outside():
 
 def logged(guard):
     """The ids of the calls in the log, in their order."""
-    parsed = [parse_entry(body) for _index, body in guard.reader().entries(0)]
+    parsed = [parse_entry(body) for _index, body in guard.reader().entries()]
     calls = [one for one in parsed if isinstance(one, CallEntry)]
     return [call.invocation_id for call in calls]
 

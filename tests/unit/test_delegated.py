@@ -86,7 +86,7 @@ def refused(call, *args, kind: type[AgentguardError] = DelegationError, **kwargs
 
 def calls(guard):
     """What the log says of every call: for whom, under which chain, and the answer."""
-    entries = (parse_entry(body) for _index, body in guard.reader().entries(0))
+    entries = (parse_entry(body) for _index, body in guard.reader().entries())
     return [e for e in entries if e.kind == "call"]
 
 

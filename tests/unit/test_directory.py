@@ -167,7 +167,7 @@ def test_a_call_is_denied_and_on_record_where_the_roles_cannot_be_found_out(guar
     people.failure = None
     with delegation:
         assert clerk.call(read, "a") == "a"
-    stored = guard.reader().stored(0)
+    stored = guard.reader().stored()
     decisions = [entry.summary.decision for entry in stored if entry.summary.tool]
     assert decisions[:2] == ["deny", "allow"]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+from contextlib import closing
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,7 +12,8 @@ import pytest
 
 from agentguard import ConfigError, StorageError
 from agentguard.audit.kinds import parse_entry
-from agentguard.audit.registry import verify_registry
+from agentguard.audit.kinds.announcements import ConfigEntry
+from agentguard.call.invocation import timestamp
 from agentguard.domain import config, domain, keystore, memory
 from agentguard.domain.config.settings import KeysConfig
 from agentguard.domain.keystore import PASSPHRASE_VARIABLE
@@ -19,8 +21,8 @@ from agentguard.domain.passphrase import passphrase_of
 from agentguard.domain.verify import examine
 from agentguard.errors import KeyMaterialError
 from agentguard.storage import files
-from agentguard.storage.anchor import Anchor
-from agentguard.storage.reader import StateReader
+from agentguard.store.anchor import Anchor
+from agentguard.store.reader import StoredLog
 
 PASSPHRASE = b"correct horse"
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
@@ -46,7 +48,7 @@ def settings(tmp_path, original):
 
 
 def report(settings, trust=None, anchor=...):
-    reader = StateReader(settings.state)
+    reader = StoredLog.of(settings.state)
     try:
         trust = trust or keystore.load_trust(settings.state)
         return examine(reader, trust, anchor=settings.anchor if anchor is ... else anchor)
@@ -56,25 +58,18 @@ def report(settings, trust=None, anchor=...):
 
 def test_a_new_domain_is_whole_private_and_verifies(settings):
     names = {str(path.relative_to(settings.state)) for path in settings.state.rglob("*")}
-    assert {
-        "keys/issuer",
-        "keys/log",
-        "keys/admin",
-        "trust.json",
-        "shards/0.sqlite",
-        "registry.json",
-    } <= names
+    assert {"keys/issuer", "keys/log", "keys/admin", "trust.json", "log.sqlite"} <= names
     assert settings.state.stat().st_mode & 0o777 == 0o700
     trust = keystore.load_trust(settings.state)
     assert trust.trust_domain == "acme.example"
     assert sorted(key.use for key in trust.keys) == ["admin", "issuer", "log"]
     assert len({key.key.raw for key in trust.keys}) == 3
-    reader = StateReader(settings.state)
-    kinds = [parse_entry(body).kind for _index, body in reader.entries(0)]
+    reader = StoredLog.of(settings.state)
+    kinds = [parse_entry(body).kind for _index, body in reader.entries()]
     reader.close()
-    assert kinds == ["shard", "key", "key", "key"]
+    assert kinds == ["key", "key", "key"]
     found = report(settings)
-    assert (found.ok, found.anchored, found.entries) == (True, True, 4)
+    assert (found.ok, found.anchored, found.entries) == (True, True, 3)
 
 
 def test_the_trust_document_is_also_kept_with_the_anchor(settings):
@@ -136,7 +131,7 @@ def test_two_who_found_one_domain_leave_one_whole_domain(tmp_path, monkeypatch):
     assert [error.code for error in errors] == ["storage.exists"]
     (trust,) = [outcome for outcome in outcomes if not isinstance(outcome, StorageError)]
     assert keystore.load_trust(settings.state) == trust
-    domain.take_up(settings, PASSPHRASE).lease(NOW).close()
+    domain.take_up(settings, PASSPHRASE).open_log(NOW).close()
     assert report(settings).ok
 
 
@@ -166,7 +161,7 @@ def test_a_domain_is_not_founded_without_a_passphrase(tmp_path):
     with pytest.raises(KeyMaterialError) as caught:
         domain.found(settings_in(tmp_path), b"", now=NOW)
     assert caught.value.code == "key.passphrase"
-    assert not (tmp_path / "state" / "shards/0.sqlite").exists()
+    assert not (tmp_path / "state" / "log.sqlite").exists()
 
 
 # --- taking it up ---------------------------------------------------------------------------------
@@ -176,29 +171,19 @@ def test_a_domain_is_taken_up_and_given_back(settings):
     for _ in range(2):
         home = domain.take_up(settings, PASSPHRASE)
         assert home.trust.trust_domain == "acme.example"
-        log = home.lease(NOW)
-        assert log.shard == 0
-        log.close()
+        home.open_log(NOW).close()
     found = report(settings)
-    assert (found.ok, found.anchored, len(found.shards)) == (True, True, 1)
+    assert (found.ok, found.anchored, found.entries) == (True, True, 3)
 
 
-def test_who_comes_second_adds_a_shard_and_knows_how_far_the_first_is(settings):
+def test_who_comes_second_writes_the_same_log(settings):
     home = domain.take_up(settings, PASSPHRASE)
-    first = home.lease(NOW)
-    second = home.lease(NOW)
-    assert (first.shard, second.shard) == (0, 1)
+    with closing(home.open_log(NOW)) as first, closing(home.open_log(NOW)) as second:
+        at = timestamp(datetime.now(UTC))
+        places = [log.append(ConfigEntry.new(b"{}", at=at)) for log in (first, second, first)]
+    assert [place.index for place in places] == [3, 4, 5]
     found = report(settings)
-    assert (found.ok, found.anchored) == (True, True)
-    assert [shard.heads for shard in found.shards] == [(), ((0, first.head),)]
-    listed = verify_registry((settings.state / "registry.json").read_bytes(), home.trust)
-    assert listed.shards == {0, 1}
-    first.close()
-    again = home.lease(NOW)  # and who comes third takes what the first has given back
-    assert again.shard == 0
-    assert report(settings).shards[0].heads == ((first.head.size, second.head),)
-    again.close()
-    second.close()
+    assert (found.ok, found.anchored, found.entries) == (True, True, 6)
 
 
 def test_another_domains_configuration_is_a_mistake(settings):
@@ -290,27 +275,26 @@ def test_another_trust_document_believes_nothing(settings, tmp_path):
 
 
 def test_progress_is_told(settings):
-    reader = StateReader(settings.state)
+    reader = StoredLog.of(settings.state)
     told: list[int] = []
     examine(reader, keystore.load_trust(settings.state), progress=told.append)
     reader.close()
-    assert told == [1, 2, 3, 4]
+    assert told == [1, 2, 3]
 
 
 def test_an_ephemeral_domain_leaves_no_file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     home = memory.new_domain("acme.example", now=NOW)
-    assert not examine(home.read(), home.trust).ok  # nobody has opened its shard
-    log = home.lease(NOW)
+    log = home.open_log(NOW)
     assert examine(home.read(), home.trust).ok
     log.close()
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_ephemeral_log_is_leased_once(tmp_path):
+def test_an_ephemeral_log_is_opened_once(tmp_path):
     """As for a fork, which has its own copy of the memory: two histories would begin in one."""
     home = memory.new_domain("acme.example", now=NOW)
-    home.lease(NOW)
+    home.open_log(NOW)
     with pytest.raises(StorageError, match="does not outlive a fork") as caught:
-        home.lease(NOW)
+        home.open_log(NOW)
     assert caught.value.code == "storage.closed"

@@ -12,6 +12,7 @@ import functools
 import gc
 import threading
 import time
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -54,32 +55,25 @@ def ran():
 
 
 class Gate:
-    """A real backend behind a gate; ``error`` is what a write raises once it is through."""
-
-    durable = False
+    """A real engine behind a gate; ``error`` is what a commit raises once it is through."""
 
     def __init__(self, inner):
         self.inner = inner
         self.open = threading.Event()
         self.entered = threading.Event()
         self.error = None
-        self.closed = False
 
-    def read_head(self):
-        return self.inner.read_head()
+    def __getattr__(self, name):
+        return getattr(self.inner, name)
 
-    def write(self, *batch):
+    @contextmanager
+    def writing(self):
         self.entered.set()
         assert self.open.wait(60), "the test never opened the gate"
         if self.error is not None:
             raise self.error
-        self.inner.write(*batch)
-
-    def close(self):
-        self.inner.close()
-
-    def abandon(self):
-        self.inner.abandon()
+        with self.inner.writing() as begun:
+            yield begun
 
 
 def slow_log(guard):
@@ -92,11 +86,11 @@ def slow_log(guard):
 @pytest.fixture
 def gate(guard, agent):
     slow_log(guard)
-    log = guard._parts.runtime._ports.log
-    log._backend = Gate(log._backend)
-    yield log._backend
-    log._backend.error = None
-    log._backend.open.set()
+    store = guard._parts.runtime._ports.log._store
+    store._engine = gate = Gate(store._engine)
+    yield gate
+    gate.error = None
+    gate.open.set()
 
 
 async def until(condition):
@@ -108,7 +102,7 @@ async def until(condition):
 
 
 def records(guard, kind):
-    entries = [parse_entry(body) for _index, body in guard.reader().entries(0)]
+    entries = [parse_entry(body) for _index, body in guard.reader().entries()]
     return [entry.members for entry in entries if entry.kind == kind]
 
 
@@ -246,13 +240,13 @@ async def test_aevaluate_answers_as_acall_would_and_records_no_call(ran, facts):
     agent, tool = guard.new_agent("a"), guard.tool(facts=facts, gives=["x"])(ran.append)
     site = CallSite("ahead")
     asked = [Invocation(tool.spec, Arguments.of({"x": x}), site) for x in (1, 2)]
-    before = list(guard.reader().entries(0))
+    before = list(guard.reader().entries())
     assert (await adapters.aevaluate(agent, asked[0])).allowed
     assert (await adapters.aevaluate(agent, asked[1])).code == "policy.denied"
     if facts is async_look_up:
         assert adapters.evaluate(agent, asked[0]).code == "facts.failed"  # nobody awaits it there
     assert ran == []
-    assert list(guard.reader().entries(0)) == before
+    assert list(guard.reader().entries()) == before
 
 
 async def test_an_async_look_up_that_raises_denies(guard, agent, ran):

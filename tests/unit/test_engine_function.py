@@ -150,7 +150,7 @@ def test_a_denied_call_has_a_code_of_agentguards_whatever_the_policy_returns(dec
     with pytest.raises(Denied) as denied:
         guard.new_agent("a").call(guard.tool(len), "x")
     assert denied.value.code == code
-    (body,) = [b for _, b in guard.reader().entries(0) if b'"kind":"call"' in b]
+    (body,) = [b for _, b in guard.reader().entries() if b'"kind":"call"' in b]
     assert json.loads(body)["code"] == code
 
 

@@ -18,13 +18,7 @@ from agentguard.audit.kinds.administration import (
     ResolutionEntry,
     RevocationEntry,
 )
-from agentguard.audit.kinds.announcements import (
-    ConfigEntry,
-    KeyEntry,
-    PolicyEntry,
-    RosterEntry,
-    ShardEntry,
-)
+from agentguard.audit.kinds.announcements import ConfigEntry, KeyEntry, PolicyEntry, RosterEntry
 from agentguard.audit.kinds.calls import (
     CallEntry,
     LoggedRuling,
@@ -79,7 +73,7 @@ PREDICATE: dict[str, Any] = {
 }
 
 
-SUBJECT = ReleaseSubject("1" * 32, "0" * 64, 1, 7, AGENT, "note", None, frozenset())
+SUBJECT = ReleaseSubject("1" * 32, "0" * 64, 7, AGENT, "note", None, frozenset())
 REQUEST = RequestRecord("POST", "https://a.example/pay", "1" * 64, "2" * 64)
 SERVER = ("https://a.example", "https://a.example")
 TOKEN = ("the-token", "4" * 64)
@@ -92,7 +86,7 @@ def built(signer):
     answer = Answer("3" * 64, 200, "0" * 64, "4" * 64)
     receipt = mint(answer, signer, server="https://a.example/", at=1)
     sealed = seal(statement("invocation", "0" * 64, "call", PREDICATE), signer)
-    place = CallPlace(1, 7, "1" * 32, "0" * 64)
+    place = CallPlace(7, "1" * 32, "0" * 64)
     issued = credential.issue(
         signer, "acme.example", AgentProfile("reader"), signer.public_key, now=1, jti="credential-1"
     )
@@ -123,7 +117,7 @@ def built(signer):
     )
     ended = outcome_statement(
         "0" * 64,
-        authorization=LogPlace(1, 7),
+        authorization=LogPlace(0, 7),
         status="ok",
         result=None,
         result_type=None,
@@ -143,15 +137,6 @@ def built(signer):
     )
     ruling = LoggedRuling(Decision.deny("no"), None, None, None, "0" * 64)
     return {
-        "shard": ShardEntry.new(
-            signer,
-            signer.public_key,
-            trust_domain="acme.example",
-            origin="acme.example/log/1/0",
-            number=0,
-            heads=(),
-            at=AT,
-        ),
         "key": KeyEntry.new(signer, {"use": "log"}, at=AT),
         "policy": PolicyEntry.new({"name": "rego", "version": "1"}, None, {"é.rego": "0"}, at=AT),
         "roster": RosterEntry.new(signer, "acme.example", Roster({"bob": bob}), at=AT),
@@ -188,7 +173,7 @@ def built(signer):
         "freeze": FreezeEntry.new(signer, "acme.example", frozen=True, sequence=1, note="", at=AT),
         "logout": LogOutEntry(at=AT, token=jws.sign(LOGOUT, signer, typ="logout+jwt")).record(),
         "surrender": SurrenderEntry(at=AT, hop=lent.hops[1].token, proof=proof).record(),
-        "adoption": AdoptionEntry.new(signer, "acme.example", lost=[], note="", at=AT),
+        "adoption": AdoptionEntry.new(signer, "acme.example", lost=None, note="", at=AT),
         "evaluation": EvaluationEntry.new(
             signer,
             {
@@ -209,7 +194,6 @@ def built(signer):
 
 
 KINDS = [
-    "shard",
     "key",
     "policy",
     "roster",
@@ -306,7 +290,6 @@ def test_a_call_is_found_by_what_its_summary_says(built, signer):
     uri = credential.agent_uri("acme.example", "reader", signer.public_key)
     assert built["identity"].summary == Summary("identity", AT, agent=uri)
     assert built["resolution"].summary == Summary("resolution", AT, "1" * 32)
-    assert built["shard"].summary == Summary("shard", AT)
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,7 @@ def batch() -> Batch:
                 agent.call(tool, x=number)
             except Denied:
                 continue
-        stored = list(guard.reader().stored(0))
+        stored = list(guard.reader().stored())
     members: Any = canonical.loads(stored[-1].body)
     statement = members["statement"]
     signature = statement["joint"] if "joint" in statement else statement["signatures"][0]
@@ -91,7 +91,7 @@ def signers(readings: Sequence[Reading]) -> list[Reading]:
 def test_a_process_reads_what_this_one_reads(batch, read_here):
     expected = InOneThread().start(batch)()
     kinds = Counter(reading.entry.kind for reading in expected if reading.entry is not None)
-    assert {"shard", "identity", "call", "outcome"} <= kinds.keys()
+    assert {"key", "identity", "call", "outcome"} <= kinds.keys()
     calls = [one for one in expected if isinstance(one.entry, CallEntry | OutcomeEntry)]
     assert [reading.signer is None for reading in calls] == [False] * (len(calls) - 1) + [True]
     assert list(expected[FORGED + 1 :]) == [Reading()] * len(NOT_READ)

@@ -154,25 +154,6 @@ def test_a_system_that_writes_a_part_at_a_time_writes_all_of_it(tmp_path, monkey
     assert parts == [b"0123", b"4567", b"89"]
 
 
-def test_numbered_files_have_one_spelling(tmp_path):
-    for name in (
-        "0.log",
-        "12.log",
-        "2.log",
-        "01.log",
-        "+1.log",
-        "\u0661.log",
-        "1.log.new",
-        "x.log",
-    ):
-        (tmp_path / name).write_bytes(b"")
-    (tmp_path / "1234567890.log").write_bytes(b"")
-    assert files.numbered(tmp_path, ".log") == [0, 2, 12]
-    assert files.numbered(tmp_path / "none", ".log") == []
-    with pytest.raises(NotADirectoryError):
-        files.numbered(tmp_path / "0.log", ".log")
-
-
 def test_what_is_added_is_there_whole_or_not_at_all(tmp_path, monkeypatch):
     path = tmp_path / "folder" / "name"
     files.add(path, b"first")

@@ -34,6 +34,7 @@ print(os.read(reading, 10_000).decode())
 
 ORDER = [
     "before GUARDS",
+    "before STORES",
     "before READERS",
     "before LOGS",
     "before LOCKS",
@@ -42,6 +43,7 @@ ORDER = [
     "in_child LOCKS",
     "in_child LOGS",
     "in_child READERS",
+    "in_child STORES",
     "in_child GUARDS",
 ]
 
@@ -61,9 +63,9 @@ def order(imports):
 
 
 def test_the_order_is_not_that_of_the_imports():
-    modules = ["lock", "sqlite", "log", "reader"]
+    modules = ["storage.lock", "storage.sqlite", "store.store", "store.reader"]
     for names in (modules, modules[::-1]):
-        imports = "\n".join(f"import agentguard.storage.{name}" for name in names)
+        imports = "\n".join(f"import agentguard.{name}" for name in names)
         assert order(f"{imports}\nimport agentguard.guard.guard") == ORDER
 
 

@@ -17,7 +17,7 @@ from agentguard.domain import config, domain, keystore
 from agentguard.domain.report import Report
 from agentguard.domain.verify import examine
 from agentguard.errors import KeyMaterialError
-from agentguard.storage.reader import StateReader
+from agentguard.store.reader import StoredLog
 
 PASSPHRASE = b"correct horse"
 POLICY = """
@@ -81,7 +81,7 @@ def path(founded, monkeypatch):
 
 def report_of(path: Path) -> Report:
     settings = config.load(path)
-    reader = StateReader(settings.state)
+    reader = StoredLog.of(settings.state)
     try:
         trust = keystore.load_trust(settings.state)
         return examine(reader, trust, anchor=settings.anchor)
@@ -284,8 +284,8 @@ def test_an_ephemeral_guard_needs_a_policy_that_exists(tmp_path):
 
 def test_a_guard_writes_down_its_configuration_and_policy():
     guard = Guard.ephemeral(allow_all, config={"tools": {"t": {"requires": ["x"]}}})
-    kinds = [parse_entry(body).kind for _index, body in guard.reader().entries(0)]
-    assert kinds == ["shard", "key", "key", "config", "policy"]
+    kinds = [parse_entry(body).kind for _index, body in guard.reader().entries()]
+    assert kinds == ["key", "key", "config", "policy"]
 
 
 # --- many threads ---------------------------------------------------------------------------------
@@ -303,7 +303,7 @@ def any_guard(request, path):
 
 def test_many_threads_on_one_guard(any_guard):
     ran, errors = [], []
-    before = len(list(any_guard.reader().entries(0)))
+    before = len(list(any_guard.reader().entries()))
     agents = [any_guard.new_agent("reader") for _ in range(4)]
 
     @any_guard.tool
@@ -328,7 +328,7 @@ def test_many_threads_on_one_guard(any_guard):
     assert len(ran) == len(set(ran)) == 32 * 20
 
     reader = any_guard.reader()
-    entries = list(reader.entries(0))
+    entries = list(reader.entries())
     assert [index for index, _body in entries] == list(range(len(entries)))
     kinds = [parse_entry(body).kind for _index, body in entries[before:]]
     assert kinds.count("call") == kinds.count("outcome") == 32 * 20

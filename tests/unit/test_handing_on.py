@@ -95,7 +95,7 @@ def test_an_adapter_hands_work_on_before_any_of_it_is_done():
     with guard.delegate("user:alice", scope=["a"]):
         lead.call(hand_on)
     with closing(guard.reader()) as reader:
-        chains = [e for e in reader.entries(0) if b'"kind":"delegation"' in e[1]]
+        chains = [e for e in reader.entries() if b'"kind":"delegation"' in e[1]]
     assert len(chains) == 2  # to the lead, and to the hand that made no call
 
 

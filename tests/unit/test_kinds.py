@@ -65,7 +65,7 @@ def test_a_new_kind_is_one_declaration(retirement, calls, problems):
     record = retirement(at=AT, agent="spiffe://acme.example/agent/a/x", calls=calls).record()
     entry = parse_entry(record.body, retirement)
     assert dumps({"kind": "retirement", **entry.as_json()}) == record.body
-    row = log_row.of_entry(0, 7, entry)
+    row = log_row.of_entry(7, entry)
     assert (row.kind, row.agent, row.reason) == ("retirement", entry.agent, entry.words)
     with Guard.ephemeral(lambda _document: Decision.allow()) as guard:
         log = runtime_of(guard).current_ports().log

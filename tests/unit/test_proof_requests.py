@@ -52,7 +52,7 @@ def test_the_server_knows_the_agent_the_user_and_the_authorised_call(guard, serv
         "body": '{"amount":3}',
         "query": "currency=EUR",
     }
-    entries = [parse_entry(body) for _index, body in guard.reader().entries(0)]
+    entries = [parse_entry(body) for _index, body in guard.reader().entries()]
     (call,) = [one for one in entries if isinstance(one, CallEntry)]
     assert hashlib.sha256(call.envelope.payload).hexdigest() == digest
 

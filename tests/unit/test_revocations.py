@@ -28,11 +28,12 @@ from agentguard.domain.domain import StateDomain
 from agentguard.errors import StorageError
 from agentguard.identity.trust import TrustDocument
 from agentguard.signing import canonical
-from agentguard.storage import files, ledger, restrictions_file
+from agentguard.storage import files, restrictions_file
 from agentguard.storage.anchor import log_folder
 from agentguard.storage.memory_state import MemoryRevocations
 from agentguard.storage.restrictions_file import FILE
 from agentguard.storage.revocations import CALLS, FileRevocations
+from agentguard.store import ledger
 
 PASSPHRASE = b"correct horse"
 
@@ -125,7 +126,7 @@ class Place:
         return self.home.trust
 
     def write(self, *records: Record) -> None:
-        with closing(self.home.lease(datetime.now(UTC))) as log:
+        with closing(self.home.open_log(datetime.now(UTC))) as log:
             for record in records:
                 log.append(record)
 
@@ -262,8 +263,8 @@ EDITS: dict[str, dict[str, Any]] = {
     "a name less": {"revoked": []},
     "another name": {"revoked": ["user:bob"]},
     "thawed": {"frozen": False, "sequence": 99},
-    "read further": {"read": {"0": [10**6, ""]}, "revoked": []},
-    "nothing read": {"read": {}, "revoked": []},
+    "read further": {"read": [10**6, ""], "revoked": []},
+    "nothing read": {"read": [0, ""], "revoked": []},
 }
 
 
@@ -284,17 +285,18 @@ MALFORMED: list[dict[str, Any]] = [
     {"sequence": 1.5},
     {"frozen": 0},
     {"frozen": None},
-    {"read": [[0]]},
-    {"read": {"0": [5]}},
-    {"read": {"0": [True, ""]}},
-    {"read": {"00": [5, ""]}},
+    {"read": {}},
+    {"read": [5]},
+    {"read": [True, ""]},
+    {"read": [0, 1]},
+    {"read": [0, "", ""]},
     {"used": {"a": [1]}},
     {"used": {"a": [1, "2"]}},
     {"requests": {"a": [1, 2]}},
     {"chains": {"a": [["b"]]}},
     {"calls": []},
     {"unsettled": {"a": ["b", None, 1]}},
-    {"unran": [1]},
+    {"erased": [1]},
     {"newest": None},
     {"names": None},
     {"more": 1},

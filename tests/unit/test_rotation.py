@@ -13,7 +13,7 @@ from agentguard.domain import handover, keystore
 from agentguard.errors import KeyMaterialError
 from agentguard.identity.trust import TrustDocument, TrustedKey, seconds
 from agentguard.signing.keys import Ed25519Signer
-from agentguard.storage import anchor, files, registry_file
+from agentguard.storage import anchor, files
 
 PASSPHRASE = b"correct horse"
 NOW = seconds(datetime(2026, 11, 25, 12, tzinfo=UTC))
@@ -43,7 +43,6 @@ def state(tmp_path, keys, trust, anchors):
     files.write_new(made / "trust.json", trust.dumps())
     if anchors is not None:
         files.write_new(anchor.trust_path(anchors, trust.log), trust.dumps())
-    registry_file.write(made, b"old list")
     return made
 
 
@@ -55,10 +54,7 @@ def next_of(trust, keys, use, new):
 
 def begun(state, anchors, trust, keys, use, signer):
     changed = next_of(trust, keys, use, signer)
-    listed = b"new list" if use == "issuer" else None
-    handover.begin(
-        state, anchors, changed, use=use, new=signer, passphrase=PASSPHRASE, registry=listed
-    )
+    handover.begin(state, anchors, changed, use=use, new=signer, passphrase=PASSPHRASE)
     return changed
 
 
@@ -72,7 +68,6 @@ def test_what_was_begun_is_finished(state, anchors, trust, keys, signer, use):
         handover.finish(state, anchors, PASSPHRASE)
         assert keystore.load_key(state, use, PASSPHRASE).public_key == signer.public_key
         assert keystore.load_trust(state) == changed
-        assert registry_file.read(state) == (b"new list" if use == "issuer" else b"old list")
         assert not handover.is_due(state)
     assert keystore.next_keys(state, adopted=True) == [use]  # until it is announced
     handover.require_same(state, anchors, changed)

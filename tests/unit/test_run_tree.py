@@ -33,13 +33,12 @@ def test_a_request_is_in_the_run_of_its_delegation_alone(guard):
     found: dict[str, list[str]] = {}
     with closing(guard.reader()) as reader:
         calls = [
-            (shard, index)
-            for shard in reader.shards()
-            for index, body in reader.entries(shard)
+            index
+            for index, body in reader.entries()
             if b'"kind":"call"' in body or b'"kind":"request"' in body
         ]
-        for shard, index in calls:
-            run = run_tree.read(reader, f"{shard}/{index}")
+        for index in calls:
+            run = run_tree.read(reader, str(index))
             requests = [asked[node.request_id] for node in run.all_nodes() if node.request_id]
             found.setdefault(f"{run.kind} {run.name}", requests)
             assert found[f"{run.kind} {run.name}"] == requests  # from the call and the request

@@ -129,9 +129,10 @@ def test_the_guard_loads_nothing_that_is_rarely_used():
     assert of(RARE, modules) == set()
 
 
-def test_a_guarded_call_in_memory_loads_its_engine_and_no_more():
+def test_a_guarded_call_in_memory_loads_its_engine_sqlite_and_no_more():
     # the version that is recorded with the policy comes from the distribution's metadata
-    allowed = {"agentguard.policy.function", "importlib.metadata", "email", "zipfile", "tempfile"}
+    of_version = {"importlib.metadata", "email", "zipfile", "tempfile"}
+    allowed = {"agentguard.policy.function", "sqlite3", *of_version}
     assert of(RARE, loaded(IN_MEMORY + CALL)) <= allowed
 
 

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from contextlib import closing
-from datetime import UTC, datetime
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from store_place import Place
 
 from agentguard.audit import summary
 from agentguard.audit.entry import Record
 from agentguard.audit.summary import Search, Summary
-from agentguard.identity.trust import TrustDocument, TrustedKey
-from agentguard.storage.lease import Lessor
-from agentguard.storage.reader import StateReader
+from agentguard.store.reader import StoredLog
+from agentguard.store.sqlite import FileEngine
 
 ALICE = "spiffe://acme.example/agent/alice/aaaa"
 BOB = "spiffe://acme.example/agent/bob/bbbb"
@@ -72,41 +71,29 @@ ONE = Summary(
 def test_a_search_matches_what_it_asks_for_and_nothing_else(search, found, log):
     assert search.matches(ONE) is found
     log.append(Record(b"{}", ONE))
-    assert list(log.search(search)) == (
-        [1] if found else [] if search != Search(kind="shard") else [0]
-    )
+    assert log.search(search) == ([0] if found else [])
 
 
 class Log:
-    """A shard in a file, in which summaries stand beside bodies that nobody parses."""
+    """A log in a file, in which summaries stand beside bodies that nobody parses."""
 
-    def __init__(self, folder, signer):
-        state = folder / "state"
-        state.mkdir(mode=0o700)
-        keys = tuple(TrustedKey(use, signer.public_key, 0) for use in ("issuer", "log"))
-        trust = TrustDocument("acme.example", "acme.example/log/1", keys)
-        self.state = state
-        self.log = Lessor(state, None, trust, signer, signer).lease(
-            datetime(2020, 1, 1, tzinfo=UTC)
-        )
+    def __init__(self, folder):
+        self.place = Place(folder)
+        self.store = self.place.open()
 
     def append(self, *records):
-        for record in records:
-            self.log.enqueue(record)
-        self.log.flush()
+        self.store.run(lambda tx: [tx.append(record) for record in records])
 
     def search(self, search, **options):
-        with closing(StateReader(self.state)) as reader:
-            # the opening entry, which only a search for everything like it finds
-            found = list(reader.search(0, search, **options))
-        return [index for index in found if index > 0 or search.kind == "shard"]
+        with closing(StoredLog(FileEngine(self.place.path, writes=False))) as reader:
+            return list(reader.search(search, **options))
 
 
 @pytest.fixture
-def log(tmp_path, signer):
-    made = Log(tmp_path, signer)
+def log(tmp_path):
+    made = Log(tmp_path)
     yield made
-    made.log.close()
+    made.store.close()
 
 
 def test_without_a_member_nothing_matches_a_search_for_it():
@@ -156,14 +143,12 @@ searches = st.builds(
     st.integers(-1, 8),
 )
 def test_a_file_is_searched_as_memory_is(tmp_path_factory, found, asked, after):
-    from agentguard.signing.keys import Ed25519Signer  # noqa: PLC0415  a fixture can't be drawn anew here
-
-    log = Log(tmp_path_factory.mktemp("log"), Ed25519Signer.from_seed(bytes(32)))
+    log = Log(tmp_path_factory.mktemp("log"))
     log.append(*(Record(b"{}", one) for one in found))
     for search in asked:
-        expected = [i for i, one in enumerate(found, 1) if search.matches(one) and i > after]
+        expected = [i for i, one in enumerate(found) if search.matches(one) and i > after]
         assert log.search(search, after=after) == expected
-    log.log.close()
+    log.store.close()
 
 
 @pytest.mark.parametrize(

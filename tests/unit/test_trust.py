@@ -97,36 +97,6 @@ def test_what_is_no_json_object_is_none_either(data):
         TrustDocument.loads(data)
 
 
-def test_an_origin_names_the_log_and_the_shard(document):
-    assert document.origin(0) == "acme.example/log/1/0"
-    for shard in (0, 7, 12, 999_999_999):
-        assert document.shard_of(document.origin(shard)) == shard
-
-
-@pytest.mark.parametrize(
-    "origin",
-    [
-        "acme.example/log/2/0",
-        "acme.example/log/1",
-        "acme.example/log/1/",
-        "acme.example/log/1/00",
-        "acme.example/log/1/-1",
-        "acme.example/log/1/+1",
-        "acme.example/log/1/1_0",
-        "acme.example/log/1/\u0661",
-        "acme.example/log/1/1\n",
-        "acme.example/log/1/1234567890",
-        "acme.example/log/1/0/0",
-        "0",
-        "",
-    ],
-)
-def test_what_names_no_shard_of_the_log_is_refused(document, origin):
-    with pytest.raises(VerificationError) as caught:
-        document.shard_of(origin)
-    assert caught.value.code == "checkpoint.origin"
-
-
 def test_a_key_that_was_rotated_out_is_revoked(document, signer):
     ended = replace(document.keys[1], compromised_since=None)
     before = replace(document, keys=(document.keys[0], ended))

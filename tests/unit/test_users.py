@@ -125,7 +125,7 @@ def test_the_token_itself_is_in_no_entry(guard, provider):
     with lend(guard, token):
         agent.call(tool)
     reader = guard.reader()
-    entries = [body for shard in reader.shards() for _index, body in reader.entries(shard)]
+    entries = [body for _index, body in reader.entries()]
     assert entries
     for part in (token, token.split(".")[1], token.split(".")[2]):
         assert not any(part.encode() in body for body in entries)

@@ -73,7 +73,7 @@ def test_calls_under_the_delegation_show_the_service_to_the_policy(workloads, cl
         ):  # the twin: the application's word
             agent.call(tool)
         assert seen[-1] is None
-        log = b"".join(body for _index, body in guard.reader().entries(0))
+        log = b"".join(body for _index, body in guard.reader().entries())
         assert token.split(".")[2].encode() not in log
         assert guard.verify().problems == ()
 

@@ -25,7 +25,6 @@ IDENTITY = {
     "agentguard.policy.decision": "allow",
     "agentguard.approval.id": "ap-1",
     "agentguard.approval.status": "approved",
-    "agentguard.audit.shard": 2,
     "agentguard.audit.index": 17,
 }
 
@@ -84,7 +83,7 @@ def test_who_acted_for_whom_and_what_proves_it_stands_beside_each_bar():
     shown = texts(picture)
     assert "agent:code-reviewer:7f3a, for user:alice" in shown
     assert "user:alice > service:forge > code-reviewer" in shown
-    assert "allow · approved by user:bob · log entry 2/17" in shown
+    assert "allow · approved by user:bob · log entry 17" in shown
     (bar,) = bars(picture)
     assert "agentguard.audit.index = 17" in "".join(bar.itertext())
 
@@ -188,7 +187,7 @@ def test_a_call_that_waits_says_for_which_approval():
         "agentguard.approval.status": "pending",
         "agentguard.approval.id": "48cb2d9638725f4c",
     }
-    assert "approval · approval 48cb2d96 pending · log entry 2/17" in texts(
+    assert "approval · approval 48cb2d96 pending · log entry 17" in texts(
         drawn(span(1, tags=waiting))
     )
 

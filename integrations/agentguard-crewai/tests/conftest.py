@@ -184,27 +184,26 @@ def _signed(guard: Any) -> list[Signed]:
     found: list[tuple[Any, Any, Any]] = []
     keys: dict[str, Any] = {}
     lent: dict[str, Any] = {}
-    outcomes: dict[tuple[int, int], str] = {}
+    outcomes: dict[int, str] = {}
     with closing(guard.reader()) as reader:
-        for shard in reader.shards():
-            for stored in reader.stored(shard):
-                read = parse_entry(stored.body)
-                members: Any = read.members
-                at = int(datetime.fromisoformat(read.at).timestamp())
-                if read.kind == "identity":
-                    issued = credential.verify(members["credential"], guard.trust, at=at)
-                    keys[issued.uri] = issued.key
-                elif read.kind == "delegation":
-                    chain = verification.from_json(members["chain"], guard.trust, at=at)
-                    lent[chain.sha256] = chain
-                elif read.kind == "call":
-                    attached = {a.role: a.data for a in stored.attachments}
-                    found.append(((shard, stored.index), members, attached.get("arguments")))
-                elif read.kind == "outcome":
-                    said = json.loads(b64decode(members["statement"]["payload"]))["predicate"]
-                    place = said["authorization"]
-                    if place is not None:
-                        outcomes[(place["shard"], place["index"])] = said["status"]
+        for stored in reader.stored():
+            read = parse_entry(stored.body)
+            members: Any = read.members
+            at = int(datetime.fromisoformat(read.at).timestamp())
+            if read.kind == "identity":
+                issued = credential.verify(members["credential"], guard.trust, at=at)
+                keys[issued.uri] = issued.key
+            elif read.kind == "delegation":
+                chain = verification.from_json(members["chain"], guard.trust, at=at)
+                lent[chain.sha256] = chain
+            elif read.kind == "call":
+                attached = {a.role: a.data for a in stored.attachments}
+                found.append((stored.index, members, attached.get("arguments")))
+            elif read.kind == "outcome":
+                said = json.loads(b64decode(members["statement"]["payload"]))["predicate"]
+                place = said["authorization"]
+                if place is not None:
+                    outcomes[place["index"]] = said["status"]
     return [_one(keys, lent, outcomes, *one) for one in found]
 
 

@@ -29,7 +29,7 @@ from served_folder import SERVER, serving
 from agentguard import Ed25519Signer
 from agentguard.audit.kinds import parse_entry
 from agentguard.domain import administration, config, domain, keystore, verify
-from agentguard.storage.reader import StateReader
+from agentguard.store.reader import StoredLog
 
 ROUNDS = 8 if rounds.FULL else 1
 KILLED = pytest.mark.slow("a crew in a process that is killed, and then in others")
@@ -337,7 +337,7 @@ class Place:
         return self.said("resumed", "done")[before:]
 
     def examine(self) -> verify.Report:
-        with closing(StateReader(self.settings.state)) as reader:
+        with closing(StoredLog.of(self.settings.state)) as reader:
             trust = keystore.load_trust(self.settings.state)
             return verify.examine(reader, trust, anchor=self.settings.anchor)
 
@@ -365,26 +365,21 @@ class Place:
         self, decision: str, what: Callable[[int, Mapping[str, Any]], str | None]
     ) -> dict[str, list[str]]:
         found: dict[str, list[str]] = {}
-        with closing(StateReader(self.settings.state)) as reader:
-            for shard in reader.shards():
-                for stored in reader.stored(shard):
-                    parsed = parse_entry(stored.body)
-                    if parsed.kind != "call" or parsed.members["decision"] != decision:
-                        continue
-                    said = what(stored.index, parsed.members)
-                    kept = [one.data for one in stored.attachments if one.role == "arguments"]
-                    for to in (json.loads(data).get("to") for data in kept):
-                        if to is not None and said is not None:
-                            found.setdefault(to, []).append(said)
+        with closing(StoredLog.of(self.settings.state)) as reader:
+            for stored in reader.stored():
+                parsed = parse_entry(stored.body)
+                if parsed.kind != "call" or parsed.members["decision"] != decision:
+                    continue
+                said = what(stored.index, parsed.members)
+                kept = [one.data for one in stored.attachments if one.role == "arguments"]
+                for to in (json.loads(data).get("to") for data in kept):
+                    if to is not None and said is not None:
+                        found.setdefault(to, []).append(said)
         return found
 
     def outcomes(self) -> int:
-        with closing(StateReader(self.settings.state)) as reader:
-            return sum(
-                parse_entry(stored.body).kind == "outcome"
-                for shard in reader.shards()
-                for stored in reader.stored(shard)
-            )
+        with closing(StoredLog.of(self.settings.state)) as reader:
+            return sum(parse_entry(stored.body).kind == "outcome" for stored in reader.stored())
 
 
 SERVED = pytest.param(True, marks=pytest.mark.slow("a server, and crews that are killed"))

@@ -125,8 +125,7 @@ def hierarchical(way: Any, **options: Any) -> Crew:
 def kinds_in(guard: Guard) -> list[str]:
     """The entries of a guard's log, by their kinds."""
     with closing(guard.reader()) as reader:
-        shards = [*reader.shards()]
-        return [parse_entry(body).kind for shard in shards for _at, body in reader.entries(shard)]
+        return [parse_entry(body).kind for _index, body in reader.entries()]
 
 
 def test_a_crew_of_which_one_can_not_be_guarded_leaves_nothing_on_record(native, strict):

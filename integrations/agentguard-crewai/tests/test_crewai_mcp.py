@@ -163,7 +163,7 @@ class Desk:
     def digests(self):
         """The digests of the tools in the calls that were signed."""
         with closing(self.guard.reader()) as reader:
-            read = [parse_entry(body) for _index, body in reader.entries(0)]
+            read = [parse_entry(body) for _index, body in reader.entries()]
         payloads: list[Any] = [
             json.loads(Envelope.parse(one.members["invocation"], may_be_joint=True).payload)
             for one in read

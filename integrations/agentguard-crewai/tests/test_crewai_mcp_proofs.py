@@ -110,7 +110,7 @@ def kicked_off(scene, native, tools, *calls, audience=AUDIENCE):
 
 def entries(scene, kind):
     with closing(scene.guard.reader()) as reader:
-        found = [parse_entry(body) for _index, body in reader.entries(0)]
+        found = [parse_entry(body) for _index, body in reader.entries()]
     return [one for one in found if one.kind == kind]
 
 

@@ -324,7 +324,7 @@ def test_a_tool_that_is_pinned_runs_as_what_it_is_and_as_nothing_else(recorded, 
 def digests(guard: Any) -> list[str]:
     """The digests of the tools in the calls that were signed."""
     with closing(guard.reader()) as reader:
-        read = [parse_entry(body) for _index, body in reader.entries(0)]
+        read = [parse_entry(body) for _index, body in reader.entries()]
     payloads: list[Any] = [
         json.loads(Envelope.parse(one.members["invocation"], may_be_joint=True).payload)
         for one in read

@@ -41,7 +41,7 @@ def test_a_coworkers_call_names_the_call_that_handed_work_on(shop, native):
     worker = shop.agent(native, PAY, "ann is paid", role="Worker")
     shop.run(lead, shop.crew(native.crew(lead, worker, tasks=[task(lead)])))
     with closing(shop.guard.reader()) as reader:
-        entries = [parse_entry(body) for _index, body in reader.entries(0)]
+        entries = [parse_entry(body) for _index, body in reader.entries()]
     calls = [entry for entry in entries if entry.kind == "call"]
     (handed_on,) = [call.invocation_id for call in calls if call.tool == DELEGATE[0]]
     assert [(call.agent.split("/")[-2], call.tool, call.inside) for call in calls] == [

@@ -47,7 +47,7 @@ def kicked_off(guard, name, **arguments):
 
 
 def released(guard):
-    parsed = [parse_entry(body) for _index, body in guard.reader().entries(0)]
+    parsed = [parse_entry(body) for _index, body in guard.reader().entries()]
     return [entry.members["tool"] for entry in parsed if entry.kind == "secret"]
 
 

@@ -257,7 +257,7 @@ def test_keys_and_passphrase_lie_apart_and_are_private(as_json):
     passphrase = (place / "passphrase").read_bytes()
     inside = [p for p in (place / ".agentguard").rglob("*") if p.is_file()]
     assert [path for path in inside if passphrase in path.read_bytes()] == []
-    assert list((place / "anchor").rglob("*.checkpoint"))
+    assert list((place / "anchor").rglob("head"))
     key = place / "bob" / "id_ed25519"
     assert key.stat().st_mode & 0o777 == 0o600
     assert key.parent.stat().st_mode & 0o777 == 0o700
@@ -288,7 +288,7 @@ def test_the_timeline_shows_each_step_and_both_verdicts(played):
     # after it, the release of its secret, its outcome, and that of the orchestrator's call
     assert int(last) == entries - 4
     assert printed.count("  secret  DEPLOY_TOKEN, released to this call and to no model\n") == 1
-    assert f"FOUND  shard 0, entry {last}" in printed
+    assert f"FOUND  entry {last}" in printed
     assert "WAITS" not in printed
     ci = [line.split("ci  ")[1] for line in printed.splitlines() if line.startswith("      ci  ")]
     assert len(ci) == 1

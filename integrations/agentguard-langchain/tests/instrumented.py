@@ -122,7 +122,7 @@ def main() -> None:
         with Guard.ephemeral(answer, config=config) as guard:
             play(guard, scene, sync=sync)
             with closing(guard.reader()) as reader:
-                entries = [parse_entry(body) for _, body in reader.entries(0)]
+                entries = [parse_entry(body) for _, body in reader.entries()]
         calls = [e for e in entries if e.kind == "call"]
         return {
             "spans": [as_json(span) for span in exporter.get_finished_spans()],

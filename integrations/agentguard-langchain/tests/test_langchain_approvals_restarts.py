@@ -12,7 +12,7 @@ import pytest
 from agentguard.audit.kinds import parse_entry
 from agentguard.domain import administration, config
 from agentguard.signing.dsse import Envelope
-from agentguard.storage.reader import StateReader
+from agentguard.store.reader import StoredLog
 
 SHOP = '''
 import json, logging, os, sys
@@ -156,8 +156,8 @@ def test_a_run_that_goes_on_during_a_freeze_is_on_record_for_its_principal(shop,
     _freeze(tmp_path, frozen=True)
     assert "domain.frozen" in shop("resume", "user:dora")[1][0]
     assert not (tmp_path / "refunded").exists()
-    with closing(StateReader(tmp_path / ".agentguard")) as reader:
-        entries = [parse_entry(body) for _index, body in reader.entries(0)]
+    with closing(StoredLog.of(tmp_path / ".agentguard")) as reader:
+        entries = [parse_entry(body) for _index, body in reader.entries()]
     (denied,) = [one.members for one in entries if one.kind == "call"]
     assert denied["code"] == "domain.frozen"
     invocation = json.loads(Envelope.parse(denied["invocation"], may_be_joint=True).payload)

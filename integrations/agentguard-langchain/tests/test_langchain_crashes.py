@@ -26,7 +26,7 @@ from preloaded import Preloaded
 from served_folder import SERVER, serving
 
 from agentguard.domain import config, domain, keystore, verify
-from agentguard.storage.reader import StateReader
+from agentguard.store.reader import StoredLog
 
 FULL = os.environ.get("AGENTGUARD_ROUNDS") == "full"
 ROUNDS = 3 if FULL else 1
@@ -224,7 +224,7 @@ def test_a_graph_that_goes_on_pays_once_and_says_what_it_does_not_know(
     assert resumed(preloaded, folder, way, list(last)) == last
     assert set(effects_of(folder).values()) <= {1}
     settings = config.load(folder / "agentguard.toml")
-    with closing(StateReader(settings.state)) as reader:
+    with closing(StoredLog.of(settings.state)) as reader:
         trust = keystore.load_trust(settings.state)
         report = verify.examine(reader, trust, anchor=folder / "anchor")
     assert report.problems == ()

@@ -272,7 +272,7 @@ async def test_a_server_gets_its_secrets_by_a_guarded_call_on_record(tmp_path, p
     assert (start["action"], start["args"]["server"]) == ("mcp:start", "files")
     assert recorded.policy_inputs[-1]["action"] == f"{prefix}echo"
     with closing(recorded.guard.reader()) as reader:
-        stored = [one.data for entry in reader.stored(0) for one in entry.attachments]
+        stored = [one.data for entry in reader.stored() for one in entry.attachments]
     assert stored
     assert not [data for data in stored if b"s3cr3t" in data]
     assert [entry.kind for entry in recorded._entries()].count("secret") == 1

@@ -33,7 +33,7 @@ def made(tmp_path, value=SECRET, **tables):
 def kept(recorded, *roles):
     """Return the data that the log keeps beside its entries, in these roles."""
     with closing(recorded.guard.reader()) as reader:
-        beside = [one for entry in reader.stored(0) for one in entry.attachments]
+        beside = [one for entry in reader.stored() for one in entry.attachments]
     return b"".join(one.data for one in beside if one.role in roles)
 
 

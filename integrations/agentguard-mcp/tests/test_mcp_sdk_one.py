@@ -170,7 +170,7 @@ async def test_a_guarded_tool_of_langchain_proves_its_call(scene):
             answer = await tool.ainvoke({"cents": 4})
     assert "paid 4" in str(answer)
     caller = scene.receiver.verify("tools/call", dict(wire.sent)["tools/call"])
-    entries = [parse_entry(body) for _index, body in scene.guard.reader().entries(0)]
+    entries = [parse_entry(body) for _index, body in scene.guard.reader().entries()]
     (call,) = [one for one in entries if one.kind == "call"]
     assert (call.tool, caller.invocation_sha256) == ("pay", call.invocation_sha256)
 

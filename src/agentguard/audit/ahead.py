@@ -1,4 +1,4 @@
-"""Reads the entries of a shard ahead of the verifier, in batches, with their signatures checked.
+"""Reads the entries of a log ahead of the verifier, in batches, with their signatures checked.
 
 Most of a verification's time goes into what concerns one entry alone: its JSON, its statement and
 the statement's signature. An ``EntryReader`` does this work for a batch, which is a value, so that

@@ -61,17 +61,6 @@ class WitnessedCheckpoint(NamedTuple):
     whose: str = "a checkpoint kept outside the log"
 
 
-class End(NamedTuple):
-    """The stored state from which the writer of a shard continues, unverified.
-
-    ``peaks`` are the hashes of the tree (``CompactRange.encode``).
-    """
-
-    origin: str
-    size: int
-    peaks: bytes
-
-
 class NoteSignature(NamedTuple):
     """One signature line of a note: the key's name, its id (4 bytes) and the signature."""
 
@@ -166,7 +155,8 @@ def verify_any(
     point = parse(note).checkpoint
     if point.origin != origin:
         raise VerificationError(
-            f"expected a checkpoint of the log {origin}, found another log's",
+            f"expected a checkpoint of {origin}, the log of the trust document, found one of "
+            f"{point.origin!r}: one of the two is not the one you mean",
             code="checkpoint.origin",
         )
     return point, verify_note(note, keys, origin)[1]

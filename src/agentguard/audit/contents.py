@@ -1,23 +1,23 @@
-"""The verifier of what the entries of one shard say: statements, signatures, and their order.
+"""The verifier of what the entries of a log say: statements, signatures, and their order.
 
 ``ContentsVerifier`` reads the entries in the order of the log, and keeps what later entries are
 checked against; each kind has its own rule (``kinds/``). ``verify.py`` checks the hashes and the
-checkpoints, and feeds the entries to this verifier.
+head, and feeds the entries to this verifier.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from agentguard.approvals.roster import Roster
 from agentguard.audit import late_calls, statements
 from agentguard.audit.ahead import ReadEntry
-from agentguard.audit.checkpoint import Checkpoint
 from agentguard.audit.entry import Content, Here, Signed, StoredEntry, parse_time
-from agentguard.audit.findings import LatestCall, MissingData, OpenCall
+from agentguard.audit.findings import LatestCall, MissingData, OpenCall, Problems
 from agentguard.audit.kinds import parse_entry
 from agentguard.audit.statements import Credentials
 from agentguard.audit.summary import Summary
@@ -35,28 +35,43 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class ContentsVerifier:
-    """Verifies the entries of one shard in their order, and collects what other shards need.
+    """Verifies the entries of a log in their order, and collects what is compared at the end.
 
-    ``invocations`` are the digests of all invocations and evaluations so far, also of the shards
-    before this one: each is signed once, and so is the outcome of an invocation that is not in the
-    log. Signatures are checked in entries from the time ``since`` on (seconds since the epoch). The
-    lists have each entry with its index, and what ended an authority with its time.
+    Signatures are checked in entries from the time ``since`` on (seconds since the epoch).
+    ``problems`` gets what two entries together do wrong. The lists have each entry with its index,
+    and what ended an authority with its time.
     """
 
-    shard: int
-    origin: str
     trust: TrustDocument
     since: int
-    invocations: set[bytes]
+    problems: Problems
+    invocations: set[bytes] = field(default_factory=set)
+    """The digests of all invocations and evaluations so far: each is signed once, and so is the
+    outcome of an invocation that is not in the log."""
+
     latest_time: int = 0
     """The latest time of an entry so far, in seconds since the epoch."""
 
+    log_keys: set[str] = field(default_factory=set)
+    """The thumbprints of the log's keys that were announced so far."""
+
+    unvouched: list[int] = field(default_factory=list)
+    """The indices of the entries for which no key of the log vouches that counted by then."""
+
     missing_data: list[MissingData] = field(default_factory=list)
-    heads: list[tuple[int, Checkpoint]] = field(default_factory=list)
+    """The data that are not there; an erasure that comes later may explain it."""
+
     admin_statements: list[tuple[int, AdministeredEntry]] = field(default_factory=list)
-    approvals: list[tuple[RequestDigests, int]] = field(default_factory=list)
-    requests: list[RequestEntry] = field(default_factory=list)
-    request_ends: list[tuple[int, RequestEndEntry]] = field(default_factory=list)
+    """The erasures, and the resolutions of calls that were not open by then."""
+
+    requests: dict[str, RequestEntry] = field(default_factory=dict)
+    asked_calls: set[str] = field(default_factory=set)
+    """The digests of the calls that people were asked to approve."""
+
+    used_requests: dict[str, int] = field(default_factory=dict)
+    """The requests whose answers let a call run, with the index of the call."""
+
+    ended_requests: dict[str, int] = field(default_factory=dict)
     adoptions: list[tuple[int, AdoptionEntry]] = field(default_factory=list)
     call_counts: Counter[tuple[str, int]] = field(default_factory=Counter)
     logouts: list[tuple[LogOut, int]] = field(default_factory=list)
@@ -64,7 +79,6 @@ class ContentsVerifier:
     latest_calls: dict[str, LatestCall] = field(default_factory=dict)
     open_calls: dict[str, OpenCall] = field(default_factory=dict)
     observed_calls: int = 0
-    embedded_origins: set[str] = field(default_factory=set)
     chains: dict[str, Chain] = field(default_factory=dict)
     rosters: dict[str, Roster] = field(default_factory=dict)
     credentials: Credentials = field(default_factory=Credentials)
@@ -88,23 +102,43 @@ class ContentsVerifier:
         at = parse_time(entry.at) if reading.at is None else reading.at
         # an entry with an older time does not revive a key that has ended
         self.latest_time = max(self.latest_time, at)
-        if stored.index == 0 and entry.kind != "shard":
-            raise VerificationError("a shard begins with its opening entry")
+        if stored.index == 0 and entry.kind != "key":
+            raise VerificationError("a log begins with the announcement of a key")
+        if entry.kind != "key" and not self._is_vouched():  # the issuer vouches for a key
+            self.unvouched.append(stored.index)
         content = entry.check(self, Here(stored.index, at, reading.signer))
         statements.check_attachments(stored.attachments, content.commitments)
         self._note_missing_data(stored, content)
         if stored.summary != content.summary:
             raise VerificationError(_column_problem(stored.summary, content.summary))
 
-    def mistaken_outcomes(self) -> Iterator[tuple[int, str]]:
-        """Yield, after the last entry, each outcome that gives an open call's id to another call.
+    def _is_vouched(self) -> bool:
+        """Whether a key of the log counts by now, and the one announced last is not compromised.
 
-        Each is the index of the outcome, and the problem in words.
+        The next key may have signed before its announcement, but then nobody can tell.
         """
+        counts, since = False, None
+        for trusted in self.trust.keys_for("log"):  # in the order in which they were in force
+            if trusted.key.thumbprint in self.log_keys:
+                since = trusted.compromised_since
+            with suppress(VerificationError):
+                trusted.check(self.latest_time)
+                counts = True
+        return counts and (since is None or self.latest_time < since)
+
+    def finish(self) -> None:
+        """Add the problems that show after the last entry."""
         for call in self.open_calls.values():
             if call.invocation_id in self.unauthorised:
                 what = f"an outcome of another call has the id of the call at {call.place}"
-                yield self.unauthorised[call.invocation_id], what
+                self.problems.add(self.unauthorised[call.invocation_id], what)
+        for (jti, most), used in sorted(self.call_counts.items()):
+            if used > most:
+                what = f"{used} calls were made under the delegation {jti}, which allows {most}"
+                self.problems.add(None, what)
+        latest = self.latest_calls.values()
+        for index, what in late_calls.late_calls(latest, self.logouts, self.surrenders):
+            self.problems.add(index, what)
 
     def _note_missing_data(self, stored: StoredEntry, content: Content) -> None:
         if content.call is None:
@@ -161,6 +195,34 @@ class ContentsVerifier:
         if roster is None:
             raise VerificationError("a roster of approvers that no entry before it states")
         return roster
+
+    def use_approval(self, request: RequestDigests, here: Here) -> None:
+        """Note the call that the answers to a request let run; only one may."""
+        used = self.used_requests.setdefault(request.request_id, here.index)
+        if used != here.index:
+            what = f"its approval was used before, by entry {used}"
+            self.problems.add(here.index, what)
+        stated = self.requests.get(request.request_id)
+        if stated is None or stated.digests != request:
+            what = "no entry states the request that was approved, as it was approved"
+            self.problems.add(here.index, what)
+        self._require_either(request.request_id, here)
+
+    def end_request(self, end: RequestEndEntry, here: Here) -> None:
+        """Note that a request has ended without a call."""
+        ended = self.ended_requests.setdefault(end.request_id, here.index)
+        if ended != here.index:
+            self.problems.add(here.index, f"its request has ended before, by entry {ended}")
+        stated = self.requests.get(end.request_id)
+        if stated is None or stated.asked != end.asked:
+            what = "no entry states the request that ended, as it ended"
+            self.problems.add(here.index, what)
+        self._require_either(end.request_id, here)
+
+    def _require_either(self, request_id: str, here: Here) -> None:
+        if request_id in self.used_requests and request_id in self.ended_requests:
+            what = "its request has let a call run, and can't have ended without one"
+            self.problems.add(here.index, what)
 
     def note_latest(self, chain: Chain, here: Here) -> None:
         """Note the latest call under a chain."""

@@ -34,7 +34,7 @@ Role = Literal["arguments", "input", "result"]
 Mode = Literal["enforce", "observe"]
 
 BEGINNING: Final = "1970-01-01T00:00:00.000000Z"
-"""The time of a log or a shard without entries."""
+"""The time of a log without entries."""
 
 Commitments = Mapping[str, JSON]
 """The commitments of an entry: SHA-256 (hex) by role, null for no data."""
@@ -79,21 +79,20 @@ class StoredEntry:
 
 
 LOG: Final = 0
-"""The number of the only log of a store."""
+"""The number of the only log."""
 
 
 class LogPlace(Declared, kw_only=False):
-    """The place of a durable entry: the number of the shard, and the index in it, from 0."""
+    """The place of a durable entry: the number of the log, which is 0, and the index, from 0."""
 
-    shard: int
+    log: int
     index: int
 
 
 @dataclass(frozen=True, slots=True)
 class CallPlace:
-    """A call in the log: the place of its authorization, and the invocation's digest (hex)."""
+    """A call in the log: the index of its authorization, and the invocation's digest (hex)."""
 
-    shard: int
     index: int
     invocation_id: str
     invocation_sha256: str
@@ -115,8 +114,8 @@ class Here:
 class Content(NamedTuple):
     """The content of an entry that the data beside the entry must agree with.
 
-    ``call`` is the call of an authorization or outcome: the index of the authorization in the
-    shard, and the digest of the invocation.
+    ``call`` is the call of an authorization or outcome: the index of the authorization,
+    and the digest of the invocation.
     """
 
     summary: Summary
@@ -168,7 +167,7 @@ class Entry(Declared, dict=True):
         return Content(self.summary)
 
     def apply(self, later: LaterCalls) -> None:
-        """Note what the entry changes for later calls, in whatever order shards are read.
+        """Note what the entry changes for later calls.
 
         Raises as ``check`` does.
         """

@@ -1,10 +1,10 @@
 """Verifies the evidence of one call, offline, with a file and a trust document.
 
 The file must hold everything that the call's statement needs, and nothing else: the outcome, if
-there is one; the credential, configuration and policy that the call names; the opening of each
-shard; the announcement of each key; and the proof that the log contains these entries, under one
-checkpoint for each shard. ``evidence_parts.py`` verifies the parts that files share,
-``evidence_file.py`` has the file's format, and ``prove.py`` makes the file from a log.
+there is one; the credential, configuration and policy that the call names; the announcement of each
+key; and the proof that the log contains these entries, under one checkpoint.
+``evidence_parts.py`` verifies the parts that files share, ``evidence_file.py`` has the file's
+format, and ``prove.py`` makes the file from a log.
 """
 
 from __future__ import annotations
@@ -20,15 +20,9 @@ from agentguard.audit.checkpoint import Checkpoint
 from agentguard.audit.entry import CallPlace, Entry
 from agentguard.audit.evidence_file import EvidenceFile
 from agentguard.audit.evidence_parts import VerifiedParts
-from agentguard.audit.inclusion import Head, Place, ProvenEntry, error_location
+from agentguard.audit.inclusion import Place, ProvenEntry, VerifiedCheckpoint, error_location
 from agentguard.audit.kinds.administration import AdministeredEntry, ErasureEntry, ResolutionEntry
-from agentguard.audit.kinds.announcements import (
-    ConfigEntry,
-    KeyEntry,
-    PolicyEntry,
-    RosterEntry,
-    ShardEntry,
-)
+from agentguard.audit.kinds.announcements import ConfigEntry, KeyEntry, PolicyEntry, RosterEntry
 from agentguard.audit.kinds.calls import CallEntry, OutcomeEntry
 from agentguard.audit.kinds.identities import DelegationEntry, IdentityEntry
 from agentguard.audit.statements import Credentials
@@ -50,7 +44,6 @@ _KINDS: Final = (
     OutcomeEntry,
     ResolutionEntry,
     ErasureEntry,
-    ShardEntry,
     KeyEntry,
     IdentityEntry,
     ConfigEntry,
@@ -69,8 +62,8 @@ class Evidence:
     ``requirements`` says which approvals the policy demanded. ``answers`` are the people's answers
     on which the decision rests, rejections included. ``admin_statements`` are the resolutions and
     erasures, with their places. ``call_checkpoint`` is the checkpoint that the call carries, and
-    ``heads`` are the checkpoints of the file by origin. ``data`` has the arguments, the policy
-    input and the result by role, as far as the file holds them. The roles in ``copied_roles`` are
+    ``checkpoint`` the one of the file, with its key. ``data`` has the arguments, the policy input
+    and the result by role, as far as the file holds them. The roles in ``copied_roles`` are
     redacted copies: the log vouches for a copy, the agent does not.
     """
 
@@ -84,7 +77,7 @@ class Evidence:
     outcome_place: Place | None
     admin_statements: tuple[tuple[AdministeredEntry, Place], ...]
     call_checkpoint: Checkpoint
-    heads: Mapping[str, Head]
+    checkpoint: VerifiedCheckpoint
     data: Mapping[str, JSON]
     copied_roles: frozenset[str]
 
@@ -109,8 +102,8 @@ class EvidenceVerifier:
     def verify(self, data: bytes) -> Evidence:
         """Return the facts that a file proves; raises as ``verify_evidence`` does."""
         file = EvidenceFile.loads(data, self._parts.logged_entry)
-        heads, entries = self._parts.entries(file.entries)
-        return _FileVerifier(file, self._parts, heads, entries).evidence()
+        covering, entries = self._parts.entries(file.entries)
+        return _FileVerifier(file, self._parts, covering, entries).evidence()
 
 
 class _FileVerifier:
@@ -120,17 +113,15 @@ class _FileVerifier:
         self,
         file: EvidenceFile,
         parts: VerifiedParts,
-        heads: Mapping[str, Head],
+        covering: VerifiedCheckpoint,
         entries: list[ProvenEntry],
     ) -> None:
         self._file = file
         self._parts = parts
         self._trust = parts.trust
-        self._heads = heads
+        self._covering = covering
         self._entries = entries
-        self._used_keys: set[KeyName] = {
-            ("log", head.key.key.thumbprint) for head in heads.values()
-        }
+        self._used_keys: set[KeyName] = {("log", covering.key.key.thumbprint)}
 
     def evidence(self) -> Evidence:
         for proven in self._entries:
@@ -144,7 +135,6 @@ class _FileVerifier:
         outcome, outcome_place = self._outcome(call, place, issued)
         admin_statements = tuple(self._admin_statements(call, place, at))
         call_checkpoint = self._call_checkpoint(call)
-        self._check_openings(call_checkpoint)
         self._check_keys()
         commitments = {**call.commitments, **(outcome.commitments if outcome is not None else {})}
         data = self._data(commitments)
@@ -160,7 +150,7 @@ class _FileVerifier:
             outcome_place=outcome_place,
             admin_statements=admin_statements,
             call_checkpoint=call_checkpoint,
-            heads=self._heads,
+            checkpoint=self._covering,
             data=data,
             copied_roles=frozenset(copied),
         )
@@ -182,8 +172,8 @@ class _FileVerifier:
 
     def _one_before(self, kind: type[E], place: Place) -> tuple[E, ProvenEntry]:
         entry, proven = self._one(kind)
-        if proven.place.origin != place.origin or proven.place.index >= place.index:
-            raise _mismatch(f"the {kind.kind} entry does not stand before the call in its shard")
+        if proven.place.index >= place.index:
+            raise _mismatch(f"the {kind.kind} entry does not stand before the call")
         return entry, proven
 
     def _call(self) -> tuple[CallEntry, Place, int]:
@@ -271,19 +261,16 @@ class _FileVerifier:
         with _where(proven):
             if outcome.invocation_sha256 != call.invocation_sha256 or not call.allowed:
                 raise _mismatch("it is of another call, or of one that was not allowed")
-            if proven.place.origin != place.origin or proven.place.index <= place.index:
-                raise _mismatch("it does not stand after its call in the same shard")
-            invocation_id, is_replay = call.invocation_id, call.is_replay
-            outcome.require_of(place.shard, place.index, invocation_id, is_replay=is_replay)
+            if proven.place.index <= place.index:
+                raise _mismatch("it does not stand after its call")
+            outcome.require_of(place.index, call.invocation_id, is_replay=call.is_replay)
             self._parts.check_signature(outcome.envelope, issued.key)
             return outcome, proven.place
 
     def _admin_statements(
         self, call: CallEntry, place: Place, at: int
     ) -> Iterator[tuple[AdministeredEntry, Place]]:
-        call_place = CallPlace(
-            place.shard, place.index, self._file.invocation_id, call.invocation_sha256
-        )
+        call_place = CallPlace(place.index, self._file.invocation_id, call.invocation_sha256)
         for statement, proven in self._of_kind(AdministeredEntry):
             with _where(proven):
                 # an entry with an older time than its call does not revive a key that has ended
@@ -295,36 +282,17 @@ class _FileVerifier:
 
     def _call_checkpoint(self, call: CallEntry) -> Checkpoint:
         """Check that the log extends the checkpoint that the call carries, and return it."""
-        if len(self._file.consistency) != 1:
-            raise _incomplete("it proves nothing, or too much, of the checkpoint in the call")
-        seen, hashes = self._file.consistency[0]
+        seen, hashes = self._file.consistency
         members = {"origin": seen.origin, "size": seen.size, "root": b64_encode(seen.root)}
         # compared as bytes, because True == 1 in Python
         if canonical.dumps(call.predicate.get("log")) != canonical.dumps(members):
             raise _mismatch("consistency is proved for another checkpoint than the call carries")
-        if seen.origin not in self._heads:
-            raise _incomplete(f"it holds no checkpoint of {seen.origin}")
-        head = self._heads[seen.origin].checkpoint
-        with error_location(f"consistency of {seen.origin}"):
-            merkle.verify_consistency(seen.size, head.size, seen.root, head.root, hashes)
+        point = self._covering.point
+        if seen.origin != point.origin:
+            raise _mismatch("the call carries the checkpoint of another log")
+        with error_location("consistency"):
+            merkle.verify_consistency(seen.size, point.size, seen.root, point.root, hashes)
         return seen
-
-    def _check_openings(self, call_checkpoint: Checkpoint) -> None:
-        """Check that the issuer has opened each shard, and that the call needs each shard."""
-        opened_origins: set[str] = set()
-        for entry, proven in self._of_kind(ShardEntry):
-            with _where(proven):
-                if proven.place.index != 0:
-                    raise _superfluous("only the first opening of a shard is asked for")
-                issuer = self._parts.issued(proven)
-                entry.require_of(proven.place.origin, proven.place.shard)
-                self._used_keys.add(("issuer", issuer.thumbprint))
-                opened_origins.add(proven.place.origin)
-        for origin in self._heads.keys() - opened_origins:
-            raise _incomplete(f"the opening entry of {origin} is missing")
-        others = {proven.place.origin for proven in self._entries if proven.entry.kind != "shard"}
-        for origin in self._heads.keys() - others - {call_checkpoint.origin}:
-            raise _superfluous(f"nothing needs the shard {origin}")
 
     def _check_keys(self) -> None:
         """Check that each used key is announced, the keys of the announcements included."""
@@ -362,9 +330,7 @@ class _FileVerifier:
 
 
 def _where(proven: ProvenEntry) -> AbstractContextManager[None]:
-    return error_location(
-        f"the {proven.entry.kind} entry {proven.place.index} of {proven.place.origin}"
-    )
+    return error_location(f"the {proven.entry.kind} entry {proven.place.index}")
 
 
 def _mismatch(problem: str) -> VerificationError:

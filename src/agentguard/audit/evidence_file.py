@@ -48,7 +48,7 @@ class EvidenceFile:
 
     invocation_id: str
     entries: tuple[LoggedEntry, ...]
-    consistency: tuple[Extension, ...]
+    consistency: Extension
     attachments: tuple[Attachment, ...]
 
     def dumps(self) -> bytes:
@@ -56,15 +56,13 @@ class EvidenceFile:
         entries: list[JSON] = [
             {"entry": one.body.decode(), "proof": one.proof.dumps()} for one in self.entries
         ]
-        consistency: list[JSON] = [
-            {
-                "origin": extended.checkpoint.origin,
-                "size": extended.checkpoint.size,
-                "root": b64_encode(extended.checkpoint.root),
-                "proof": [b64_encode(value) for value in extended.hashes],
-            }
-            for extended in self.consistency
-        ]
+        seen = self.consistency.checkpoint
+        consistency: JSON = {
+            "origin": seen.origin,
+            "size": seen.size,
+            "root": b64_encode(seen.root),
+            "proof": [b64_encode(value) for value in self.consistency.hashes],
+        }
         attachments: list[JSON] = [
             {
                 "role": one.role,
@@ -100,14 +98,14 @@ class EvidenceFile:
                 "type": "urn:agentguard:evidence:v1",
                 "invocation_id": str(invocation_id),
                 "entries": [*entries],
-                "consistency": [*consistency],
+                "consistency": consistency,
                 "attachments": [*attachments],
                 **others,
             } if not others:
                 file = cls(
                     invocation_id,
                     tuple(_parse_entry(item, read_entry) for item in entries),
-                    tuple(_parse_extension(item) for item in consistency),
+                    _parse_extension(consistency),
                     tuple(_parse_attachment(item) for item in attachments),
                 )
             case _:
@@ -154,7 +152,7 @@ def _parse_extension(value: JSON) -> Extension:
         } if not others and is_integer(size):
             checkpoint = Checkpoint(origin, size, b64_decode(root))
             return Extension(checkpoint, tuple(b64_decode(str(value)) for value in hashes))
-    raise _malformed("an item of consistency has origin, size, root and proof, and no more")
+    raise _malformed("consistency has origin, size, root and proof, and no more")
 
 
 def _parse_attachment(value: JSON) -> Attachment:

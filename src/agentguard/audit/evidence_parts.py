@@ -1,9 +1,9 @@
 """The parts of evidence files, each verified once for all files that hold the same part.
 
-The files of one log share most of their entries: keys, openings, credentials, configurations and
-policies. Files that were made at one time also share the checkpoint, and the proofs of these
-entries. A part is remembered by all of its bytes, and only once it holds: a part that differs in
-one byte is verified itself. ``evidence.py`` checks the parts of a file against each other.
+The files of one log share most of their entries: keys, credentials, configurations and policies.
+Files that were made at one time also share the checkpoint, and the proofs of these entries. A part
+is remembered by all of its bytes, and only once it holds: a part that differs in one byte is
+verified itself. ``evidence.py`` checks the parts of a file against each other.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from agentguard.approvals.roster import Roster
 from agentguard.audit import inclusion
 from agentguard.audit.entry import Signed, parse_time
 from agentguard.audit.evidence_file import LoggedEntry, logged_entry
-from agentguard.audit.inclusion import Head, ProvenEntry
+from agentguard.audit.inclusion import ProvenEntry, VerifiedCheckpoint
 from agentguard.audit.kinds import parse_entry
 from agentguard.audit.kinds.announcements import ConfigEntry, RosterEntry
 from agentguard.audit.kinds.identities import DelegationEntry
@@ -45,7 +45,7 @@ class VerifiedParts:
     def __init__(self, trust: TrustDocument) -> None:
         self.trust = trust
         self._logged_entry = _remembering(logged_entry)
-        self._head = _remembering(self._verify_head)
+        self._checkpoint = _remembering(self._verify_checkpoint)
         self._proven = _remembering(inclusion.prove)
         self._issued = _remembering(self._verify_issued)
         self._config = _remembering(_verify_config)
@@ -57,9 +57,9 @@ class VerifiedParts:
         """Read an entry and its proof of inclusion."""
         return self._logged_entry(entry, proof)
 
-    def entries(self, items: Sequence[LoggedEntry]) -> tuple[dict[str, Head], list[ProvenEntry]]:
+    def entries(self, items: Sequence[LoggedEntry]) -> tuple[VerifiedCheckpoint, list[ProvenEntry]]:
         """Verify the proofs of a file's entries, as ``inclusion.verify_entries`` does."""
-        return inclusion.verify_entries(items, self._head, self._proven)
+        return inclusion.verify_entries(items, self._checkpoint, self._proven)
 
     def issued(self, proven: ProvenEntry) -> PublicKey:
         """Verify a statement of the issuer; return the issuer's key."""
@@ -82,8 +82,8 @@ class VerifiedParts:
         signature, message = envelope.signed(key)
         self._signature(signature, message, key)
 
-    def _verify_head(self, note: bytes) -> Head:
-        return inclusion.verify_head(note, self.trust)
+    def _verify_checkpoint(self, note: bytes) -> VerifiedCheckpoint:
+        return inclusion.verify_checkpoint(note, self.trust)
 
     def _verify_issued(self, body: bytes) -> PublicKey:
         entry = parse_entry(body, Signed)

@@ -8,10 +8,9 @@ entry. Nothing that these functions return has been verified.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import count
 from typing import Final, Generic, TypeVar
 
 from agentguard.audit.entry import CallPlace, Entry, present
@@ -44,9 +43,8 @@ OF_RUNNING_CALLS: Final[tuple[type[OfRunningCall], ...]] = (SecretEntry, ProofEn
 
 @dataclass(frozen=True, slots=True)
 class LocatedEntry(Generic[E_co]):
-    """An entry, with the number of its shard and its index in the shard."""
+    """An entry, with its index."""
 
-    shard: int
     index: int
     entry: E_co
 
@@ -74,19 +72,17 @@ def find_call(
         text = canonical.dumps(invocation_id)
     except EncodeError:  # no entry holds what is no text
         return None
-    counter = count(1)
-    for shard in reader.shards():
-        for index, body in reader.entries(shard):
-            progress(next(counter))
-            call = _as_call(_as_located(shard, index, body, (CallEntry,), text), invocation_id)
-            if call is not None:
-                return call
+    for read, (index, body) in enumerate(reader.entries(), start=1):
+        progress(read)
+        call = _as_call(_as_located(index, body, (CallEntry,), text), invocation_id)
+        if call is not None:
+            return call
     return None
 
 
 def call_at(reader: LogReader, place: CallPlace) -> LoggedCall | None:
     """Return the call at a place, None for another entry there; raises ``StorageError``."""
-    located = read_entry_of_kind(reader, place.shard, place.index, CallEntry)
+    located = read_entry_of_kind(reader, place.index, CallEntry)
     return _as_call(located, place.invocation_id)
 
 
@@ -107,27 +103,26 @@ def attempts_of_call(reader: LogReader, call: LoggedCall) -> list[LoggedCall]:
     ids = {place.invocation_id for place in attempts} | ({first} if first is not None else set())
     attempts |= _calls_with(reader, "replay_of", ids)
     others = [attempt for place, attempt in attempts.items() if place != call.place]
-    return [call, *sorted(others, key=lambda one: (one.place.shard, one.place.index))]
+    return [call, *sorted(others, key=lambda one: one.place.index)]
 
 
 def _calls_with(
     reader: LogReader, member: str, values: Collection[object]
 ) -> dict[CallPlace, LoggedCall]:
-    """Return the authorizations, of all shards, of which a member has one of these values."""
+    """Return the authorizations of which a member has one of these values."""
     calls: dict[CallPlace, LoggedCall] = {}
     mark = f'"{member}":"'.encode()
-    for shard in reader.shards():
-        for index, body in reader.entries(shard):
-            located = _as_located(shard, index, body, (CallEntry,)) if mark in body else None
-            if located is not None and getattr(located.entry, member) in values:
-                call = _as_call(located)
-                if call is not None:
-                    calls[call.place] = call
+    for index, body in reader.entries():
+        located = _as_located(index, body, (CallEntry,)) if mark in body else None
+        if located is not None and getattr(located.entry, member) in values:
+            call = _as_call(located)
+            if call is not None:
+                calls[call.place] = call
     return calls
 
 
 def entries_of_call(
-    reader: LogReader, kind: type[E], call: CallEntry, shards: Sequence[int], *, after: int = -1
+    reader: LogReader, kind: type[E], call: CallEntry, *, after: int = -1
 ) -> list[LocatedEntry[E]]:
     """Return the entries of a kind (outcome, resolution, erasure) about a call.
 
@@ -135,17 +130,13 @@ def entries_of_call(
     ``entries_about_call`` returns all. Raises ``StorageError``.
     """
     search = Search(invocation_id=call.invocation_id)
-    found = search_entries(reader, kind, search, shards, after=after)
+    found = search_entries(reader, kind, search, after=after)
     by_columns = [located for located in found if _is_about(located.entry, call)]
-    return by_columns or [
-        located
-        for shard in shards
-        for located in entries_about_call(reader, shard, (kind,), call, after=after)
-    ]
+    return by_columns or [*entries_about_call(reader, (kind,), call, after=after)]
 
 
 def releases_of_call(
-    reader: LogReader, shard: int, begin: int, end: int | None, call: CallEntry
+    reader: LogReader, begin: int, end: int | None, call: CallEntry
 ) -> list[LocatedEntry[OfRunningCall]]:
     """Return the entries of what a running call got: secrets, proofs of requests, and receipts.
 
@@ -154,23 +145,23 @@ def releases_of_call(
     not used. Raises ``StorageError``.
     """
     found = []
-    for index, body in reader.entries(shard, after=begin):
+    for index, body in reader.entries(after=begin):
         if index == end:
             break
-        located = _as_located(shard, index, body, OF_RUNNING_CALLS)
+        located = _as_located(index, body, OF_RUNNING_CALLS)
         if located is not None and _is_about(located.entry, call):
             found.append(located)
     return found
 
 
 def find_delegation(
-    reader: LogReader, call: CallEntry, shard: int, before: int
+    reader: LogReader, call: CallEntry, before: int
 ) -> LocatedEntry[DelegationEntry] | None:
-    """Return the entry with the chain that a call names, from the shard's entries before the call.
+    """Return the entry with the chain that a call names, from the entries before the call.
 
     Raises ``StorageError``.
     """
-    for located in _delegations(reader, shard, call.agent):
+    for located in _delegations(reader, call.agent):
         if located.index < before and located.entry.sha256 == call.chain_sha256:
             return located
     return None
@@ -181,30 +172,22 @@ def find_chain(reader: LogReader, digest: str, delegatee: str) -> DelegationEntr
 
     Raises ``StorageError``.
     """
-    for shard in reader.shards():
-        for located in _delegations(reader, shard, delegatee):
-            if located.entry.sha256 == digest:
-                return located.entry
-    return None
+    found = (one.entry for one in _delegations(reader, delegatee))
+    return next((entry for entry in found if entry.sha256 == digest), None)
 
 
-def _delegations(
-    reader: LogReader, shard: int, agent: str
-) -> Iterator[LocatedEntry[DelegationEntry]]:
-    """Yield the delegation entries of an agent by the columns, and then all of the shard."""
-    search = Search(agent=agent)
-    yield from search_entries(reader, DelegationEntry, search, [shard], newest_first=True)
-    yield from scan_entries(reader, shard, (DelegationEntry,))
+def _delegations(reader: LogReader, agent: str) -> Iterator[LocatedEntry[DelegationEntry]]:
+    """Yield the delegation entries of an agent by the columns, and then all."""
+    yield from search_entries(reader, DelegationEntry, Search(agent=agent), newest_first=True)
+    yield from scan_entries(reader, (DelegationEntry,))
 
 
-def find_roster(
-    reader: LogReader, digest: str, shard: int, before: int
-) -> LocatedEntry[RosterEntry] | None:
-    """Return the entry with the roster of this digest, from the shard's entries before an index.
+def find_roster(reader: LogReader, digest: str, before: int) -> LocatedEntry[RosterEntry] | None:
+    """Return the entry with the roster of this digest, from the entries before an index.
 
     Raises ``StorageError``.
     """
-    for located in scan_entries(reader, shard, (RosterEntry,)):
+    for located in scan_entries(reader, (RosterEntry,)):
         if located.index < before and located.entry.sha256 == digest:
             return located
     return None
@@ -233,27 +216,20 @@ def find_request(reader: LogReader, call: CallEntry) -> LocatedEntry[RequestEntr
         if getattr(one.entry, member) in values and (ids or one.entry.at <= call.at)
     ]
     if ids and not found:
-        scanned = (
-            one for shard in reader.shards() for one in scan_entries(reader, shard, (RequestEntry,))
-        )
+        scanned = scan_entries(reader, (RequestEntry,))
         found = [one for one in scanned if getattr(one.entry, member) in values]
-    return max(found, key=lambda one: (one.entry.at, one.index), default=None)
+    return found[-1] if found else None
 
 
 def entries_about_call(
-    reader: LogReader,
-    shard: int,
-    kinds: tuple[type[E], ...],
-    call: CallEntry,
-    *,
-    after: int = -1,
+    reader: LogReader, kinds: tuple[type[E], ...], call: CallEntry, *, after: int = -1
 ) -> Iterator[LocatedEntry[E]]:
     """Yield the entries of these kinds about a call, from all entries past the index ``after``.
 
     The columns are not used. Raises ``StorageError``.
     """
     text = call.invocation_sha256.encode()
-    for located in scan_entries(reader, shard, kinds, text, after=after):
+    for located in scan_entries(reader, kinds, text, after=after):
         if _is_about(located.entry, call):
             yield located
 
@@ -262,73 +238,64 @@ def search_entries(
     reader: LogReader,
     kind: type[E],
     search: Search,
-    shards: Iterable[int] | None = None,
     *,
     after: int = -1,
     newest_first: bool = False,
 ) -> Iterator[LocatedEntry[E]]:
-    """Yield the entries of a kind to which the columns lead, shard by shard; None means all shards.
+    """Yield the entries of a kind to which the columns lead.
 
     An entry that is malformed, or of another kind, is left out. ``after`` and ``newest_first`` are
     those of ``LogReader.search``. Raises ``StorageError``.
     """
     of_kind = search._replace(kind=kind.kind)
-    for shard in reader.shards() if shards is None else shards:
-        for index in reader.search(shard, of_kind, after=after, newest_first=newest_first):
-            located = read_entry_of_kind(reader, shard, index, kind)
-            if located is not None:
-                yield located
+    for index in reader.search(of_kind, after=after, newest_first=newest_first):
+        located = read_entry_of_kind(reader, index, kind)
+        if located is not None:
+            yield located
 
 
 def scan_entries(
-    reader: LogReader,
-    shard: int,
-    kinds: tuple[type[E], ...],
-    text: bytes = b"",
-    *,
-    after: int = -1,
+    reader: LogReader, kinds: tuple[type[E], ...], text: bytes = b"", *, after: int = -1
 ) -> Iterator[LocatedEntry[E]]:
     """Yield the entries of these kinds whose statement contains ``text``, past ``after``.
 
     Malformed entries are left out. Raises ``StorageError``.
     """
-    for index, body in reader.entries(shard, after=after):
-        located = _as_located(shard, index, body, kinds, text)
+    for index, body in reader.entries(after=after):
+        located = _as_located(index, body, kinds, text)
         if located is not None:
             yield located
 
 
-def read_entry(reader: LogReader, shard: int, index: int) -> LocatedEntry[Entry] | None:
-    """Return the entry at a place; None without one.
+def read_entry(reader: LogReader, index: int) -> LocatedEntry[Entry] | None:
+    """Return the entry at an index; None without one.
 
     Raises ``DecodeError`` or ``StorageError``.
     """
-    body = read_body(reader, shard, index)
-    return LocatedEntry(shard, index, parse_entry(body)) if body is not None else None
+    body = read_body(reader, index)
+    return LocatedEntry(index, parse_entry(body)) if body is not None else None
 
 
-def read_entry_of_kind(
-    reader: LogReader, shard: int, index: int, kind: type[E]
-) -> LocatedEntry[E] | None:
-    """Return the entry at a place if the entry is well formed and of ``kind``, else None.
+def read_entry_of_kind(reader: LogReader, index: int, kind: type[E]) -> LocatedEntry[E] | None:
+    """Return the entry at an index if the entry is well formed and of ``kind``, else None.
 
     Raises ``StorageError``.
     """
-    body = read_body(reader, shard, index)
-    return None if body is None else _as_located(shard, index, body, (kind,))
+    body = read_body(reader, index)
+    return None if body is None else _as_located(index, body, (kind,))
 
 
-def read_body(reader: LogReader, shard: int, index: int) -> bytes | None:
-    """Return the bytes of the entry at a place, without attachments; None without an entry.
+def read_body(reader: LogReader, index: int) -> bytes | None:
+    """Return the bytes of the entry at an index, without attachments; None without an entry.
 
     Raises ``StorageError``.
     """
-    first_index, body = next(reader.entries(shard, after=index - 1), (None, b""))
+    first_index, body = next(reader.entries(after=index - 1), (None, b""))
     return body if first_index == index else None
 
 
 def _as_located(
-    shard: int, index: int, body: bytes, kinds: tuple[type[E], ...], text: bytes = b""
+    index: int, body: bytes, kinds: tuple[type[E], ...], text: bytes = b""
 ) -> LocatedEntry[E] | None:
     if not any(may_be_kind(body, kind.kind) for kind in kinds):
         return None
@@ -336,7 +303,7 @@ def _as_located(
         return None
     with suppress(DecodeError):
         entry = parse_entry(body)
-        return LocatedEntry(shard, index, entry) if isinstance(entry, kinds) else None
+        return LocatedEntry(index, entry) if isinstance(entry, kinds) else None
     return None
 
 
@@ -350,7 +317,7 @@ def _as_call(
     found_id = call.invocation_id
     if found_id is None or invocation_id not in (None, found_id):  # the column may be wrong
         return None
-    place = CallPlace(located.shard, located.index, found_id, call.invocation_sha256)
+    place = CallPlace(located.index, found_id, call.invocation_sha256)
     return LoggedCall(place, call)
 
 

@@ -1,18 +1,18 @@
 """Calls that stand in the log after what ended their authority: a log-out, or a surrender.
 
-The entries of different shards are compared by their times.
+The entries are compared by their times: a delegation may have been given up long before its entry.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
-from agentguard.audit.findings import Problem, ShardReport
+from agentguard.audit.findings import LatestCall
 from agentguard.delegation.chain import Chain
 from agentguard.identity import login
-from agentguard.identity.login import Ended
+from agentguard.identity.login import Ended, LogOut
 
 GRACE: Final = 60
 """Seconds after the entry of a log-out or a surrender in which a call is no finding.
@@ -28,26 +28,30 @@ def names_of(chain: Chain) -> tuple[str, ...]:
     return (*names, *(hop.grant.jti for hop in chain.hops))
 
 
-def late_calls(reports: Sequence[ShardReport]) -> Iterator[Problem]:
-    """Yield, for each chain of each shard, the latest call if the chain had ended before."""
+def late_calls(
+    latest: Iterable[LatestCall],
+    logouts: Iterable[tuple[LogOut, int]],
+    surrenders: Iterable[tuple[str, int]],
+) -> Iterator[tuple[int, str]]:
+    """Yield the index and the problem of each chain's latest call if the chain had ended before.
+
+    The log-outs, and the ids of the hops that were given up, come with their times.
+    """
     ended: defaultdict[str, list[Ended]] = defaultdict(list)
-    for logout, at in (one for report in reports for one in report.logouts):
+    for logout, at in logouts:
         for key in logout.keys:
             ended[key].append(Ended(logout.issued_at, at))
     given_up: dict[str, int] = {}
-    for jti, at in (one for report in reports for one in report.surrenders):
+    for jti, at in surrenders:
         given_up[jti] = min(at, given_up.get(jti, at))
     if not ended and not given_up:
         return
-    for report in reports:
-        for call in report.latest_calls:
-            what = None
-            if any(call.at > at + GRACE for at in _log_outs(call.names, ended)):
-                what = "a call was authorised although the user had logged out before"
-            elif any(call.at > given_up.get(name, call.at) + GRACE for name in call.names):
-                what = "a call was authorised although its delegation had been given up before"
-            if what is not None:
-                yield Problem(report.shard, call.place, what)
+    for call in latest:
+        if any(call.at > at + GRACE for at in _log_outs(call.names, ended)):
+            yield call.place, "a call was authorised although the user had logged out before"
+        elif any(call.at > given_up.get(name, call.at) + GRACE for name in call.names):
+            what = "a call was authorised although its delegation had been given up before"
+            yield call.place, what
 
 
 def _log_outs(names: Sequence[str], ended: defaultdict[str, list[Ended]]) -> Iterator[int]:

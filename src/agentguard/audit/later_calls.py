@@ -22,7 +22,6 @@ from agentguard.audit.restrictions import (
     CallCount,
     CallLimit,
     PendingRequest,
-    ReadPlace,
     Restrictions,
     UnsettledCall,
     UseCount,
@@ -60,24 +59,17 @@ class LaterCalls:
         self._chains = dict(start.chains)
         self._calls = dict(start.calls)
         self._unsettled = dict(start.unsettled)
-        self._unran = set(start.unran)
         self._erased = set(start.erased)
         self._new_names: set[bytes] = set()
-        self._read = dict(start.read)
+        self.read = start.read
+        """How far the log has been read, which the caller sets."""
+
         self._malformed = start.malformed
         self._changing = tuple(
             f'"kind":"{kind}"'.encode()
             for kind, form in KINDS.items()
             if form.apply is not Entry.apply and kind not in ("call", "outcome")
         )
-
-    def place(self, shard: int) -> ReadPlace:
-        """Return how far a shard has been read."""
-        return self._read.get(shard, ReadPlace())
-
-    def set_place(self, shard: int, place: ReadPlace) -> None:
-        """Record how far a shard has been read."""
-        self._read[shard] = place
 
     def add(self, body: bytes) -> None:
         """Add one entry.
@@ -129,19 +121,16 @@ class LaterCalls:
     def resolve(self, invocation_sha256: str, *, ran: bool) -> None:
         """A call in doubt is settled: it runs no second time if it ran, and else may run."""
         call = self._unsettled.pop(invocation_sha256, None)
-        if not ran:  # the resolution's shard may be read before the call's shard
-            self._unran.add(invocation_sha256)
-        elif call is not None:
+        if ran and call is not None:
             self._add_name_of(call)
 
     def ask(
         self, request_id: str, displayed_sha256: str, expires_at: int, end: RequestEnd | None
     ) -> None:
         """People are asked, or with an ``end`` are not any more."""
-        known = self._requests.get(request_id)  # the end's shard may be read before the request's
-        self._requests[request_id] = PendingRequest(
-            displayed_sha256, expires_at, end if known is None else end or known.end
-        )
+        known = self._requests.get(request_id)
+        end = end or (known.end if known is not None else None)
+        self._requests[request_id] = PendingRequest(displayed_sha256, expires_at, end)
 
     def limit(self, chain_sha256: str, hops: Iterable[Grant]) -> None:
         """Calls under these hops are counted, of which some have a limit of calls."""
@@ -162,9 +151,8 @@ class LaterCalls:
         chain = chain if chain in self._chains else None
         if chain is not None:
             self._count(chain)
-        is_journalled = name is not None and invocation_sha256 not in self._unran
-        if chain is not None or is_journalled:
-            short = name[: 2 * NAME_SIZE] if name is not None and is_journalled else None
+        if chain is not None or name is not None:
+            short = name[: 2 * NAME_SIZE] if name is not None else None
             self._unsettled[invocation_sha256] = UnsettledCall(invocation_id, chain, short)
 
     def end(self, invocation_sha256: str, *, has_run: bool) -> None:
@@ -204,10 +192,9 @@ class LaterCalls:
             chains=chains,
             calls={jti: one for jti, one in self._calls.items() if one.expires_at >= past},
             unsettled=dict(self._still_open(chains)),
-            unran=frozenset(self._unran),
             erased=frozenset(self._erased),
             names=names._replace(added=names.added | self._new_names) if self._new_names else names,
-            read=dict(self._read),
+            read=self.read,
             malformed=self._malformed,
         ).without_ended()
 

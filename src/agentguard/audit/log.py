@@ -1,16 +1,15 @@
-"""The protocols of the audit log: for the one writer of a shard, and for readers.
+"""The protocols of the audit log: for writers, and for readers.
 
-``storage/log.py`` and ``storage/reader.py`` implement the protocols on a shard's file.
+``store/log.py`` and ``store/reader.py`` implement the protocols on the store.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import Protocol
 
-from agentguard.audit.checkpoint import Checkpoint, End
+from agentguard.audit.checkpoint import Checkpoint
 from agentguard.audit.entry import LogPlace, Record, StoredEntry
 from agentguard.audit.kinds.calls import UnsignedOutcome
 from agentguard.audit.summary import Search
@@ -19,7 +18,7 @@ from agentguard.signing.keys import Signer
 
 
 class AuditLog(Protocol):
-    """An append-only log with one writer; safe to use from many threads."""
+    """An append-only log of one order; safe to use from many threads and processes."""
 
     @property
     def head(self) -> Checkpoint:
@@ -57,66 +56,66 @@ class AuditLog(Protocol):
         """Make all enqueued records durable; raises ``StorageError``."""
 
     def close(self) -> None:
-        """Flush, and release the log for another writer; raises ``StorageError``."""
+        """Flush, and close the log; raises ``StorageError``."""
 
 
 class LogReader(Protocol):
-    """Reads a stored log without verifying it. Each method raises ``StorageError``."""
+    """Reads a stored log without verifying it. Each method raises ``StorageError``.
 
-    def registry(self) -> bytes | None:
-        """Return the registry of the shards (``audit/registry.py``), None without one."""
+    An entry never changes, so no two reads have to see one moment.
+    """
 
-    def shards(self) -> Sequence[int]:
-        """Return the numbers of the stored shards, in order."""
+    def size(self) -> int:
+        """Return how many entries the stored head says that there are."""
+
+    def head(self) -> bytes | None:
+        """Return the signed note of the head (``store/head.py``); None without one."""
+
+    def checkpoint(self) -> bytes | None:
+        """Return the signed note of the newest checkpoint; None without one."""
 
     def entries(
-        self, shard: int, *, after: int = -1, newest_first: bool = False
+        self, *, after: int = -1, newest_first: bool = False
     ) -> Iterator[tuple[int, bytes]]:
         """Yield ``(index, canonical bytes)`` past ``after``, in the order of the index."""
 
-    def stored(self, shard: int) -> Iterator[StoredEntry]:
+    def stored(self) -> Iterator[StoredEntry]:
         """Yield the entries with their summaries and attachments, in the order of the index."""
 
-    def snapshot(self, shard: int) -> AbstractContextManager[None]:
-        """Return a context in which all reads of a shard see one moment."""
+    def entry(self, index: int) -> StoredEntry | None:
+        """Return an entry with its summary and attachments, None without one."""
 
-    def strays(self, shard: int) -> Iterator[tuple[int, str]]:
-        """Yield ``(index, table)`` of each row that belongs to a missing entry."""
+    def inclusion_proof(self, index: int, size: int) -> list[bytes]:
+        """Return the proof of an entry in the first ``size`` entries (RFC 9162, 2.1.3.1).
 
-    def shared_ids(self, shard: int) -> Iterator[tuple[int, int]]:
+        It is made of stored hashes, and unverified. Raises ``IndexError`` for no such entry.
+        """
+
+    def consistency_proof(self, size1: int, size2: int) -> list[bytes]:
+        """Return the proof that one tree extends another (RFC 9162, 2.1.4.1), as above."""
+
+    def shared_ids(self) -> Iterator[tuple[int, int]]:
         """Yield the calls with the id of an earlier call, the first hundred, by the summaries.
 
         Each is the index of the call's authorization, and that of the first call with the id.
         """
 
-    def entry(self, shard: int, index: int) -> StoredEntry | None:
-        """Return an entry with its summary and attachments, None without one."""
-
     def search(
-        self, shard: int, search: Search, *, after: int = -1, newest_first: bool = False
+        self, search: Search, *, after: int = -1, newest_first: bool = False
     ) -> Iterator[int]:
         """Yield, in order, the indices past ``after`` of the entries whose summaries match."""
 
-    def named(self, shard: int, prefix: str) -> Iterator[int]:
+    def named(self, prefix: str) -> Iterator[int]:
         """Yield the indices of the authorizations of calls whose ids begin with ``prefix``."""
 
-    def traces(self, shard: int, prefix: str) -> Iterator[str]:
+    def traces(self, prefix: str) -> Iterator[str]:
         """Yield, sorted, the ids of the traces of entries that begin with ``prefix``."""
 
-    def unsettled(self, shard: int, *, newest_first: bool = False) -> Iterator[int]:
+    def unsettled(self, *, newest_first: bool = False) -> Iterator[int]:
         """Yield the indices of the allowed calls without an outcome, according to the summaries."""
 
-    def checkpoints(self, shard: int) -> Iterator[bytes]:
-        """Yield the signed notes in the order of their size."""
-
-    def checkpoint(self, shard: int, size: int | None = None) -> bytes | None:
-        """Return the signed note of one size, or the newest note; None without one."""
-
-    def end(self, shard: int) -> End | None:
-        """Return the stored state from which the shard's writer continues; None without one."""
-
-    def damage(self, shard: int) -> Iterator[str]:
-        """Yield in words what is damaged in the shard's file, such as an index."""
+    def damage(self) -> Iterator[str]:
+        """Yield in words what is damaged: the file, an index, hashes, rows without an entry."""
 
     def close(self) -> None:
         """Close all open files; the next read opens them again."""

@@ -1,20 +1,18 @@
 """Makes the evidence of calls from a log: the entries that a call needs, and their proofs.
 
-``find.py`` finds the call, ``evidence_scan.py`` reads the log once for all calls, and the log's
-columns lead to the other shards with entries about the call. Nothing in the log is trusted here:
-``evidence.py`` verifies the finished file before the caller gets the file.
+``find.py`` finds the call, and ``evidence_scan.py`` reads the log once for all calls. Nothing in
+the log is trusted here: ``evidence.py`` verifies the finished file before the caller gets the file.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from agentguard.audit import statements
 from agentguard.audit.checkpoint import Checkpoint
 from agentguard.audit.entry import CallPlace, Entry, Signed, StoredEntry, parse_time
 from agentguard.audit.evidence import EvidenceVerifier, KeyName
 from agentguard.audit.evidence_file import EvidenceFile, Extension, LoggedEntry
-from agentguard.audit.evidence_scan import LogScan, Shard, engine_name
+from agentguard.audit.evidence_scan import LogScan, engine_name
 from agentguard.audit.find import LoggedCall, Progress, call_at, find_call
 from agentguard.audit.kinds import parse_entry
 from agentguard.audit.kinds.administration import AdministeredEntry
@@ -22,7 +20,6 @@ from agentguard.audit.kinds.calls import CallEntry
 from agentguard.audit.kinds.identities import DelegationEntry, IdentityEntry, tokens_of_chain
 from agentguard.audit.log import LogReader
 from agentguard.audit.statements import Credentials
-from agentguard.audit.summary import Search
 from agentguard.audit.tlog_proof import TlogProof
 from agentguard.delegation import grant
 from agentguard.errors import CallError, DecodeError, EncodeError, VerificationError
@@ -66,7 +63,12 @@ def prove_calls(
     places = [
         one if isinstance(one, CallPlace) else _place(reader, one, progress) for one in wanted
     ]
-    scan = LogScan(reader, [place.invocation_sha256 for place in places], progress)
+    subjects = [place.invocation_sha256 for place in places]
+    try:
+        scan = LogScan(reader, trust, subjects, progress)
+    except DecodeError as error:
+        message = f"the log's checkpoint can't be read: {error}"
+        raise VerificationError(message, code=error.code) from error
     verifier = EvidenceVerifier(trust)
     for place in places:
         call = call_at(reader, place)
@@ -99,32 +101,30 @@ class _EvidenceBuilder:
         self._trust = trust
         self._call = call
         self._at = parse_time(call.entry.at)
-        self._chosen: dict[tuple[Shard, int], StoredEntry] = {}
-        self._pending: list[KeyName] = []
+        self._chosen: dict[int, StoredEntry] = {}
+        self._pending: list[KeyName] = [("log", scan.covering.key.key.thumbprint)]
 
     def file(self, *, attachments: bool) -> EvidenceFile:
         """Return the file; the verification afterwards reports entries that are missing."""
-        place = self._call.place
-        shard = self._scan.shard(place.shard)
-        if shard is None or place.index >= shard.head.size:
+        place, scan = self._call.place, self._scan
+        if place.index >= scan.covering.point.size:
             raise _unknown(place.invocation_id)
-        outcomes = shard.about.get(("outcome", place.invocation_sha256), ())
+        outcomes = scan.about("outcome", place.invocation_sha256)
         own = [place.index, *[index for index in outcomes if index > place.index][:1]]
         for index in own:
-            self._choose(shard, index, is_shared=False)
+            self._choose(index, is_shared=False)
         for kind, name in self._foundations():
-            for index in shard.before(place.index, kind, name)[-1:]:
-                self._choose(shard, index)
-        self._choose_identity(shard)
+            for index in scan.before(place.index, kind, name)[-1:]:
+                self._choose(index)
+        self._choose_identity()
         self._choose_admin_statements()
-        point, extended = self._call_checkpoint()
-        self._choose(extended, 0)
         self._choose_keys()
-        data = [one for index in own for one in self._chosen[shard, index].attachments]
+        point = self._call_checkpoint()
+        data = [one for index in own for one in self._chosen[index].attachments]
         return EvidenceFile(
             place.invocation_id,
             tuple(self._logged()),
-            (Extension(point, tuple(extended.tree.consistency_proof(point.size))),),
+            Extension(point, scan.extension(point.size)),
             tuple(sorted(data, key=lambda one: one.role)) if attachments else (),
         )
 
@@ -139,33 +139,27 @@ class _EvidenceBuilder:
 
     # --- choosing --------------------------------------------------------------------------------
 
-    def _choose(self, shard: Shard, index: int, *, is_shared: bool = True) -> None:
-        """Choose an entry, its shard's opening, and note the keys that the proof needs."""
-        if (shard, index) in self._chosen:
-            return
-        stored = self._scan.entry(shard, index, is_shared=is_shared)
-        self._chosen[shard, index] = stored
-        self._pending += _signers(parse_entry(stored.body))
-        if index != 0:
-            self._choose(shard, 0)
-        else:
-            _point, key = statements.check_checkpoint(shard.note, self._trust, shard.head.origin)
-            self._pending.append(("log", key.key.thumbprint))
+    def _choose(self, index: int, *, is_shared: bool = True) -> None:
+        """Choose an entry, and note the keys that the proof needs."""
+        if index not in self._chosen:
+            stored = self._scan.entry(index, is_shared=is_shared)
+            self._chosen[index] = stored
+            self._pending += _signers(parse_entry(stored.body))
 
-    def _choose_identity(self, shard: Shard) -> None:
+    def _choose_identity(self) -> None:
         """Choose the newest credential that is valid for the call, else the newest credential.
 
         The verification then reports why the newest credential is not valid.
         """
         call = self._call
-        newest_first = shard.before(call.place.index, "identity", call.entry.agent)[::-1]
+        newest_first = self._scan.before(call.place.index, "identity", call.entry.agent)[::-1]
         for index in newest_first:
-            stored = self._scan.entry(shard, index, is_shared=True)
+            stored = self._scan.entry(index, is_shared=True)
             if self._is_valid_for_call(parse_entry(stored.body)):
-                self._choose(shard, index)
+                self._choose(index)
                 return
         for index in newest_first[:1]:
-            self._choose(shard, index)
+            self._choose(index)
 
     def _is_valid_for_call(self, entry: Entry) -> bool:
         if not isinstance(entry, IdentityEntry):
@@ -181,52 +175,36 @@ class _EvidenceBuilder:
         return True
 
     def _choose_admin_statements(self) -> None:
-        """Choose the resolutions and erasures of the call, from all shards."""
-        place, reader = self._call.place, self._scan.reader
+        """Choose the resolutions and erasures of the call."""
         for kind in ("resolution", "erasure"):
-            search = Search(kind, place.invocation_id)
-            for number in reader.shards():
-                if any(True for _index in reader.search(number, search)):
-                    self._scan.shard(number)
-            for shard in self._scan.read_shards():
-                for index in shard.about.get((kind, place.invocation_sha256), ()):
-                    stored = self._scan.entry(shard, index, is_shared=False)
-                    # a statement with a compromised key must not make the call unprovable
-                    entry = parse_entry(stored.body)
-                    if isinstance(entry, AdministeredEntry) and entry.is_valid(
-                        self._trust, self._at
-                    ):
-                        self._choose(shard, index, is_shared=False)
+            for index in self._scan.about(kind, self._call.place.invocation_sha256):
+                entry = parse_entry(self._scan.entry(index, is_shared=False).body)
+                # a statement with a compromised key must not make the call unprovable
+                if isinstance(entry, AdministeredEntry) and entry.is_valid(self._trust, self._at):
+                    self._choose(index, is_shared=False)
 
     def _choose_keys(self) -> None:
-        """Choose the announcement of each key, preferably from a shard that the proof needs."""
-        chosen: set[KeyName] = set()
+        """Choose the announcement of each key."""
         while self._pending:
-            name = self._pending.pop()
-            if name not in chosen:
-                chosen.add(name)
-                first = [self._call.place.shard, *(one.number for one, _index in self._chosen)]
-                shard = self._scan.with_key(name, first)
-                if shard is not None:
-                    self._choose(shard, shard.keys[name])
+            index = self._scan.keys.get(self._pending.pop())
+            if index is not None:
+                self._choose(index)
 
-    def _call_checkpoint(self) -> tuple[Checkpoint, Shard]:
-        """Return the checkpoint that the call carries, and the shard of the checkpoint."""
+    def _call_checkpoint(self) -> Checkpoint:
+        """Return the checkpoint that the call carries."""
         match self._call.entry.predicate.get("log"):
             case {"origin": str(origin), "size": size, "root": str(root)} if is_integer(size):
-                shard = self._scan.shard(self._trust.shard_of(origin))
-                if shard is not None and 0 < size <= shard.tree.size:
-                    return Checkpoint(origin, size, b64_decode(root)), shard
+                if 0 < size <= self._scan.covering.point.size:
+                    return Checkpoint(origin, size, b64_decode(root))
         message = "the call carries no checkpoint that this log could have grown from"
         raise VerificationError(message, code="proof.invalid")
 
     # --- writing ---------------------------------------------------------------------------------
 
     def _logged(self) -> Iterator[LoggedEntry]:
-        places = sorted(self._chosen, key=lambda place: (place[0].head.origin, place[1]))
-        for shard, index in places:
-            path, body = self._scan.proof(shard, index), self._chosen[shard, index].body
-            yield LoggedEntry(body, TlogProof(index, path, shard.note))
+        for index, stored in sorted(self._chosen.items()):
+            proof = TlogProof(index, self._scan.proof(index), self._scan.note)
+            yield LoggedEntry(stored.body, proof)
 
 
 def _signers(entry: Entry) -> list[KeyName]:

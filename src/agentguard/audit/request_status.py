@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import closing
 from datetime import datetime
+from itertools import islice
 from typing import Final
 
 from agentguard.approvals.answer import Approval
@@ -87,9 +88,9 @@ def past_requests(
     ``waiting`` are the ids of the requests that are not over; the other arguments are those of
     ``status_of_request``. Raises ``StorageError``.
     """
-    over = [one for one in _requests(reader, shows) if one.request_id not in waiting]
-    newest = sorted(over, key=lambda one: one.at)[-most:]
-    return [_past(reader, one, now) for one in newest]
+    over = (one for one in _requests(reader, shows) if one.request_id not in waiting)
+    newest = [*islice(over, most)]
+    return [_past(reader, one, now) for one in newest[::-1]]
 
 
 def _past(reader: LogReader, request: RequestEntry, now: int) -> PastRequest:
@@ -182,14 +183,14 @@ def _asked_again(reader: LogReader, request: RequestEntry, until: str) -> bool:
 
 
 def _decisions(reader: LogReader, request: RequestEntry) -> Iterator[LocatedEntry[CallEntry]]:
-    """Yield the decisions since a request on calls with its agent, principal and tool, in order."""
+    """Yield the decisions since a request on calls with its agent, principal and tool."""
     search = Search(
         agent=agent_name(request.agent),
         principal=request.principal,
         tool=request.tool.name,
         since=request.at,
     )
-    yield from sorted(search_entries(reader, CallEntry, search), key=lambda one: one.entry.at)
+    return search_entries(reader, CallEntry, search)
 
 
 def _answers(entry: CallEntry | RequestEndEntry, request: RequestEntry) -> tuple[Approval, ...]:
@@ -209,6 +210,5 @@ def _state(
 def _call_state(reader: LogReader, call: LocatedEntry[CallEntry]) -> CallState:
     if not call.entry.allowed:
         return "refused"
-    shards, after = [call.shard], call.index
-    outcomes = entries_of_call(reader, OutcomeEntry, call.entry, shards, after=after)
+    outcomes = entries_of_call(reader, OutcomeEntry, call.entry, after=call.index)
     return _OUTCOMES.get(outcomes[0].entry.status, "unknown") if outcomes else "unknown"

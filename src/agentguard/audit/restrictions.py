@@ -1,4 +1,4 @@
-"""The restrictions: how the entries of all shards together restrict later calls.
+"""The restrictions: how the entries of the log restrict later calls.
 
 ``Restrictions`` holds the revocations, the freeze, the used approvals, the calls made under a
 limit, the calls that must not run twice, the log-outs of users, the delegations that were given up,
@@ -41,7 +41,7 @@ A sequence is at least the time in milliseconds since 1970; this one is of the y
 
 
 class ReadPlace(NamedTuple):
-    """How far a shard has been read: the number of entries, and the peaks of their tree."""
+    """How far the log has been read: the number of entries, and the peaks of their tree."""
 
     size: int = 0
     peaks: bytes = b""
@@ -92,7 +92,7 @@ class UnsettledCall(NamedTuple):
 
 
 class Restrictions(NamedTuple):
-    """How the entries read so far restrict later calls, in all shards of a log.
+    """How the entries read so far restrict later calls.
 
     Some members restrict no call. ``requests`` is here because people are shown only requests that
     the log has. ``read`` and ``malformed`` say which entries the restrictions come from.
@@ -109,10 +109,9 @@ class Restrictions(NamedTuple):
     - ``chains``: for each chain, by its digest, the hops that limit the number of calls.
     - ``calls``: how many calls were made under each limited hop, by its id.
     - ``unsettled``: calls by the digest of their invocation.
-    - ``unran``: invocations that may run again: the administrator says that they did not run.
     - ``erased``: the ids of the invocations whose data were erased; no result is replayed.
     - ``names``: the names of journalled calls, which must not run twice.
-    - ``read``: how far each shard was read, by the shard's number.
+    - ``read``: how far the log was read.
     - ``malformed``: the number of malformed entries.
     """
 
@@ -125,10 +124,9 @@ class Restrictions(NamedTuple):
     chains: Mapping[str, tuple[CallLimit, ...]] = MappingProxyType({})
     calls: Mapping[str, CallCount] = MappingProxyType({})
     unsettled: Mapping[str, UnsettledCall] = MappingProxyType({})
-    unran: frozenset[str] = frozenset()
     erased: frozenset[str] = frozenset()
     names: JournalNames = JournalNames()
-    read: Mapping[int, ReadPlace] = MappingProxyType({})
+    read: ReadPlace = ReadPlace()
     malformed: int = 0
     logouts: Mapping[str, Ended] = MappingProxyType({})
     surrendered: Mapping[str, int] = MappingProxyType({})
@@ -227,8 +225,8 @@ class Restrictions(NamedTuple):
 
     @property
     def entries(self) -> int:
-        """The number of entries read so far, in all shards."""
-        return sum(place.size for place in self.read.values())
+        """The number of entries read so far."""
+        return self.read.size
 
 
 def _joined(ones: Mapping[str, Ended], others: Mapping[str, Ended]) -> Mapping[str, Ended]:

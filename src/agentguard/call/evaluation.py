@@ -16,8 +16,8 @@ class Evaluation:
     """The decision that a call would get from the policy, and the proof of this answer.
 
     ``decision`` has the outcome: ``allow``, ``deny`` or ``approval`` (people have to approve the
-    call). ``entry`` is the place of the evaluation in the log (``SHARD/INDEX``), and ``statement``
-    the issuer's signed statement (a DSSE envelope as JSON). Both are None where the evaluation
+    call). ``entry`` is the index of the evaluation in the log, as text, and ``statement`` the
+    issuer's signed statement (a DSSE envelope as JSON). Both are None where the evaluation
     could not be signed and recorded: the decision is a refusal then. ``salt`` has the 32 bytes with
     which the statement commits to the arguments (SHA-256 of ``salt || arguments``); the log has
     neither the salt nor the arguments.

@@ -285,9 +285,6 @@ receipt.missing | | A server whose answers need a receipt has sent an answer wit
 receipt.redirect | | A redirect leads out of a server that has to sign its answers, or from elsewhere to such a server. The request is not sent. |
 redaction | | | write a JSON Pointer to an argument or to the result, as in /args/note
 redaction.malformed | | Not a JSON Pointer to what can be redacted of a call. |
-registry | | | run agentguard doctor, and restore the state as a whole from the newest backup
-registry.log | | The registry of shards is another log's. |
-registry.malformed | | Not a registry of shards. |
 request | | | take the request's id from agentguard approvals list
 request.altered | | The request was changed where it lies, and is not the one in the log. | make the call again: it asks anew; find out who can write the state
 request.ambiguous | | More than one request has an id that begins so. |
@@ -349,9 +346,9 @@ storage.locked | operator | Another process holds the log's file, or a lock of t
 storage.missing | | There is no state or log. |
 storage.readonly | operator | The state, or another file, can't be read or written. | give the process the right to write the state
 storage.rolled_back | | The log is behind its anchor (`agentguard adopt`), or a part of it is missing. |
-storage.served | operator | A guard server has the state, and a program opens it with a guard of its own. | put [server] with the server's url into the configuration
+storage.served | operator | A guard server has the state, or the state is being adopted, and a program opens it with a guard of its own. | put [server] with the server's url into the configuration, or wait for the adoption
 storage.unknown | | Whether an entry was written is not known yet; its tool does not run. |
-storage.unvouched | | The newest entries of a shard are signed by a compromised key, and no anchor has seen them; or the log's key in this process was declared compromised. |
+storage.unvouched | | The newest entries are signed by a key that is compromised or was replaced before, and no anchor has seen them; or the log's key in this process was declared compromised. |
 storage.used | operator | A guard server finds a state that another server or other programs use. | stop the programs that use the state, and start the server again
 storage.version | | The log is of a format that this version does not know. |
 subagent.parallel | agent | Sub-agents work one at a time here (`parallel_subagents=False`). |

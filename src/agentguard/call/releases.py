@@ -86,15 +86,14 @@ class Prover(Protocol):
 class ReleaseSubject(NamedTuple):
     """The running call that asks for a secret, or for the proof of a request.
 
-    ``invocation_sha256`` (hex) is the digest of the signed invocation. ``shard`` and ``place``
-    (the index) say where the authorization stands in the log. ``agent`` is the instance's URI.
-    ``scope`` is what the agent may do, None for everything, and ``names`` are the names by which
-    the agent's authority can be revoked. ``prover`` signs proofs, None without a delegation.
+    ``invocation_sha256`` (hex) is the digest of the signed invocation, and ``place`` the index of
+    the authorization in the log. ``agent`` is the instance's URI. ``scope`` is what the agent may
+    do, None for everything, and ``names`` are the names by which the agent's authority can be
+    revoked. ``prover`` signs proofs, None without a delegation.
     """
 
     invocation_id: str
     invocation_sha256: str
-    shard: int
     place: int
     agent: str
     tool: str

@@ -7,14 +7,15 @@ before anything else is done.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
 from typing import Final, TypeVar
 
-from agentguard.audit import merkle, statements
+from agentguard.audit import head as heads
+from agentguard.audit import merkle
 from agentguard.audit.entry import CallPlace, Entry, LogPlace, parse_time, present
 from agentguard.audit.find import (
     LoggedCall,
@@ -43,8 +44,10 @@ from agentguard.identity import credential
 from agentguard.identity.principal import is_principal
 from agentguard.identity.trust import TrustDocument
 from agentguard.signing.keys import Secret, Signer
-from agentguard.storage import erasure, registry_file, reserve
-from agentguard.storage.log import ShardLog
+from agentguard.storage import reserve, state_lock
+from agentguard.store.log import StoreLog
+from agentguard.store.sqlite import erase as erase_attachments
+from agentguard.store.sqlite import path_in
 
 T = TypeVar("T")
 
@@ -85,20 +88,22 @@ def resolve(
     ``wanted`` is the call's id, or its place: of two calls with one id, the id names the first.
     Raises ``CallError`` (``call.unknown``, ``call.settled`` where an outcome or a resolution is on
     record), ``EncodeError`` for a note that can't be written, and as ``domain.take_up`` and
-    ``Domain.lease`` do.
+    ``Domain.open_log`` do.
     """
     passphrase = Secret.of(passphrase)
     domain, admin = _take_up(settings, passphrase)
     with closing(domain.read()) as reader:
         call = _find(reader, wanted)
-        ends = _ends(reader)
-        _require_doubt(reader, call, domain.trust, {})  # before a shard is taken for nothing
-        # what came since is looked at where nobody else resolves: of two that contradict each
-        # other one would be false
-        with _writing(domain, now) as log, registry_file.locked(settings.state):
-            _require_doubt(reader, call, domain.trust, ends)
+        end = reader.size()
+        _require_doubt(reader, call, domain.trust, -1)
+        with _writing(domain, now) as log:
             at = timestamp(max(now, log.last_at))
-            recorded = log.append(ResolutionEntry.new(admin, call.place, ran=ran, note=note, at=at))
+            recorded = log.append(
+                ResolutionEntry.new(admin, call.place, ran=ran, note=note, at=at),
+                # what came since is looked at while nobody writes: an outcome before a resolution,
+                # or two that contradict each other, would be a false statement
+                check=lambda _head: _require_doubt(reader, call, domain.trust, end - 1),
+            )
     name = present(call.entry.journal)
     if name is not None:
         domain.journal().settle(call.place.invocation_id, ran=ran, name=name)
@@ -133,38 +138,34 @@ def erase(
                 erasures.append(
                     log.append(ErasureEntry.new(admin, attempt.place, note=note, at=at))
                 )
-        indices: dict[int, list[int]] = {}
+        indices: list[int] = []
         for call in attempts:
-            place = call.place
-            outcomes = entries_about_call(reader, place.shard, (OutcomeEntry,), call.entry)
-            of_call = [place.index, *(found.index for found in outcomes)]
-            indices.setdefault(place.shard, []).extend(of_call)
+            outcomes = entries_about_call(reader, (OutcomeEntry,), call.entry)
+            indices += [call.place.index, *(found.index for found in outcomes)]
     domain.revocations()  # reads what was just written, and so every process sees it
     place, *repeats = (call.place for call in attempts)
     for one in (place, *repeats):
         domain.journal().settle(one.invocation_id, ran=True)  # without its result
-    removed = sum(erasure.erase(settings.state, shard, at) for shard, at in indices.items())
+    removed = erase_attachments(path_in(settings.state), indices)
     return Erased(place, erasures[0], removed, tuple(repeats))
 
 
 def _require_logged(reader: LogReader, trust: TrustDocument, calls: Sequence[LoggedCall]) -> None:
-    """Raise ``VerificationError`` (``proof.invalid``) unless checkpoints cover these very entries.
+    """Raise ``VerificationError`` (``proof.invalid``) unless the head covers these very entries.
 
     Whoever writes the state could edit the entry of another call for a moment, so that the entry
     seems to repeat this call. The admin key would sign that the other call's data were erased.
     """
-    entries = {(one.place.shard, one.place.index): one.entry for one in calls}
-    for shard in {one.place.shard for one in calls}:
-        head, _key = statements.check_checkpoint(
-            reader.checkpoint(shard) or b"", trust, f"{trust.log}/{shard}"
-        )
-        tree = merkle.CompactRange()
-        for index, body in islice(reader.entries(shard), head.size):
-            tree.append(merkle.leaf_hash(body))
-            if (shard, index) in entries and parse_entry(body) == entries[shard, index]:
-                del entries[shard, index]
-        if (tree.size, tree.root()) != (head.size, head.root):
-            entries[shard, -1] = calls[0].entry
+    entries = {one.place.index: one.entry for one in calls}
+    note, keys = reader.head() or b"", (trusted.key for trusted in trust.keys_for("log"))
+    head, _key = heads.verify(note, keys, trust.log)
+    tree = merkle.CompactRange()
+    for index, body in islice(reader.entries(), head.size):
+        tree.append(merkle.leaf_hash(body))
+        if index in entries and parse_entry(body) == entries[index]:
+            del entries[index]
+    if (tree.size, tree.root()) != (head.size, head.root):
+        entries[-1] = calls[0].entry
     if entries:
         message = (
             "somebody has changed entries of the log, so that other calls may seem to be attempts "
@@ -187,25 +188,15 @@ def _find(reader: LogReader, wanted: str | CallPlace) -> LoggedCall:
     return call
 
 
-def _ends(reader: LogReader) -> dict[int, int]:
-    """Return the index of each shard's newest entry."""
-    newest = {shard: reader.entries(shard, newest_first=True) for shard in reader.shards()}
-    return {shard: next(entries, (-1, b""))[0] for shard, entries in newest.items()}
-
-
-def _require_doubt(
-    reader: LogReader, call: LoggedCall, trust: TrustDocument, after: Mapping[int, int]
-) -> None:
-    """Raise ``CallError`` (``call.settled``) for a call that entries past these places settle."""
+def _require_doubt(reader: LogReader, call: LoggedCall, trust: TrustDocument, after: int) -> None:
+    """Raise ``CallError`` (``call.settled``) for a call that entries past an index settle."""
     settled = _settled(reader, call, trust, after)
     if settled is not None:
         message = f"the call {call.place.invocation_id} is not in doubt: {settled}"
         raise CallError(message, code="call.settled")
 
 
-def _settled(
-    reader: LogReader, call: LoggedCall, trust: TrustDocument, after: Mapping[int, int]
-) -> str | None:
+def _settled(reader: LogReader, call: LoggedCall, trust: TrustDocument, after: int) -> str | None:
     """Return what settles a call, None where it is in doubt.
 
     No column counts: the admin key is about to sign that nothing is known of the call. Nor does a
@@ -215,12 +206,10 @@ def _settled(
         return "it was denied, and did not run"
     kinds: tuple[type[Entry], ...] = (OutcomeEntry, ResolutionEntry)
     called_at = parse_time(call.entry.at)
-    for shard in reader.shards():
-        past = after.get(shard, -1)
-        for found in entries_about_call(reader, shard, kinds, call.entry, after=past):
-            entry = found.entry
-            if not isinstance(entry, AdministeredEntry) or entry.is_valid(trust, called_at):
-                return f"its {entry.kind} is on record"
+    for found in entries_about_call(reader, kinds, call.entry, after=after):
+        entry = found.entry
+        if not isinstance(entry, AdministeredEntry) or entry.is_valid(trust, called_at):
+            return f"its {entry.kind} is on record"
     return None
 
 
@@ -232,8 +221,8 @@ def _take_up(settings: Config, passphrase: Secret) -> tuple[StateDomain, Signer]
 
 
 @contextmanager
-def _writing(domain: Domain, now: datetime) -> Iterator[ShardLog]:
-    log = domain.lease(now)
+def _writing(domain: Domain, now: datetime) -> Iterator[StoreLog]:
+    log = domain.open_log(now)
     try:
         yield log
     finally:
@@ -298,7 +287,7 @@ def freeze(
     def record() -> LogPlace:
         # of two at once each has a number of its own, and the higher one counts. The time makes it
         # higher than one which a running process knows, and an adoption has given up meanwhile
-        with _writing(domain, now) as log, registry_file.locked(settings.state):
+        with _writing(domain, now) as log, state_lock.held(settings.state):
             restrictions = domain.ledger().read_on()
             at = max(now, log.last_at)
             statement = FreezeEntry.new(

@@ -5,13 +5,14 @@ A trust domain is its keys, its trust document and its log. ``memory.py`` has a 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import ClassVar
 
 from agentguard.approvals.store import Limits, Recorder
+from agentguard.call.invocation import timestamp
 from agentguard.domain import founding, handover, keystore, trust_pin
 from agentguard.domain.config import NO_DOMAIN, Config
 from agentguard.domain.new_keys import announce_keys, new_key, new_trust
@@ -20,26 +21,30 @@ from agentguard.errors import (
     ConfigError,
     KeyMaterialError,
     StorageError,
-    VerificationError,
 )
-from agentguard.identity.trust import TrustDocument, Use
+from agentguard.flow.ports import Clock
+from agentguard.identity.trust import TrustDocument, TrustedKey, Use
 from agentguard.signing.keys import Secret, Signer
 from agentguard.storage import (
     anchor,
     approval_files,
     claim,
     files,
-    registry_file,
+    reserve,
     state_location,
+    state_lock,
 )
 from agentguard.storage.approval_files import FileApprovals
 from agentguard.storage.journal_files import FileJournal
-from agentguard.storage.lease import Lessor
-from agentguard.storage.ledger import Inheritance, Ledger
-from agentguard.storage.log import ShardLog
-from agentguard.storage.reader import StateReader
 from agentguard.storage.revocations import FileRevocations
 from agentguard.storage.runs import FileRuns
+from agentguard.store import sqlite
+from agentguard.store.anchor import Anchor
+from agentguard.store.ledger import Inheritance, Ledger
+from agentguard.store.log import StoreLog
+from agentguard.store.reader import StoredLog
+from agentguard.store.sqlite import FileEngine, path_in
+from agentguard.store.store import Store, first_head
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -64,27 +69,52 @@ class StateDomain:
             settings.state, settings.anchor, self._trust_by_now, self.log_key, parent=parent
         )
 
-    def lease(self, now: datetime, ledger: Ledger | None = None) -> ShardLog:
-        """Lease a shard, and record in the shard each rotation and revocation of a key so far."""
-        now = self.in_force(now)
-        _require_place(self.settings, self.trust)
-        try:
-            log = self._lessor().lease(now, ledger or self.ledger())
-        except VerificationError:
-            fresh = self.renewed()  # a new key may have signed what did not verify
-            if fresh is None:
-                raise
-            return fresh.lease(now, ledger)
-        try:
-            handover.announce(self.settings.state, log, self.issuer, now)
-        except BaseException:
-            log.close()
-            raise
-        return log
+    def open_log(
+        self, now: datetime, clock: Clock | None = None, *, trusts_compromised: bool = False
+    ) -> StoreLog:
+        """Open the log, and record each rotation and revocation of a key so far.
 
-    def read(self) -> StateReader:
+        Without a ``clock``, it is this machine's, and not before ``now``. Entries that only a
+        compromised key vouches for are refused (``storage.unvouched``), unless an administrator
+        ``trusts_compromised``, or the key that replaces it is announced here.
+        """
+        now = self.in_force(now)
+        state, anchors, log = self.settings.state, self.settings.anchor, self.trust.log
+        _require_place(self.settings, self.trust)
+        reserve.fill(state)
+        anchor_ = None
+        if anchors is not None:
+            anchor_ = Anchor(anchor.head_path(anchors, log), log, self._log_keys)
+        try:
+            store = Store(
+                FileEngine(path_in(state)),
+                log,
+                self._log_keys,
+                self.log_key,
+                anchor=anchor_,
+                clock=clock or (lambda: max(now, datetime.now(UTC))),
+                trusts_compromised=trusts_compromised
+                or "log" in keystore.next_keys(state, adopted=True),
+            )
+        except StorageError as error:
+            if error.code == "storage.rolled_back" and anchors is not None:
+                # the state may be the original of a copy that was adopted elsewhere
+                state_location.refuse_copy(anchor.log_folder(anchors, log), state)
+            raise
+        opened = StoreLog(store, state)
+        try:
+            handover.announce(state, opened, self.issuer, now)
+        except BaseException:
+            opened.close()
+            raise
+        return opened
+
+    def _log_keys(self) -> Iterable[TrustedKey]:
+        return self._trust_by_now().keys_for("log")
+
+    def read(self) -> StoredLog:
         """Open the log to read; the caller closes the reader."""
-        return StateReader(self.settings.state)
+        return StoredLog.of(self.settings.state)
 
     def revocations(self, ledger: Ledger | None = None) -> FileRevocations:
         """Read the log to its end, store the restrictions found there, and return revocations."""
@@ -141,14 +171,6 @@ class StateDomain:
         begun = max(key.not_before for key in self.trust.keys)
         return max(now, datetime.fromtimestamp(begun, UTC))
 
-    def registered(self) -> frozenset[int]:
-        """Return the numbers of the shards that the issuer has listed; raises as ``lease``."""
-        return self._lessor().registered()
-
-    def _lessor(self) -> Lessor:
-        settings = self.settings
-        return Lessor(settings.state, settings.anchor, self.trust, self.issuer, self.log_key)
-
 
 def found(
     config: Config,
@@ -176,7 +198,9 @@ def found(
             keystore.save_key(state, "log", log_key, passphrase)
             keystore.save_key(state, "admin", admin, passphrase)
             files.write_new(state / keystore.TRUST, trust.dumps())
-            log = Lessor(state, config.anchor, trust, issuer, log_key).lease(now)
+            sqlite.make(path_in(state), *first_head(trust.log, log_key, timestamp(now)))
+            founded = replace(config, state=state)
+            log = StateDomain(founded, lambda: passphrase, trust, issuer, log_key).open_log(now)
             try:
                 announce_keys(log, issuer, trust, now)
             finally:
@@ -202,7 +226,7 @@ def take_up(settings: Config, passphrase: Passphrase, *, may_be_copy: bool = Fal
     while True:
         # outside the lock, because the decryption of a key is slow on purpose
         domain = _read(settings, passphrase)
-        with registry_file.locked(state):
+        with state_lock.held(state):
             # nobody rotates a key while this process holds the lock
             if handover.is_due(state):
                 handover.finish(state, settings.anchor, ask(passphrase))
@@ -211,7 +235,7 @@ def take_up(settings: Config, passphrase: Passphrase, *, may_be_copy: bool = Fal
 
 
 def take_up_locked(settings: Config, passphrase: Passphrase) -> StateDomain:
-    """Open the domain as ``take_up`` does; the caller holds ``registry_file.locked``."""
+    """Open the domain as ``take_up`` does; the caller holds ``state_lock.held``."""
     passphrase = held(passphrase)
     state = settings.state
     _require_state(state)

@@ -2,7 +2,7 @@
 
 The replacement has three steps, each durable before the next:
 
-1. Write the new files (key, registry, trust document) beside the current files.
+1. Write the new files (key, trust document) beside the current files.
 2. Replace the deciding trust document: the anchor's copy, or the state's own without an anchor.
    From this step on the new trust document is valid.
 3. Replace the other files (``finish``), and record the keys in the log (``announce``).
@@ -30,9 +30,9 @@ from agentguard.errors import AgentguardError, VerificationError
 from agentguard.identity.trust import TrustDocument, Use
 from agentguard.signing.canonical import JSON
 from agentguard.signing.keys import Ed25519Signer, Secret, Signer
-from agentguard.storage import anchor, files, journal_secret, registry_file
-from agentguard.storage.log import ShardLog
-from agentguard.storage.reader import StateReader
+from agentguard.storage import anchor, files, journal_secret, state_lock
+from agentguard.store.log import StoreLog
+from agentguard.store.reader import StoredLog
 
 _UNFINISHED: Final = (".next", ".new")
 """The ends of the names of a replacement's files, and of half-written files."""
@@ -46,27 +46,20 @@ def begin(
     use: Use,
     new: Ed25519Signer,
     passphrase: Secret | bytes,
-    registry: bytes | None,
 ) -> None:
     """Make ``trust`` valid, in which ``new`` is the key for ``use``; ``finish`` does the rest.
 
-    ``registry`` is the registry as a new issuer signs it, None for another use. The caller holds
-    ``registry_file.locked``. Raises ``StorageError``.
+    The caller holds ``state_lock.held``. Raises ``StorageError``.
     """
     keystore.save_next_key(state, use, new, passphrase)
-    if registry is not None:
-        registry_file.write_next(state, registry)
     files.replace(_valid_path(state, anchors, trust), trust.dumps())
 
 
-def amend(state: Path, anchors: Path | None, trust: TrustDocument, *, registry: bytes) -> None:
+def amend(state: Path, anchors: Path | None, trust: TrustDocument) -> None:
     """Make ``trust`` valid, in which no key is new; ``finish`` does the rest.
 
-    ``registry`` is the registry as the current issuer signs it, because ``trust`` may revoke the
-    key that signed the present one. The caller holds ``registry_file.locked``. Raises
-    ``StorageError``.
+    The caller holds ``state_lock.held``. Raises ``StorageError``.
     """
-    registry_file.write_next(state, registry)
     keystore.save_next_trust(state, trust)
     files.replace(_valid_path(state, anchors, trust), trust.dumps())
 
@@ -76,7 +69,6 @@ def is_due(state: Path) -> bool:
     return _may_be_due(state) and (
         keystore.next_trust(state) is not None
         or bool(keystore.next_keys(state, adopted=False))
-        or registry_file.has_next(state)
         or bool(_half_written(state))
     )
 
@@ -86,14 +78,13 @@ def finish(state: Path, anchors: Path | None, passphrase: Secret | bytes) -> Non
 
     New files that belong to the valid trust document replace the current files. All other new
     files, and half-written files, are of a process that died before step 2, and are removed. The
-    caller holds ``registry_file.locked``. Raises ``StorageError``, ``DecodeError``,
+    caller holds ``state_lock.held``. Raises ``StorageError``, ``DecodeError``,
     ``KeyMaterialError``, or ``VerificationError`` (``trust.changed``).
     """
     own_trust = keystore.load_trust(state)
     trust = _valid_trust(state, anchors, own_trust)
     next_trust = keystore.next_trust(state)
     if next_trust == trust.dumps():
-        registry_file.adopt_next(state)
         keystore.adopt_next_trust(state)
     elif next_trust is not None:
         keystore.drop_next_trust(state)
@@ -105,10 +96,7 @@ def finish(state: Path, anchors: Path | None, passphrase: Secret | bytes) -> Non
             continue
         if trust != own_trust:
             files.replace(state / keystore.TRUST, trust.dumps())
-        if use == "issuer":
-            registry_file.adopt_next(state)
         keystore.adopt_next_key(state, use)
-    registry_file.drop_next(state)
     for path in _half_written(state):
         files.remove(path)
 
@@ -127,14 +115,14 @@ def require_same(state: Path, anchors: Path | None, trust: TrustDocument) -> Non
         raise VerificationError(message, code="trust.changed")
 
 
-def announce(state: Path, log: ShardLog, issuer: Signer, now: datetime) -> None:
+def announce(state: Path, log: StoreLog, issuer: Signer, now: datetime) -> None:
     """Record in the log each key of the trust document that a replacement added or changed.
 
     Raises ``StorageError`` or ``KeyMaterialError``.
     """
     if not _is_to_announce(state):
         return
-    with registry_file.locked(state), closing(StateReader(state)) as reader:
+    with state_lock.held(state), closing(StoredLog.of(state)) as reader:
         adopted_uses = keystore.next_keys(state, adopted=True)
         recorded_keys = list(_recorded_keys(reader))
         at = timestamp(max(now, log.last_at))
@@ -190,11 +178,10 @@ def _valid_trust(state: Path, anchors: Path | None, own: TrustDocument) -> Trust
 
 
 def _recorded_keys(reader: LogReader) -> Iterator[dict[str, JSON]]:
-    for shard in reader.shards():
-        for index in reader.search(shard, Search(kind="key")):
-            # an entry that can't be read counts as no record; ``audit verify`` reports the entry
-            with suppress(AgentguardError):
-                stored = reader.entry(shard, index)
-                entry = parse_entry(stored.body) if stored is not None else None
-                if isinstance(entry, KeyEntry):
-                    yield {**entry.stated.predicate}
+    for index in reader.search(Search(kind="key")):
+        # an entry that can't be read counts as no record; ``audit verify`` reports the entry
+        with suppress(AgentguardError):
+            stored = reader.entry(index)
+            entry = parse_entry(stored.body) if stored is not None else None
+            if isinstance(entry, KeyEntry):
+                yield {**entry.stated.predicate}

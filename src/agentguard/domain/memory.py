@@ -7,41 +7,42 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from agentguard.approvals.store import Limits, Recorder
-from agentguard.audit.kinds.announcements import ShardEntry
-from agentguard.audit.registry import seal_registry
 from agentguard.call.invocation import timestamp
 from agentguard.domain import config
 from agentguard.domain.config import Config
 from agentguard.domain.new_keys import announce_keys, new_key, new_trust
 from agentguard.errors import ConfigError, StorageError
+from agentguard.flow.ports import Clock
 from agentguard.identity.trust import TrustDocument
 from agentguard.signing.keys import Signer
-from agentguard.storage.log import ShardLog
-from agentguard.storage.memory import MemoryBackend
 from agentguard.storage.memory_state import (
     MemoryApprovals,
     MemoryJournal,
     MemoryRevocations,
     MemoryRuns,
 )
+from agentguard.store.log import StoreLog
+from agentguard.store.reader import StoredLog
+from agentguard.store.sqlite import MemoryEngine
+from agentguard.store.store import Store, first_head
 
 if TYPE_CHECKING:
-    from agentguard.storage.ledger import Inheritance, Ledger
+    from agentguard.store.ledger import Inheritance, Ledger
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MemoryDomain:
-    """A ``Domain`` in memory. The log has one shard, which can be leased once."""
+    """A ``Domain`` in memory, whose log can be opened once."""
 
     trust: TrustDocument
     issuer: Signer
     log_key: Signer
-    backend: MemoryBackend
+    engine: MemoryEngine
     is_in_memory: ClassVar[bool] = True
 
     def claim(self, *, alone: bool) -> Callable[[], None]:  # noqa: ARG002
@@ -51,29 +52,21 @@ class MemoryDomain:
     def ledger(self, parent: Inheritance | None = None) -> None:
         """Return None: nobody but this process can change a log in memory."""
 
-    def lease(self, now: datetime, ledger: Ledger | None = None) -> ShardLog:  # noqa: ARG002
-        """Lease the one shard; raises ``StorageError`` (``storage.closed``) the second time."""
-        if self.backend.read_head().checkpoint.size > 0:
+    def open_log(self, now: datetime, clock: Clock | None = None) -> StoreLog:
+        """Open the log; raises ``StorageError`` (``storage.closed``) the second time."""
+        if self.read().size() > 0:
             message = "a guard in memory does not outlive a fork: make one in this process"
             raise StorageError(message, code="storage.closed")
-        log = ShardLog(self.backend, self.log_key)
-        log.append(
-            ShardEntry.new(
-                self.issuer,
-                self.log_key.public_key,
-                trust_domain=self.trust.trust_domain,
-                origin=self.trust.origin(0),
-                number=0,
-                heads=(),
-                at=timestamp(now),
-            )
-        )
+        keys = tuple(self.trust.keys_for("log"))
+        clock = clock or (lambda: max(now, datetime.now(UTC)))
+        store = Store(self.engine, self.trust.log, lambda: keys, self.log_key, clock=clock)
+        log = StoreLog(store)
         announce_keys(log, self.issuer, self.trust, now)
         return log
 
-    def read(self) -> MemoryBackend:
-        """Return a copy of the log as it is now."""
-        return self.backend.copied()
+    def read(self) -> StoredLog:
+        """Return a reader of the log."""
+        return StoredLog(self.engine)
 
     def revocations(self, ledger: Ledger | None = None) -> MemoryRevocations:  # noqa: ARG002
         """Return revocations without a revoked name, which count calls."""
@@ -123,6 +116,5 @@ def new_domain(trust_domain: str, *, now: datetime) -> MemoryDomain:
     """Make a domain in memory, with new keys and an empty log."""
     issuer, log_key = new_key(), new_key()
     trust = new_trust(trust_domain, now, {"issuer": issuer, "log": log_key})
-    listed = seal_registry(issuer, trust, [0], at=timestamp(now))
-    backend = MemoryBackend(trust.origin(0), log_key, registry=listed)
-    return MemoryDomain(trust, issuer, log_key, backend)
+    engine = MemoryEngine(*first_head(trust.log, log_key, timestamp(now)))
+    return MemoryDomain(trust, issuer, log_key, engine)

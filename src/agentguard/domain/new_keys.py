@@ -10,7 +10,7 @@ from agentguard.audit.kinds.announcements import KeyEntry
 from agentguard.call.invocation import timestamp
 from agentguard.identity.trust import TrustDocument, TrustedKey, Use, seconds
 from agentguard.signing.keys import Ed25519Signer, Signer
-from agentguard.storage.log import ShardLog
+from agentguard.store.log import StoreLog
 
 
 def new_key() -> Ed25519Signer:
@@ -25,7 +25,7 @@ def new_trust(trust_domain: str, now: datetime, signers: Mapping[Use, Signer]) -
     return TrustDocument(trust_domain, f"{trust_domain}/log/{os.urandom(16).hex()}", keys)
 
 
-def announce_keys(log: ShardLog, issuer: Signer, trust: TrustDocument, now: datetime) -> None:
+def announce_keys(log: StoreLog, issuer: Signer, trust: TrustDocument, now: datetime) -> None:
     """Write an entry for each key of a trust document into the log."""
     for trusted in trust.keys:
         log.enqueue(KeyEntry.new(issuer, trusted.as_json(), at=timestamp(now)))

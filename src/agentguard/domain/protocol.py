@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Protocol
 from agentguard.approvals.store import Limits, Recorder, Store
 from agentguard.audit.log import LogReader
 from agentguard.call.journal import Journal, RunStore
+from agentguard.flow.ports import Clock
 from agentguard.identity.revocation import Revocations
 from agentguard.identity.trust import TrustDocument
 from agentguard.signing.keys import Signer
-from agentguard.storage.log import ShardLog
+from agentguard.store.log import StoreLog
 
 if TYPE_CHECKING:
-    from agentguard.storage.ledger import Inheritance, Ledger
+    from agentguard.store.ledger import Inheritance, Ledger
 
 
 class Domain(Protocol):
@@ -54,14 +55,17 @@ class Domain(Protocol):
         the methods below.
         """
 
-    def lease(self, now: datetime, ledger: Ledger | None = None) -> ShardLog:
-        """Lease a shard of the log to write. Raises ``StorageError`` or ``VerificationError``."""
+    def open_log(self, now: datetime, clock: Clock | None = None) -> StoreLog:
+        """Open the log to write; ``clock`` is this machine's by default.
+
+        Raises ``StorageError`` or ``VerificationError``.
+        """
 
     def read(self) -> LogReader:
         """Open the log to read; raises ``StorageError``."""
 
     def revocations(self, ledger: Ledger | None = None) -> Revocations:
-        """Return the revoked names and the counts of calls; raises as ``lease`` does."""
+        """Return the revoked names and the counts of calls; raises as ``open_log`` does."""
 
     def approvals(
         self, limits: Limits, ledger: Ledger | None = None, record: Recorder | None = None

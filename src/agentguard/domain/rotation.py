@@ -12,16 +12,14 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
-from agentguard.audit.registry import seal_registry
-from agentguard.call.invocation import timestamp
 from agentguard.domain import handover, keystore
 from agentguard.domain.config import Config
-from agentguard.domain.domain import StateDomain, require_trusted, take_up, take_up_locked
+from agentguard.domain.domain import require_trusted, take_up, take_up_locked
 from agentguard.domain.new_keys import new_key
-from agentguard.errors import AgentguardError, ConfigError
+from agentguard.errors import AgentguardError, ConfigError, StorageError
 from agentguard.identity.trust import TrustDocument, TrustedKey, Use, seconds
 from agentguard.signing.keys import Secret
-from agentguard.storage import journal_secret, registry_file
+from agentguard.storage import journal_secret, state_lock
 
 OVERLAP: Final = timedelta(hours=24)
 """How long an old key is valid for new signatures after a rotation."""
@@ -70,7 +68,8 @@ def rotate(
 
     The old key stays valid for new signatures for ``overlap``, ``OVERLAP`` by default. With
     ``compromised_since`` there is no overlap, and no signature of the old key after that time
-    counts. Raises ``ConfigError``, and the errors of ``domain.take_up``; nothing is changed then.
+    counts. Raises ``ConfigError``, ``StorageError`` (``storage.rolled_back``), and the errors of
+    ``domain.take_up``; nothing is changed then.
     """
     passphrase = Secret.of(passphrase)
     if compromised_since is None:
@@ -81,12 +80,12 @@ def rotate(
         _require_past(compromised_since, now)
         lifetime = timedelta(0)
     state, anchors = settings.state, settings.anchor
-    with registry_file.locked(state):
+    _refuse_rolled_back(settings, passphrase, now)
+    with state_lock.held(state):
         domain = take_up_locked(settings, passphrase)
         now = domain.in_force(now)
         old = keystore.load_key(state, use, passphrase)
         require_trusted(state, domain.trust, {use: old})
-        shards = domain.registered()  # read now, while the old issuer's signature is valid
         new = new_key()
         trust = domain.trust.rotated(
             old.public_key,
@@ -97,10 +96,7 @@ def rotate(
         )
         if use == "log":
             journal_secret.hand_on(state, domain.trust, old, new)
-        registry = seal_registry(new, trust, shards, at=timestamp(now)) if use == "issuer" else None
-        handover.begin(
-            state, anchors, trust, use=use, new=new, passphrase=passphrase, registry=registry
-        )
+        handover.begin(state, anchors, trust, use=use, new=new, passphrase=passphrase)
         unfinished = _finish(settings, passphrase)
     unfinished = unfinished or _announce(settings, passphrase, now)
     rotated_out = trust.trusted_key(use, old.public_key.thumbprint)
@@ -125,19 +121,15 @@ def revoke(
     passphrase = Secret.of(passphrase)
     _require_past(compromised_since, now)
     state, anchors = settings.state, settings.anchor
-    with registry_file.locked(state):
+    with state_lock.held(state):
         domain = take_up_locked(settings, passphrase)
         now = domain.in_force(now)
         trust = domain.trust.revoked(kid, compromised_since=seconds(compromised_since))
-        handover.amend(state, anchors, trust, registry=_seal_registry(domain, now))
+        handover.amend(state, anchors, trust)
         unfinished = _finish(settings, passphrase)
     unfinished = unfinished or _announce(settings, passphrase, now)
     key = next(trusted for trusted in trust.keys if trusted.key.thumbprint == kid)
     return Revocation(trust, key, unfinished)
-
-
-def _seal_registry(domain: StateDomain, now: datetime) -> bytes:
-    return seal_registry(domain.issuer, domain.trust, domain.registered(), at=timestamp(now))
 
 
 def _overlap(duration: timedelta | None) -> timedelta:
@@ -163,11 +155,24 @@ def _finish(settings: Config, passphrase: Secret) -> AgentguardError | None:
     return None
 
 
+def _refuse_rolled_back(settings: Config, passphrase: Secret, now: datetime) -> None:
+    """Refuse a state that is behind its anchor; what else is wrong with a log keeps no stolen key.
+
+    Raises ``StorageError`` (``storage.rolled_back``), and the errors of ``domain.take_up``.
+    """
+    domain = take_up(settings, passphrase)
+    try:
+        domain.open_log(now).close()
+    except StorageError as error:
+        if error.code == "storage.rolled_back":
+            raise
+
+
 def _announce(settings: Config, passphrase: Secret, now: datetime) -> AgentguardError | None:
-    """Lease a shard, which records the changed keys; return the error that prevents this."""
+    """Open the log, which records the changed keys; return the error that prevents this."""
     try:
         domain = take_up(settings, passphrase)
-        domain.lease(now).close()
+        domain.open_log(now).close()
         domain.ledger().keep()  # signed with the new key, since running guards accept no other
     except AgentguardError as error:
         return error

@@ -140,7 +140,6 @@ class Attempt:
         subject = ReleaseSubject(
             self.invocation_id,
             self.invocation_sha256,
-            place.shard,
             place.index,
             prepared.actor.uri,
             prepared.invocation.tool.name,

@@ -45,8 +45,7 @@ def authorize(
         place: LogPlace = yield Do(prepared.ports.log.append, record)
     except Exception as error:  # noqa: BLE001  the log is a port: any failure of it denies
         return _unrecorded(error, "storage.failed", "the log can't be written")
-    entry = f"{place.shard}/{place.index}"
-    return Evaluation(decision, entry, statement, prepared.salt)
+    return Evaluation(decision, str(place.index), statement, prepared.salt)
 
 
 def _entry(

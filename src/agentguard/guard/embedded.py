@@ -1,6 +1,6 @@
 """``Embedded``: the parts of a guard whose steps run in this process (``parts.py``).
 
-``process.py`` opens the shard of the log and the ports; this module adds what the configuration
+``process.py`` opens the log and the ports; this module adds what the configuration
 says of agents, tools and delegations.
 """
 
@@ -196,11 +196,11 @@ class Embedded:
         self.runtime.flush()
 
     def forked(self) -> None:
-        """Drop the parent's shard, in a forked process."""
+        """Drop the parent's log, in a forked process."""
         self.runtime.forked()
 
     def close(self) -> None:
-        """Make all entries durable and release the shard."""
+        """Make all entries durable and close the log."""
         self.runtime.close()
 
 

@@ -24,7 +24,7 @@ from agentguard.call.tool import AsyncTool, FactsFunction, Tool, ToolDecorator, 
 from agentguard.delegation.chain_issuance import DEFAULT_DEPTH
 from agentguard.delegation.handle import Delegation
 from agentguard.delegation.terms import Lender
-from agentguard.domain import config, memory
+from agentguard.domain import config
 from agentguard.domain.config.engine_loader import (
     PolicySource,
     engine_from,
@@ -55,9 +55,8 @@ class Guard:
     """A trust domain in use. Make one with ``open``, ``find`` or ``ephemeral``.
 
     A guard is a context manager, sync and async. ``close`` makes everything durable and releases
-    the log. The methods may be called from any thread. In a forked process the guard writes a new
-    shard, and each agent becomes a new instance with a new key; a guard in memory can't be used in
-    a forked process.
+    the log. The methods may be called from any thread. In a forked process each agent becomes a new
+    instance with a new key; a guard in memory can't be used in a forked process.
     """
 
     def __init__(self, parts: Parts) -> None:
@@ -161,6 +160,8 @@ class Guard:
         authority with every scope. ``open`` describes the functions.
         Raises ``ConfigError`` or ``PolicyError``.
         """
+        from agentguard.domain import memory  # noqa: PLC0415  it imports SQLite
+
         settings = memory.read_settings({} if config is None else config)
         telemetry.follow(settings.telemetry)
         engine = log_warnings(engine_from(policy, settings.base))

@@ -1,8 +1,8 @@
-"""Opens what a guard needs in one process: the threads, the shard of the log, and the ports.
+"""Opens what a guard needs in one process: the threads, the log, and the ports.
 
 The ports (``flow.ports.Ports``) are what each call uses: policy engine, log, clock, approvals,
 journal and so on; ``setup.py`` puts them together. A process opens its ports when a call first
-needs them; a forked process opens new ports, with a new shard. ``Runtime`` also switches to a new
+needs them; a forked process opens new ports. ``Runtime`` also switches to a new
 key after the key that signs the log was rotated. Applications use ``Guard`` (``guard.py``).
 """
 
@@ -39,11 +39,11 @@ from agentguard.identity.trust import seconds
 from agentguard.policy.document import MAX_AT_ONCE
 from agentguard.policy.engine import Engine
 from agentguard.policy.names import Names
-from agentguard.storage.log import ShardLog
-from agentguard.storage.log_probe import LogProbe
+from agentguard.store.log import StoreLog
+from agentguard.store.log_probe import LogProbe
 
 if TYPE_CHECKING:
-    from agentguard.storage.ledger import Inheritance, Ledger
+    from agentguard.store.ledger import Inheritance, Ledger
 
 _LOGGER = logging.getLogger("agentguard")
 
@@ -99,7 +99,7 @@ class Runtime:
         self.runs: RunStore  # the process's first ports bring it
         self._closed = False
         self._ports: Ports | None = None
-        self._log: ShardLog | None = None
+        self._log: StoreLog | None = None
         self._probe: LogProbe | None = None
         self._ledger: Ledger | None = None
         self._inheritance: Inheritance | None = None
@@ -137,15 +137,15 @@ class Runtime:
         self._signing_domain = domain = self.renewed_domain()
         self._claim = domain.claim(alone=self._is_server)
         try:
-            return self._lease(domain, now)
+            return self._open_log(domain, now)
         except BaseException:
             give_back, self._claim = self._claim, _nothing
             give_back()
             raise
 
-    def _lease(self, domain: Domain, now: datetime) -> Ports:
+    def _open_log(self, domain: Domain, now: datetime) -> Ports:
         ledger = domain.ledger(self._inheritance)
-        log = domain.lease(now, ledger)
+        log = domain.open_log(now, clock)
         try:
             ports, self.requests = ports_on(self._setup, log, domain, ledger, clock)
             self.runs = domain.runs()
@@ -273,16 +273,17 @@ class Runtime:
         """
         return Present(self.current_ports().now(), self.renewed_domain())
 
-    def _check_keys(self, at: str) -> None:
+    def _check_keys(self, at: str, *, is_due: bool) -> None:
         """Switch to the newest key that is valid at the time ``at``, before the log signs.
 
         A guard usually notices a rotation when an agent renews a credential. A guard without calls
-        renews none, and so looks for new keys here. The entries that the log is about to sign may
+        renews none, and so looks for new keys here, and where another process has signed with a new
+        key (``is_due``). The entries that the log is about to sign may
         be older than the new key. Raises ``StorageError``.
         """
         if self._unsaved_entries() >= SAVE_EVERY and not self._closed:
             self._save_ledger_later()
-        if not self._keys_checked_from < at < self._keys_checked_until:
+        if is_due or not self._keys_checked_from < at < self._keys_checked_until:
             self._look_for_new_keys(datetime.fromisoformat(at))
         domain = self.domain
         if domain is not self._signing_domain and self._log is not None:
@@ -331,7 +332,7 @@ class Runtime:
 
     def flush(self) -> None:
         """Make all entries durable that this process has enqueued."""
-        if self._log is not None:
+        if self._log is not None and not self._log.closed:
             self._log.flush()
 
     def log_failure(self) -> StorageError | None:
@@ -339,7 +340,7 @@ class Runtime:
         return None if self._probe is None else self._probe.failure()
 
     def forked(self) -> None:
-        """Drop the parent's shard in a forked process; keep the parent's knowledge of the log."""
+        """Drop the parent's log in a forked process; keep the parent's knowledge of the log."""
         if self._ledger is not None:
             self._inheritance = self._ledger.inheritance()
         self._ports = self._log = self._probe = self._ledger = self.requests = None
@@ -353,14 +354,14 @@ class Runtime:
         return self._closed
 
     def close(self) -> None:
-        """Make all entries durable and release the shard; no call begins afterwards.
+        """Make all entries durable and close the log; no call begins afterwards.
 
         Raises ``StorageError`` (``storage.busy``), and closes nothing, where the call interrupts
         this thread amid a commit.
         """
         if self._log is not None:
             self._log.require_uninterrupted()
-        with self._ports_lock:  # afterwards no thread leases a shard
+        with self._ports_lock:  # afterwards no thread opens the log
             self._closed = True
             log = self._log
         if self._looks_until is not None:
@@ -382,11 +383,11 @@ def _nothing() -> None:
     """Release nothing: this process has not claimed a state yet."""
 
 
-def _check_keys(runtime: weakref.ref[Runtime], at: str) -> None:
+def _check_keys(runtime: weakref.ref[Runtime], at: str, is_due: bool) -> None:  # noqa: FBT001
     """Check the keys, if the runtime is alive; a strong reference would keep the runtime alive."""
     target = runtime()
     if target is not None:
-        target._check_keys(at)  # noqa: SLF001  a method of this file's class
+        target._check_keys(at, is_due=is_due)  # noqa: SLF001  a method of this file's class
 
 
 def _look(runtime: weakref.ref[Runtime], until: threading.Event) -> None:

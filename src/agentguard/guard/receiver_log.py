@@ -36,7 +36,7 @@ class ReceiverLog:
     """The log of a receiver: each accepted request stands there before the request is handled.
 
     ``guard`` is a guard of the receiver's own state (``agentguard init``, ``Guard.open``); a guard
-    in memory is for tests. Several workers share a state: each process writes a shard of its own. A
+    in memory is for tests. Several workers share a state. A
     refused request gets an entry only if its access token and its credential hold, and at most
     ``max_refusals`` in a minute do. All others are counted, and the next entry of this process has
     their number: requests of strangers do not fill the disk. The methods may be called from any

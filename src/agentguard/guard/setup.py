@@ -28,10 +28,10 @@ from agentguard.policy.names import Names
 from agentguard.secrets.desk import Desk
 from agentguard.secrets.rule import SecretRule
 from agentguard.signing import canonical
-from agentguard.storage.log import ShardLog
 
 if TYPE_CHECKING:
-    from agentguard.storage.ledger import Ledger
+    from agentguard.store.ledger import Ledger
+    from agentguard.store.log import StoreLog
 
 
 _SERVER: Final = (
@@ -89,7 +89,7 @@ def _require_meetable(settings: Config, engine: Engine, callbacks: Callbacks) ->
 
 
 def ports_on(
-    setup: Setup, log: ShardLog, domain: Domain, ledger: Ledger | None, clock: Clock
+    setup: Setup, log: StoreLog, domain: Domain, ledger: Ledger | None, clock: Clock
 ) -> tuple[Ports, Store]:
     """Put the ports of a configuration together; return them and their store of requests."""
     engine, settings, callbacks = setup.engine, setup.settings, setup.callbacks

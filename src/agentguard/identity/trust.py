@@ -7,7 +7,6 @@ beforehand, and never takes it from the state under verification.
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -28,8 +27,6 @@ _USES: Final[Mapping[str, Use]] = {use: use for use in get_args(Use)}
 
 LATEST: Final = 253_402_300_799
 """The latest time of a token or a hop, in seconds since the epoch: the end of the year 9999."""
-SHARD_NUMBER: Final = re.compile(r"0|[1-9][0-9]{0,8}")
-"""The form of a shard's number in origins and in names of files."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,29 +65,11 @@ class TrustedKey:
 
 @dataclass(frozen=True, slots=True)
 class TrustDocument:
-    """The keys of a trust domain, and the name of its log, with which each origin begins."""
+    """The keys of a trust domain, and the name of its log: the origin of its checkpoints."""
 
     trust_domain: str
     log: str
     keys: tuple[TrustedKey, ...]
-
-    def origin(self, shard: int) -> str:
-        """Return the origin of a shard's checkpoints (C2SP tlog-checkpoint)."""
-        return f"{self.log}/{shard}"
-
-    def shard_of(self, origin: str) -> int:
-        """Return the number of the shard with an origin.
-
-        Raises ``VerificationError`` (``checkpoint.origin``) for the origin of another log.
-        """
-        log, _slash, number = origin.rpartition("/")
-        if log != self.log or SHARD_NUMBER.fullmatch(number) is None:
-            message = (
-                f"{origin!r} is no shard of {self.log}, the log of the trust document: one of the "
-                "two is not the one you mean"
-            )
-            raise VerificationError(message, code="checkpoint.origin")
-        return int(number)
 
     def key(self, use: Use, kid: str, *, at: int) -> PublicKey:
         """Return the key ``kid`` for ``use``, valid at ``at`` (seconds since the epoch).

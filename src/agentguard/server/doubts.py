@@ -15,7 +15,6 @@ from itertools import islice
 from typing import Final
 
 from agentguard.audit import doubts
-from agentguard.audit.doubts import Place
 from agentguard.audit.log import LogReader
 from agentguard.errors import AgentguardError
 
@@ -31,34 +30,35 @@ _SETTLED_AFTER: Final = 10.0
 class EarlierDoubts:
     """Counts the calls in doubt from before now. ``read`` opens a reader of the log.
 
-    The methods may be called from any thread. Raises ``StorageError``.
+    The methods may be called from any thread. Raises ``StorageError``
+    and ``DecodeError`` for a log that can't be read.
     """
 
     def __init__(self, read: Callable[[], LogReader]) -> None:
         self._read = read
         self._lock = threading.Lock()
-        self._places: list[Place] | None = None
+        self._indices: list[int] | None = None
         self._looked_at = 0.0
         with closing(read()) as reader:
-            before = doubts.ends(reader)
+            size = reader.size()
         search = threading.Thread(
-            target=self._search, args=(before,), name="agentguard-doubts", daemon=True
+            target=self._search, args=(size,), name="agentguard-doubts", daemon=True
         )
         search.start()
 
-    def _search(self, before: dict[int, int]) -> None:
+    def _search(self, size: int) -> None:
         try:
             with closing(self._read()) as reader:
-                places = list(islice(doubts.doubts(reader, before), MOST))
+                indices = list(islice(doubts.doubts(reader, size), MOST))
         except AgentguardError:
             _LOGGER.warning(
                 "the calls in doubt from before the start can't be counted", exc_info=True
             )
             return
         with self._lock:
-            self._places, self._looked_at = places, time.monotonic()
-        if places:
-            number = f"{MOST} or more" if len(places) == MOST else len(places)
+            self._indices, self._looked_at = indices, time.monotonic()
+        if indices:
+            number = f"{MOST} or more" if len(indices) == MOST else len(indices)
             message = (
                 "calls in doubt from before the start: %s; see agentguard audit list --in-doubt"
             )
@@ -71,14 +71,14 @@ class EarlierDoubts:
         """
         with self._lock:
             now = time.monotonic()
-            if self._places and now - self._looked_at > _SETTLED_AFTER:
-                self._places, self._looked_at = self._unsettled(self._places), now
-            return None if self._places is None else len(self._places)
+            if self._indices and now - self._looked_at > _SETTLED_AFTER:
+                self._indices, self._looked_at = self._unsettled(self._indices), now
+            return None if self._indices is None else len(self._indices)
 
-    def _unsettled(self, places: list[Place]) -> list[Place]:
+    def _unsettled(self, indices: list[int]) -> list[int]:
         try:
             with closing(self._read()) as reader:
-                return [place for place in places if doubts.is_in_doubt(reader, place)]
+                return [index for index in indices if doubts.is_in_doubt(reader, index)]
         except AgentguardError:
             _LOGGER.warning("the calls in doubt can't be looked at again", exc_info=True)
-            return places
+            return indices

@@ -33,7 +33,7 @@ _MOST: Final = 4096
 class RecordedChains:
     """Knows which chains this process has put into the log; may be used from any thread.
 
-    A chain stands in the shard of the log before whatever names the chain. A chain that is not
+    A chain stands in the log before whatever names the chain. A chain that is not
     known any more is put into the log once more.
     """
 

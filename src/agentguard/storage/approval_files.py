@@ -29,7 +29,7 @@ from agentguard.storage import files, lock
 from agentguard.storage.seal import Keys, Seal
 
 if TYPE_CHECKING:
-    from agentguard.storage.ledger import Ledger
+    from agentguard.store.ledger import Ledger
 
 _LOGGER = logging.getLogger("agentguard")
 

@@ -21,16 +21,16 @@ FILE: Final = "use.lock"
 def take(state: Path, *, alone: bool) -> Callable[[], None]:
     """Claim a state for this process, ``alone`` or beside others; return what gives it back.
 
-    Raises ``StorageError``: ``storage.served`` where a guard server has the state, and
-    ``storage.used`` for a server where guards use the state.
+    Raises ``StorageError``: ``storage.served`` where a guard server or an adoption has the state
+    alone, and ``storage.used`` for a server or an adoption where others use the state.
     """
     held = lock.try_acquire(state / FILE, shared=not alone)
     if held is not None:
         return partial(lock.release, held)
     if not alone:
         message = (
-            f"a guard server has the state {state}: put [server] with the server's url into the "
-            "configuration, or stop agentguard serve"
+            f"a guard server or agentguard adopt has the state {state}: put [server] with the "
+            "server's url into the configuration, stop agentguard serve, or wait for the adoption"
         )
         raise StorageError(message, code="storage.served")
     message = (

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import IO, Final
 
 from agentguard.errors import StorageError
-from agentguard.identity.trust import SHARD_NUMBER
 
 _NO_SYNC_OF_FOLDERS: Final = frozenset({errno.EINVAL, errno.ENOTSUP})
 """The errors of file systems that can't sync a folder; the sync is left out there."""
@@ -308,20 +307,6 @@ def refuse_links(*folders: Path) -> None:
                 "elsewhere, set state in agentguard.toml. Nothing was written"
             )
             raise StorageError(message, code="storage.linked")
-
-
-def numbered(folder: Path, suffix: str) -> list[int]:
-    """Return the numbers of the files ``<number><suffix>`` in a folder, sorted.
-
-    Numbers with leading zeros are ignored, since ``01`` would be a second shard 1. Raises
-    ``OSError``.
-    """
-    try:
-        names = os.listdir(folder)  # noqa: PTH208  Path.glob ignores a folder that can't be read
-    except FileNotFoundError:
-        return []
-    stems = [name.removesuffix(suffix) for name in names if name.endswith(suffix)]
-    return sorted(int(stem) for stem in stems if SHARD_NUMBER.fullmatch(stem))
 
 
 def _write(path: Path, data: bytes) -> None:

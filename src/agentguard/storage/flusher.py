@@ -1,6 +1,6 @@
 """The logs that are open in this process: flushed in the background, closed at exit, left by forks.
 
-What a flush and a close do stands in ``log.py``.
+What a flush and a close do stands in ``store.py``.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ NOT_CLOSED: Final = "a log could not be closed: its newest outcomes may be lost"
 
 
 class OpenLog(Protocol):
-    """A log of this process, as ``log.ShardLog`` is one."""
+    """A log of this process, as a ``Store`` is one."""
 
     @property
     def closed(self) -> bool:

@@ -8,8 +8,8 @@ hooks from the first stage to the last, and the parent, before the fork, from th
   ``owned_lock.py`` until nobody is inside SQLite. The other way round could wait for ever: whoever
   opens a file may have to go into SQLite meanwhile, when the interpreter tidies a reader away.
   Nobody does the reverse: a lock is taken and released outside SQLite.
-- in the child: the connections of ``shard_file.py`` and ``reader.py`` are set aside, never to be
-  closed there, before ``guard/guard.py`` drops its guards' logs, with which they would be closed.
+- before, too: the stores and the readers of logs close their connections, so that a child inherits
+  none: SQLite remembers for the whole process which locks the process holds.
 """
 
 from __future__ import annotations

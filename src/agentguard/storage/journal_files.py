@@ -18,7 +18,7 @@ from agentguard.storage import files
 from agentguard.storage.seal import Keys, Seal, SignedFolder
 
 if TYPE_CHECKING:
-    from agentguard.storage.ledger import Ledger
+    from agentguard.store.ledger import Ledger
 
 FOLDER: Final = "journal"
 _TYPE: Final = "application/vnd.agentguard.journal+json"

@@ -44,33 +44,28 @@ class OwnedLock:
     def __init__(self, activity: str) -> None:
         self._activity = activity
         self._lock = threading.RLock()
-        self._is_held = False
+        self._holder = 0
 
     @contextmanager
     def held(self) -> Iterator[None]:
         """Hold the lock; raises ``StorageError`` (``storage.busy``) where this thread holds it."""
         with self._lock:
-            if self._is_held:
-                raise busy(self._activity)
+            self.require_free()
             try:
-                self._is_held = True
+                self._holder = threading.get_ident()
                 yield
             finally:
-                self._is_held = False
+                self._holder = 0
 
     @property
     def is_held(self) -> bool:
         """Whether a thread holds the lock."""
-        return self._is_held
+        return self._holder != 0
 
     def require_free(self) -> None:
         """Raise ``StorageError`` (``storage.busy``) where this thread holds the lock."""
-        if self._lock.acquire(blocking=False):
-            try:
-                if self._is_held:
-                    raise busy(self._activity)
-            finally:
-                self._lock.release()
+        if self._holder == threading.get_ident():
+            raise busy(self._activity)
 
     def acquire(self) -> None:
         """Keep other threads from the lock while this process forks."""

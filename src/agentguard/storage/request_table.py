@@ -12,7 +12,6 @@ from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Final, Literal, NamedTuple, Self
 
-from agentguard.audit.entry import LogPlace
 from agentguard.errors import StorageError
 from agentguard.visible import written_out
 
@@ -26,17 +25,17 @@ _SCHEMA: Final = """
 PRAGMA journal_mode = OFF;
 PRAGMA synchronous = OFF;
 CREATE TABLE sent (
-    sha256 BLOB, nth INTEGER, shard INTEGER, idx INTEGER, parts BLOB, reason TEXT,
+    sha256 BLOB, nth INTEGER, idx INTEGER, parts BLOB, reason TEXT,
     PRIMARY KEY (sha256, nth)
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE received (
-    sha256 BLOB, nth INTEGER, shard INTEGER, idx INTEGER, parts BLOB, reason TEXT,
+    sha256 BLOB, nth INTEGER, idx INTEGER, parts BLOB, reason TEXT,
     PRIMARY KEY (sha256, nth)
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE receipts (
-    sha256 BLOB PRIMARY KEY, shard INTEGER, idx INTEGER, state TEXT
+    sha256 BLOB PRIMARY KEY, idx INTEGER, state TEXT
 ) STRICT, WITHOUT ROWID;
-CREATE TABLE refused (sha256 BLOB PRIMARY KEY, shard INTEGER, idx INTEGER) STRICT, WITHOUT ROWID;
+CREATE TABLE refused (sha256 BLOB PRIMARY KEY, idx INTEGER) STRICT, WITHOUT ROWID;
 CREATE VIEW requests AS
 SELECT 'agent' AS side, CASE
         WHEN received.sha256 IS NOT NULL AND received.parts = sent.parts THEN 'both'
@@ -45,39 +44,38 @@ SELECT 'agent' AS side, CASE
         -- a server signs answers to accepted requests alone
         WHEN receipts.state = 'valid' THEN 'differs'
         ELSE 'refused'
-    END AS match, sent.shard AS agent_shard, sent.idx AS agent_idx,
-    coalesce(received.shard, refused.shard) AS receiver_shard,
+    END AS match, sent.idx AS agent_idx,
     coalesce(received.idx, refused.idx) AS receiver_idx,
-    receipts.shard, receipts.idx, receipts.state, sent.reason AS reason
+    receipts.idx, receipts.state, sent.reason AS reason
 FROM sent
 LEFT JOIN receipts ON receipts.sha256 = sent.sha256
 LEFT JOIN received ON received.sha256 = sent.sha256 AND received.nth = sent.nth
 LEFT JOIN refused ON refused.sha256 = sent.sha256
 UNION ALL
-SELECT 'receiver', 'receiver_only', NULL, NULL, received.shard, received.idx,
-    NULL, NULL, NULL, received.reason
+SELECT 'receiver', 'receiver_only', NULL, received.idx,
+    NULL, NULL, received.reason
 FROM received
 LEFT JOIN sent ON sent.sha256 = received.sha256 AND sent.nth = received.nth
 WHERE sent.sha256 IS NULL;
 """
 
 _INSERT: Final = {
-    "sent": "INSERT INTO sent SELECT ?1, count(*), ?2, ?3, ?4, ?5 FROM sent WHERE sha256 = ?1",
+    "sent": "INSERT INTO sent SELECT ?1, count(*), ?2, ?3, ?4 FROM sent WHERE sha256 = ?1",
     "received": (
-        "INSERT INTO received SELECT ?1, count(*), ?2, ?3, ?4, ?5 FROM received WHERE sha256 = ?1"
+        "INSERT INTO received SELECT ?1, count(*), ?2, ?3, ?4 FROM received WHERE sha256 = ?1"
     ),
     # the first counts: a thief may send one proof without end
-    "refused": "INSERT OR IGNORE INTO refused VALUES (?, ?, ?)",
+    "refused": "INSERT OR IGNORE INTO refused VALUES (?, ?)",
     # one that does not verify is never hidden behind another
     "receipts": (
-        "INSERT INTO receipts VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO UPDATE"
-        " SET (shard, idx, state) = (?2, ?3, ?4) WHERE ?4 = 'invalid' AND state <> 'invalid'"
+        "INSERT INTO receipts VALUES (?1, ?2, ?3) ON CONFLICT DO UPDATE"
+        " SET (idx, state) = (?2, ?3) WHERE ?3 = 'invalid' AND state <> 'invalid'"
     ),
 }
 
 _MATCHES: Final = """
 SELECT * FROM requests WHERE match IN ('both', 'differs') OR reason IS NULL
-ORDER BY side, agent_shard, agent_idx, receiver_shard, receiver_idx
+ORDER BY side, agent_idx, receiver_idx
 """
 
 _LEFT_OUT: Final = """
@@ -87,17 +85,17 @@ WHERE match NOT IN ('both', 'differs') AND reason IS NOT NULL GROUP BY reason
 
 
 class Match(NamedTuple):
-    """A request, with the places of its entries; None for a log that has none.
+    """A request, with the indices of its entries; None for a log that has none.
 
-    The place in the receiver's log is that of the entry ``received`` or, in the state ``refused``,
-    of the first entry ``refused``. ``receipt`` is the place of the receiver's receipt in the
+    The index in the receiver's log is that of the entry ``received`` or, in the state ``refused``,
+    of the first entry ``refused``. ``receipt`` is that of the receiver's receipt in the
     agent's log, and ``receipt_state`` says whether the receipt's signature holds.
     """
 
     state: MatchState
-    at_agent: LogPlace | None
-    at_receiver: LogPlace | None
-    receipt: LogPlace | None
+    at_agent: int | None
+    at_receiver: int | None
+    receipt: int | None
     receipt_state: ReceiptState | None
 
 
@@ -113,34 +111,30 @@ class RequestTable:
         with _errors():
             self._connection.executescript(_SCHEMA)
 
-    def add_sent(self, sha256: str, place: LogPlace, parts: bytes, *, reason: str | None) -> None:
+    def add_sent(self, sha256: str, index: int, parts: bytes, *, reason: str | None) -> None:
         """Add a request of the agent's log.
 
         ``sha256`` (hex) is the digest of the proof. ``parts`` stands for all that both logs say of
         a request: the bytes are compared. A request with a ``reason`` is left out of the result if
         the receiver's log does not have the request.
         """
-        self._add("sent", sha256, place, parts, reason)
+        self._add("sent", sha256, index, parts, reason)
 
-    def add_received(
-        self, sha256: str, place: LogPlace, parts: bytes, *, reason: str | None
-    ) -> None:
+    def add_received(self, sha256: str, index: int, parts: bytes, *, reason: str | None) -> None:
         """Add an accepted request of the receiver's log; the arguments are as in ``add_sent``."""
-        self._add("received", sha256, place, parts, reason)
+        self._add("received", sha256, index, parts, reason)
 
-    def add_receipt(self, sha256: str, place: LogPlace, state: ReceiptState) -> None:
+    def add_receipt(self, sha256: str, index: int, state: ReceiptState) -> None:
         """Add a receipt that the agent's log has of a request."""
-        self._add("receipts", sha256, place, state)
+        self._add("receipts", sha256, index, state)
 
-    def add_refused(self, sha256: str, place: LogPlace) -> None:
+    def add_refused(self, sha256: str, index: int) -> None:
         """Add a refused request of the receiver's log."""
-        self._add("refused", sha256, place)
+        self._add("refused", sha256, index)
 
-    def _add(self, table: str, sha256: str, place: LogPlace, *more: bytes | str | None) -> None:
+    def _add(self, table: str, sha256: str, index: int, *more: bytes | str | None) -> None:
         with _errors():
-            self._connection.execute(
-                _INSERT[table], (bytes.fromhex(sha256), place.shard, place.index, *more)
-            )
+            self._connection.execute(_INSERT[table], (bytes.fromhex(sha256), index, *more))
 
     def matches(self) -> Iterator[Match]:
         """Yield the requests in the order of the agent's log, then those of the receiver alone.
@@ -149,9 +143,8 @@ class RequestTable:
         time.
         """
         with _errors():
-            for _side, match, *numbers, state, _reason in self._connection.execute(_MATCHES):
-                at_agent, at_receiver, receipt = (_place(*numbers[at : at + 2]) for at in (0, 2, 4))
-                yield Match(match, at_agent, at_receiver, receipt, state)
+            for _side, *match, _reason in self._connection.execute(_MATCHES):
+                yield Match._make(match)
 
     def left_out(self) -> dict[str, int]:
         """Return by the reason how many requests are left out of ``matches``."""
@@ -181,7 +174,3 @@ def _errors() -> Iterator[None]:
         if is_full:
             message = f"{message}: make room on the disk of the temporary files"
         raise StorageError(message, code="storage.full" if is_full else "storage.failed") from error
-
-
-def _place(shard: int | None, index: int | None) -> LogPlace | None:
-    return None if shard is None or index is None else LogPlace(shard, index)

@@ -54,11 +54,6 @@ class RestrictionsCopies:
         self._paths = [os.fspath(folder / restrictions_file.FILE) for folder in self._folders]
         self._damaged: set[Path] = set()  # the folders whose files must be written again
 
-    @property
-    def safest(self) -> Path:
-        """The folder that is hardest to write: the one beside the anchor, where there is one."""
-        return self._folders[-1]
-
     def statuses(self) -> tuple[Status | None, ...]:
         """Return the status of each file, cheap enough for every call; None for a copy not there.
 
@@ -142,7 +137,7 @@ class RestrictionsCopies:
         A copy is stale if its decisions differ, if the restrictions come from over ``most`` entries
         more than the copy, or if they come from fewer entries.
 
-        Call this inside ``registry_file.locked`` only.
+        Call this inside ``state_lock.held`` only.
         """
         for folder in reversed(self._folders):  # out of everybody's reach first
             before = self._before(folder, trust)
@@ -174,5 +169,4 @@ def _decisive(restrictions: Restrictions) -> tuple[object, ...]:
         restrictions.frozen,
         restrictions.used,
         restrictions.erased,
-        restrictions.read.keys(),
     )

@@ -32,7 +32,7 @@ from agentguard.audit.restrictions import (
 )
 from agentguard.errors import AgentguardError, DecodeError, StorageError, VerificationError
 from agentguard.identity.login import Ended
-from agentguard.identity.trust import SHARD_NUMBER, TrustDocument
+from agentguard.identity.trust import TrustDocument
 from agentguard.signing import canonical, dsse
 from agentguard.signing.canonical import JSON, b64_decode, b64_encode
 from agentguard.signing.keys import Signer
@@ -172,7 +172,7 @@ def save(
     *,
     before: SavedRestrictions | None = None,
 ) -> None:
-    """Replace both files; raises ``StorageError``. Call this inside ``registry_file.locked`` only.
+    """Replace both files; raises ``StorageError``. Call this inside ``state_lock.held`` only.
 
     The second file is not written again where ``before``, the verified file that is there, has the
     same names. Older second files are removed once the new file is whole.
@@ -200,7 +200,6 @@ def save(
 
 def _encoded(restrictions: Restrictions, names: NamesFile) -> dict[str, JSON]:
     revoked: list[JSON] = [*sorted(restrictions.revoked)]
-    unran: list[JSON] = [*sorted(restrictions.unran)]
     erased: list[JSON] = [*sorted(restrictions.erased)]
     return {
         "revoked": revoked,
@@ -214,13 +213,9 @@ def _encoded(restrictions: Restrictions, names: NamesFile) -> dict[str, JSON]:
         },
         "calls": _rows(restrictions.calls),
         "unsettled": _rows(restrictions.unsettled),
-        "unran": unran,
         "erased": erased,
         "names": [*names],
-        "read": {
-            str(shard): [place.size, b64_encode(place.peaks)]
-            for shard, place in restrictions.read.items()
-        },
+        "read": [restrictions.read.size, b64_encode(restrictions.read.peaks)],
         "malformed": restrictions.malformed,
         # a reader of an earlier release refuses the file only where it would miss something
         **({"logouts": _rows(restrictions.logouts)} if restrictions.logouts else {}),
@@ -254,12 +249,8 @@ def _parse(members: Mapping[str, Any]) -> tuple[Restrictions, NamesFile]:
             members["unsettled"],
             lambda row: UnsettledCall(*_row(row, str, (str, type(None)), (str, type(None)))),
         ),
-        unran=frozenset(_texts(members["unran"])),
         erased=frozenset(_texts(members["erased"])),
-        read={
-            _number(shard): ReadPlace(_of(int, size), b64_decode(peaks))
-            for shard, (size, peaks) in _of(dict, members["read"]).items()
-        },
+        read=_read_place(members["read"]),
         malformed=_of(int, members["malformed"]),
         surrendered=_each(members.get("surrendered", {}), lambda end: _of(int, end)),
         logouts=_each(members.get("logouts", {}), lambda row: Ended(*_row(row, int, int))),
@@ -296,10 +287,9 @@ def _of(kind: type[_T] | tuple[type, ...], value: Any) -> Any:
     raise TypeError(kind)
 
 
-def _number(shard: str) -> int:
-    if SHARD_NUMBER.fullmatch(shard) is None:
-        raise ValueError(shard)
-    return int(shard)
+def _read_place(row: object) -> ReadPlace:
+    size, peaks = _row(row, int, str)
+    return ReadPlace(size, b64_decode(peaks))
 
 
 def _signed(log: str, encoded: bytes) -> bytes:

@@ -22,7 +22,7 @@ from agentguard.storage.owned_lock import OwnedLock
 
 if TYPE_CHECKING:
     from agentguard.identity.login import LogOut
-    from agentguard.storage.ledger import Ledger
+    from agentguard.store.ledger import Ledger
 
 CALLS: Final = "calls"
 """The folder with the counted calls."""

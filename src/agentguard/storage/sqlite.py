@@ -1,7 +1,4 @@
-"""The SQLite file of one shard: the schema, the opening, and the meaning of SQLite's errors.
-
-``shard_file.py`` writes the file, ``reader.py`` reads it.
-"""
+"""SQLite's files: how one is made and opened, and the meaning of SQLite's errors."""
 
 from __future__ import annotations
 
@@ -19,11 +16,6 @@ from agentguard.errors import StorageError
 from agentguard.storage import files
 from agentguard.visible import written_out
 
-FOLDER: Final = "shards"
-"""The folder of the shards in a state directory: ``shards/0.sqlite``, ``shards/1.sqlite``, ..."""
-
-_SUFFIX: Final = ".sqlite"
-
 
 class Format(NamedTuple):
     """What a file has to be: SQLite's application id, the version, and its statements."""
@@ -32,35 +24,6 @@ class Format(NamedTuple):
     version: int
     schema: str
 
-
-SHARD: Final = Format(
-    0x41474C31,  # "AGL1"
-    1,
-    """
-CREATE TABLE shard (
-    only INTEGER PRIMARY KEY CHECK (only = 1), origin TEXT NOT NULL,
-    size INTEGER NOT NULL, range BLOB NOT NULL
-) STRICT;
-CREATE TABLE entries (idx INTEGER PRIMARY KEY, body BLOB NOT NULL) STRICT;
-CREATE TABLE summaries (
-    idx INTEGER PRIMARY KEY, kind TEXT NOT NULL, at TEXT NOT NULL, invocation_id TEXT, agent TEXT,
-    principal TEXT, tool TEXT, decision TEXT, status TEXT, task_id TEXT, trace_id TEXT
-) STRICT;
-CREATE INDEX summaries_by_invocation ON summaries (invocation_id)
-    WHERE invocation_id IS NOT NULL;
-CREATE TABLE checkpoints (size INTEGER PRIMARY KEY, note BLOB NOT NULL) STRICT;
-CREATE TABLE attachments (
-    idx INTEGER NOT NULL, role TEXT NOT NULL,
-    commitment TEXT NOT NULL, salt BLOB NOT NULL, data BLOB NOT NULL,
-    PRIMARY KEY (idx, role)
-) STRICT;
-""",
-)
-# The table of attachments has row ids and grows at its end only. SQLite then moves no row to
-# another page, and leaves no copy of a row in free space, which an erasure would miss.
-
-ERASED: Final = "(commitment, salt, data) = ('', x'', x'')"
-"""The row of an erased attachment; a deletion of the row would move other rows."""
 
 MAX_LENGTH: Final = 16 * 1024 * 1024
 """The most bytes of one value; SQLite refuses a longer value, in a file's header as well."""
@@ -91,23 +54,6 @@ _CODES: Final = {
 
 
 _INHERITED: Final[set[Path]] = set()
-
-
-def shard_path(state: Path, number: int) -> Path:
-    """Return the path of a shard's file in a state directory."""
-    return state / FOLDER / f"{number}{_SUFFIX}"
-
-
-def numbers(state: Path) -> list[int]:
-    """Return the numbers of the shards in a state directory, sorted.
-
-    Raises ``StorageError`` (``storage.readonly``) if the directory can't be read.
-    """
-    try:
-        return files.numbered(state / FOLDER, _SUFFIX)
-    except OSError as error:
-        message = files.unreadable(state / FOLDER, error)
-        raise StorageError(message, code="storage.readonly") from error
 
 
 def keep_inherited(path: Path, connection: sqlite3.Connection) -> None:
@@ -146,10 +92,10 @@ def make(path: Path, form: Format, statement: str, values: Sequence[object]) -> 
     files.replace(path, bytes(content))
 
 
-def connect(path: Path, form: Format = SHARD) -> sqlite3.Connection:
-    """Open a log for writing; raises ``StorageError``. The caller holds ``SQLITE_LOCK``.
+def connect(path: Path, form: Format) -> sqlite3.Connection:
+    """Open a log for writing; raises ``StorageError``. The caller is inside ``errors``.
 
-    The caller is also inside ``errors``. SQLite must play no rollback journal back that an attacker
+    SQLite must play no rollback journal back that an attacker
     has put beside the log: a journal would change the log, and SQLite would remove any file that
     the journal names. SQLite plays a journal back only if no other connection has the log locked.
     So a second, read-only connection keeps the log locked until the first connection uses the
@@ -302,7 +248,7 @@ def require_file(path: Path) -> None:
             raise damaged(path, f"{beside.name} is no file")
 
 
-def check_version(connection: sqlite3.Connection, path: Path, form: Format = SHARD) -> None:
+def check_version(connection: sqlite3.Connection, path: Path, form: Format) -> None:
     """Refuse a file that is no log of this version, with exactly the statements of its schema.
 
     Any other statement is refused: a trigger could drop rows, and reading a view could never end.

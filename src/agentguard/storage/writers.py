@@ -20,8 +20,6 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from agentguard.storage import sqlite
-
 _ROOT = 0
 _NO_LINK = frozenset({errno.EINVAL, errno.ENOENT, errno.ENOTDIR, errno.EBADF, errno.ELOOP})
 
@@ -69,7 +67,7 @@ class Writers(NamedTuple):
 def is_apart(state: Path, anchors: Path) -> bool:
     """Return whether no user who can write ``state`` can change the log's folder ``anchors``."""
     try:
-        state_files = [state, *(state / sqlite.FOLDER).glob("*.sqlite"), *state.glob("*.json")]
+        state_files = [state, *state.glob("*.sqlite"), *state.glob("*.json")]
         own = [_rights(path) for path in state_files]
         if any(rights.owner == _ROOT for rights in own):
             return False

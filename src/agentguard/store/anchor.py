@@ -19,6 +19,7 @@ from agentguard.audit import head
 from agentguard.audit.head import Head
 from agentguard.errors import AgentguardError, StorageError
 from agentguard.identity.trust import TrustedKey
+from agentguard.signing.keys import PublicKey
 from agentguard.storage import files, lock
 
 _MOST: Final = 64 * 1024
@@ -36,6 +37,8 @@ class Anchor:
         self._unwritten: tuple[int, bytes] | None = None
         self._kept: tuple[int, bytes] | None = None  # what this process has written last
         self._is_tried = False
+        self.key: PublicKey | None = None
+        """The key that signed the head that was read last."""
 
     def read(self) -> Head | None:
         """Return the anchor's head, verified, None for an anchor that keeps nothing yet.
@@ -103,9 +106,11 @@ class Anchor:
         if not note:  # made, and its maker has ended before the first write
             return None
         try:
-            return head.verify(note, [trusted.key for trusted in self._keys()], self._log)[0]
+            keys = [trusted.key for trusted in self._keys()]
+            found, self.key = head.verify(note, keys, self._log)
         except AgentguardError as error:
             raise self._damaged(error) from error
+        return found
 
     def _damaged(self, error: AgentguardError) -> StorageError:
         message = (

@@ -13,7 +13,7 @@ from agentguard.audit.entry import LOG
 from agentguard.audit.merkle import CompactRange
 from agentguard.errors import DecodeError, StorageError
 from agentguard.store import tree
-from agentguard.store.engine import IN_LIST, Query
+from agentguard.store.engine import IN_LIST, Query, Row
 from agentguard.store.map import EMPTY_ROOT, Cache, Fetch, Map
 
 Reading = Callable[[], AbstractContextManager[Query]]
@@ -49,7 +49,8 @@ def problems(reading: Reading) -> Iterator[str]:
     """
     with reading() as query:
         try:
-            head = heads.parse(query(HEAD, (LOG,))[0][0])
+            note, _checkpoint, peaks = query(HEAD, (LOG,))[0]
+            head = heads.parse(note)
         except (DecodeError, IndexError) as error:
             yield f"the head can't be read: {error}"
             return
@@ -76,6 +77,8 @@ def problems(reading: Reading) -> Iterator[str]:
         return
     if grown.root() != head.root:
         yield "the entries are not those that the head covers"
+    elif grown.encode() != peaks:
+        yield "the peaks beside the head are not those of its tree"
     elif counts != [(1, head.size, stored, number)]:
         yield "there are rows that no signed head covers"
 
@@ -123,6 +126,16 @@ def fetching(query: Query) -> Fetch:
         return {at: bytes(node) for at, node in query(_NODES, (LOG, addresses))}
 
     return fetch
+
+
+def require_types(rows: Sequence[Row], *types: type) -> None:
+    """Raise ``StorageError`` for a row whose first values are not of these types.
+
+    Whoever writes the file writes other ones past its schema.
+    """
+    if any((*map(type, row[: len(types)]),) != types for row in rows):
+        message = "a row of the log has values of other types: keep a copy, and restore a backup"
+        raise StorageError(message, code="storage.corrupt")
 
 
 def require_order(indices: Sequence[int]) -> None:

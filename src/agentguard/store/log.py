@@ -22,9 +22,8 @@ from agentguard.signing import dsse
 from agentguard.signing.dsse import JointSignature
 from agentguard.signing.keys import Signer
 from agentguard.storage import fork, reserve
-from agentguard.storage.commit_turn import WriteAttempt
 from agentguard.storage.flusher import LOGGER
-from agentguard.store.store import Job, Queued, Store
+from agentguard.store.store import Job, Queued, Store, WriteAttempt
 from agentguard.store.transaction import Transaction
 
 MAX_UNSIGNED: Final = 256
@@ -82,7 +81,9 @@ class StoreLog:
             self._store.enqueue(partial(_append, record, None))
             return
         with self._lock:
-            self._unsigned[record.sha256] = record, self._store.enqueue(None)
+            queued = self._store.enqueue(None)
+            self._unsigned[record.sha256] = record, queued
+        self._store.require_open(queued)
         if len(self._unsigned) > MAX_UNSIGNED:
             for outcome, _queued in list(self._unsigned.values())[:-MAX_UNSIGNED]:
                 self._sign_alone(outcome)

@@ -14,10 +14,9 @@ from agentguard.audit.entry import LOG, Attachment, StoredEntry
 from agentguard.audit.summary import Search, Summary
 from agentguard.errors import StorageError
 from agentguard.storage import fork
-from agentguard.storage.sqlite import ERASED
 from agentguard.store import check, sqlite, tree
 from agentguard.store.engine import Engine, Query, Row
-from agentguard.store.sqlite import FileEngine
+from agentguard.store.sqlite import ERASED, FileEngine
 
 _AT_ONCE: Final = 16
 """The most entries of one query; few, because each may be as long as SQLite allows."""
@@ -117,6 +116,7 @@ class StoredLog:
     def _backwards(self, after: int) -> Iterator[tuple[int, bytes]]:
         before = _END
         while rows := self._query(_BACKWARDS, (LOG, after, before, _AT_ONCE)):
+            check.require_types(rows, int, bytes)
             check.require_order([index for index, _body in reversed(rows)])
             yield from rows
             before = rows[-1][0]
@@ -129,12 +129,14 @@ class StoredLog:
     def entry(self, index: int) -> StoredEntry | None:
         """Return one entry with its summary and attachments; None where there is none."""
         rows = self._query(_ENTRIES.format(_COLUMNS), (LOG, index - 1, 1))
+        check.require_types(rows, int, bytes)
         if not rows or rows[0][0] != index:
             return None
         return next(self._with_attachments(rows))
 
     def _with_attachments(self, rows: Sequence[Row]) -> Iterator[StoredEntry]:
         found = self._query(_ATTACHMENTS, (LOG, rows[0][0], rows[-1][0]))
+        check.require_types(found, int, str, str, bytes, bytes)
         beside: dict[int, list[Attachment]] = {}
         for index, *attachment in found:
             beside.setdefault(index, []).append(Attachment._make(attachment))
@@ -143,6 +145,7 @@ class StoredLog:
 
     def _pages(self, statement: str, after: int) -> Iterator[list[Row]]:
         while rows := self._query(statement, (LOG, after, _AT_ONCE)):
+            check.require_types(rows, int, bytes)
             check.require_order([row[0] for row in rows])
             yield rows
             after = rows[-1][0]

@@ -21,11 +21,14 @@ from agentguard.store.engine import SCHEMA, Query, Row
 
 FORMAT: Final = shared.Format(0x41475331, 1, SCHEMA)  # "AGS1"
 
+ERASED: Final = "(commitment, salt, data) = ('', x'', x'')"
+"""The row of an erased attachment; a deletion of the row would move other rows."""
+
 _MOVE_HEAD: Final = "UPDATE head SET note = ?, checkpoint = ?, peaks = ? WHERE log = 0"
 _FIRST_HEAD: Final = "INSERT INTO head VALUES (0, ?, ?, x'')"
 _ERASE: Final = (
     "UPDATE attachment SET commitment = '', salt = x'', data = x''"  # noqa: S608  of a constant
-    f" WHERE log = 0 AND idx = ? AND NOT {shared.ERASED}"
+    f" WHERE log = 0 AND idx = ? AND NOT {ERASED}"
 )
 _ROOM: Final = 256 << 10
 """The bytes that a disk has to have room for; an entry with its pages takes some ten thousand."""
@@ -50,8 +53,7 @@ class Connection:
 
     def query(self, statement: str, values: Sequence[object]) -> list[Row]:
         """Run one statement that reads."""
-        given = [json.dumps(one) if isinstance(one, list) else one for one in values]
-        return self.raw.execute(statement, given).fetchall()
+        return _rows(self.raw, statement, values)
 
     def write(self, statement: str, rows: Sequence[Sequence[object]]) -> None:
         """Run one statement for each of the rows."""
@@ -89,62 +91,100 @@ class Connection:
             self.raw.execute("ROLLBACK")
 
 
-class _MemoryConnection(Connection):
-    """A connection that makes the head, which has to be signed, only when somebody reads."""
+class _Kept:
+    """A transaction in memory; its rows are kept as they are until somebody reads."""
 
-    _written: Callable[[], Row] | None = None
-    _committed: Callable[[], Row] | None = None
+    def __init__(self, engine: MemoryEngine) -> None:
+        self._engine = engine
+        self.query = engine.query
+        self.rows: list[tuple[str, Sequence[Sequence[object]]]] = []
+        self.make_head: Callable[[], Row] | None = None
+        self.number = engine.newest + 1
+
+    def write(self, statement: str, rows: Sequence[Sequence[object]]) -> None:
+        """Keep one statement with its rows."""
+        if rows:
+            self.rows.append((statement, rows))
 
     def write_head(self, make: Callable[[], Row]) -> None:
         """Keep what makes the head."""
-        self._written = make
+        self.make_head = make
+
+    def touch(self) -> None:
+        """Do nothing: a write into memory does not fail."""
 
     def commit(self) -> None:
-        """Commit, but for the head."""
-        super().commit()
-        self._committed = self._written
-
-    def make_head(self) -> None:
-        """Make the head of the newest commit, unless that is done."""
-        if self._committed is not None:
-            super().write_head(self._committed)
-            self.raw.execute("COMMIT")
-            self._committed = self._written = None
-            self.raw.execute("BEGIN")
+        """Commit: one statement, which an interrupt comes before or after."""
+        if self.rows:
+            self._engine.committed.append(self)
 
 
 class MemoryEngine:
-    """An ``Engine`` in the memory of one process; a fork has none of it."""
+    """An ``Engine`` in the memory of one process; a fork has none of it.
+
+    What is committed goes into SQLite when somebody reads, and only then the head is made, which
+    has to be signed: most logs in memory are never read.
+    """
 
     is_shared = False
 
     def __init__(self, note: bytes, checkpoint: bytes) -> None:
-        connection = sqlite3.connect(":memory:", **shared.OPTIONS)
-        connection.executescript(SCHEMA)
-        connection.execute(_FIRST_HEAD, (note, checkpoint))
-        self._connection = _MemoryConnection(connection)
+        self._connection = sqlite3.connect(":memory:", **shared.OPTIONS)
+        self._connection.executescript(SCHEMA)
+        self._connection.execute(_FIRST_HEAD, (note, checkpoint))
         self._lock = OwnedLock("the store was read or written")  # there is one connection for both
+        self.committed: list[_Kept] = []
+
+    @property
+    def newest(self) -> int:
+        """The number of the newest commit; the database's own is that of the newest in it."""
+        return self.committed[-1].number if self.committed else self._written()
+
+    def _written(self) -> int:
+        (number,) = self._connection.execute("PRAGMA user_version").fetchone()
+        return int(number)
 
     @contextmanager
-    def writing(self) -> Iterator[Connection]:
+    def writing(self) -> Iterator[_Kept]:
         """Return a transaction."""
-        path = Path(":memory:")
-        with (
-            self._lock.held(),
-            shared.errors(path),
-            self._connection.transaction("BEGIN") as begun,
-        ):
-            yield begun
+        with self._lock.held():
+            yield _Kept(self)
 
     @contextmanager
     def reading(self) -> Iterator[Query]:
         """Return queries of one moment."""
-        with self.writing() as begun:
-            self._connection.make_head()
-            yield begun.query
+        with self._lock.held():
+            yield self.query
+
+    def query(self, statement: str, values: Sequence[object]) -> list[Row]:
+        """Run one statement that reads what is committed."""
+        with shared.errors(Path(":memory:")):
+            if self.committed:
+                self._write()
+            return _rows(self._connection, statement, values)
+
+    def _write(self) -> None:
+        if self._connection.in_transaction:  # an interrupt has left it
+            self._connection.execute("ROLLBACK")
+        written, newest = self._written(), self.committed[-1]
+        self._connection.execute("BEGIN")
+        for kept in self.committed:
+            if kept.number > written:
+                for statement, rows in kept.rows:
+                    self._connection.executemany(statement, rows)
+        if newest.number > written and newest.make_head is not None:
+            self._connection.execute(_MOVE_HEAD, newest.make_head())
+        self._connection.execute(f"PRAGMA user_version={newest.number}")
+        self._connection.execute("COMMIT")
+        self.committed.clear()
 
     def close(self) -> None:
         """Leave all as it is: what is in memory goes with this object."""
+
+
+def _rows(connection: sqlite3.Connection, statement: str, values: Sequence[object]) -> list[Row]:
+    given = [json.dumps(one) if isinstance(one, list) else one for one in values]
+    return connection.execute(statement, given).fetchall()
 
 
 class FileEngine:

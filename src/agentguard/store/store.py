@@ -14,12 +14,12 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import cache
-from itertools import islice
 from typing import Any, Final, NamedTuple, TypeVar
 
 from agentguard.audit import checkpoint, merkle
@@ -34,7 +34,6 @@ from agentguard.identity.trust import TrustedKey
 from agentguard.signing.keys import PublicKey, Signer
 from agentguard.storage import flusher, fork
 from agentguard.storage.anchor import ADOPT, ROLLED_BACK
-from agentguard.storage.commit_turn import WriteAttempt
 from agentguard.storage.owned_lock import OwnedLock, busy
 from agentguard.store import check, tree
 from agentguard.store.anchor import Anchor
@@ -47,9 +46,6 @@ _LOGGER: Final = logging.getLogger("agentguard")
 MOST_AT_ONCE: Final = 256
 MOST_WAITING: Final = 10_000
 """The most jobs that wait while the store can't be written; more are refused."""
-
-MOST_AHEAD: Final = timedelta(seconds=30)
-"""How far the newest time in the log may be ahead of this machine's clock."""
 
 _FOLLOWED: Final = 64
 """The entries of other writers that are hashed one by one; beyond, there is a proof."""
@@ -70,11 +66,12 @@ T = TypeVar("T")
 
 
 class _Seen(NamedTuple):
-    """A head that is accepted, with its note and the peaks of its tree."""
+    """A head that is accepted, with its note, the peaks of its tree and the key that signed it."""
 
     head: Head
     note: bytes
     peaks: CompactRange
+    key: PublicKey
 
 
 class _Attempt(NamedTuple):
@@ -87,6 +84,19 @@ class _Attempt(NamedTuple):
 
 
 Job = Callable[[Transaction], Any]
+
+
+class WriteAttempt:
+    """An attempt to write: ``at`` (seconds of the monotonic clock), and how it failed.
+
+    ``failure`` is a copy of the error, whose traceback would keep the batch in memory.
+    """
+
+    __slots__ = ("at", "failure")
+
+    def __init__(self, failure: StorageError | None = None) -> None:
+        self.at = time.monotonic()
+        self.failure = failure and StorageError(str(failure), code=failure.code)
 
 
 def _nothing(*_given: object) -> None:
@@ -127,7 +137,8 @@ class Store:
 
     before_commit: Callable[[str, bool], object]
     """Called before each commit with its time, and whether another process has signed with a key
-    that is new here; may call ``sign_with``, and raises ``StorageError`` to stop the commit."""
+    that replaced this one's; may call ``sign_with``, and raises ``StorageError`` to stop the
+    commit."""
 
     before_flush: Callable[[], object]
     """Called before a flush, and may enqueue."""
@@ -147,7 +158,6 @@ class Store:
         self._log = log
         self._read_keys = keys
         self._keys = tuple(keys())
-        self._has_new_keys = False
         self._signer = signer
         self._anchor = anchor
         self._clock = clock
@@ -280,7 +290,7 @@ class Store:
         if seen is not None and seen.note == note:
             return seen
         try:
-            head = self._verified(note)
+            head, key = self._verified(note)
             grown = CompactRange.decode(head.size, peaks)
         except StorageError:
             raise
@@ -290,46 +300,49 @@ class Store:
             ) from error
         if grown.root() != head.root:
             raise _corrupt("the peaks beside the head are not those of its tree")
-        newest = _Seen(head, note, grown)
+        newest = _Seen(head, note, grown, key)
         before, peaks = (self._anchored, None) if seen is None else (seen.head, seen.peaks)
         if before is not None and before != head:
             _require_continuation(before, peaks, head, query)
+        anchored_by = None if self._anchor is None else self._anchor.key
+        signed_before = anchored_by if seen is None else seen.key
+        if signed_before is not None and self._is_replaced(key, signed_before):
+            raise _unvouched("a key that was replaced before them")
         return newest
 
-    def _verified(self, note: bytes) -> Head:
-        """Return the head of a note; raises as ``heads.verify``, and ``storage.unvouched``."""
+    def _is_replaced(self, key: PublicKey, by: PublicKey) -> bool:
+        """Whether one key of the log was in force before another; keys are listed in this order."""
+        listed = self._public_keys()
+        return key not in listed or listed.index(key) < listed.index(by)
+
+    def _verified(self, note: bytes) -> tuple[Head, PublicKey]:
+        """Return the head of a note, and who signed it.
+
+        Raises as ``heads.verify``, and ``StorageError`` (``storage.unvouched``).
+        """
         try:
             head, key = heads.verify(note, self._public_keys(), self._log)
         except VerificationError as error:
             if error.code != "signature.missing":
                 raise
-            self._renew_keys()  # somebody may have rotated the key of the log
+            self._keys = tuple(self._read_keys())  # somebody may have rotated the key of the log
             head, key = heads.verify(note, self._public_keys(), self._log)
         is_sound = any(
             trusted.key == key and trusted.compromised_since is None for trusted in self._keys
         )
         if not is_sound and not self._trusts_compromised and head != self._anchored:
-            message = (
-                "the newest entries of the log are vouched for by a compromised key alone: nothing "
-                f"is added to them. {ADOPT} lets the log go on from them, on record"
-            )
-            raise StorageError(message, code="storage.unvouched")
-        return head
+            raise _unvouched("a compromised key")
+        return head, key
 
     def _public_keys(self) -> list[PublicKey]:
         return [trusted.key for trusted in self._keys]
-
-    def _renew_keys(self) -> None:
-        """Read again which keys sign heads."""
-        self._keys = tuple(self._read_keys())
-        self._has_new_keys = True
 
     # --- writing ---------------------------------------------------------------------------------
 
     def sign_with(self, signer: Signer) -> None:
         """Sign later heads with another key of the log."""
         self._signer = signer
-        self._renew_keys()
+        self._keys = tuple(self._read_keys())
 
     def run(self, job: Callable[[Transaction], T], keys: Iterable[bytes] = ()) -> T:
         """Run a job, commit what it wants, and return its result once that is durable.
@@ -446,6 +459,12 @@ class Store:
                 message = f"{MOST_WAITING} entries wait: find out why the store can't be written"
                 raise StorageError(message, code="storage.full")
             self._waiting.append(queued)
+        self.require_open(queued)
+
+    def require_open(self, queued: Queued) -> None:
+        """Raise ``StorageError`` where a call that interrupted this thread has closed the store."""
+        if self._closed and not queued.is_settled:
+            raise StorageError(self._closed, code="storage.closed")
 
     def _wait_for(self, queued: Queued) -> bool:
         """Wait until a job is settled (True), or this thread has to lead (False)."""
@@ -507,10 +526,10 @@ class Store:
         try:
             with self._writing() as (rows, newest):
                 with self._mutex:
-                    ready = (queued for queued in self._waiting if queued.job is not None)
-                    self._batch = list(islice(ready, MOST_AT_ONCE))
-                    taken = set(self._batch)
-                    self._waiting = [queued for queued in self._waiting if queued not in taken]
+                    ready = [one for one in self._waiting if one.job is not None]
+                    self._batch = ready[:MOST_AT_ONCE]
+                    later = [one for one in self._waiting if one.job is None]
+                    self._waiting = later + ready[MOST_AT_ONCE:]
                 map_ = self._map(newest, rows.query)
                 map_.prefetch([key for queued in self._batch for key in queued.keys])
                 batch = Batch(newest.head, newest.peaks, self._now(newest.head), map_, rows)
@@ -524,9 +543,10 @@ class Store:
             # the commit itself may have succeeded: the store tells
             try:
                 is_durable = attempt is not None and self._resolve(attempt)
-            except StorageError:
+            except StorageError as unread:
                 if isinstance(error, Exception):
-                    raise
+                    message = f"whether the entry is in the log is not known yet: {unread}"
+                    raise StorageError(message, code="storage.unknown") from unread
                 is_durable = False  # an interrupt comes first; the next commit asks again
             if not (is_durable and isinstance(error, Exception)):
                 raise
@@ -539,15 +559,11 @@ class Store:
         """Return whether a commit is durable, and settle its jobs if so.
 
         Until that is known, nothing is written: what nobody waits for would be written twice.
-        Raises ``StorageError`` (``storage.unknown``).
+        Raises ``StorageError`` where the store can't be read.
         """
         self._uncertain = attempt
-        try:
-            with self._reading.held(), self._engine.reading() as query:
-                found = query(check.LEAVES, (LOG, attempt.first, attempt.first + 1))
-        except StorageError as error:
-            message = f"whether the entry is in the log is not known yet: {error}"
-            raise StorageError(message, code="storage.unknown") from error
+        with self._reading.held(), self._engine.reading() as query:
+            found = query(check.LEAVES, (LOG, attempt.first, attempt.first + 1))
         self._uncertain = None
         is_durable = [bytes(leaf) for (leaf,) in found] == [attempt.leaf]
         if is_durable:
@@ -563,30 +579,31 @@ class Store:
         """Begin a transaction, and yield it with the head that the commit continues.
 
         ``before_commit`` comes before the lock of all writers, since it may wait for another lock;
-        where another process has signed with a new key, it comes again.
+        where another process has signed with a key that replaced this one's, it comes again.
         """
-        is_due = False
-        while True:
+        for is_due in (False, True):
             self.before_commit(self._now(self.seen), is_due)
-            self._has_new_keys = False
             with self._engine.writing() as rows:
                 newest = self._followed(self._seen, rows.query)
                 self._accept(newest)
-                if not self._has_new_keys:
+                if self._signer is None or not self._is_replaced(
+                    self._signer.public_key, newest.key
+                ):
                     yield rows, newest
                     return
-            is_due = True
+        message = "the log's key in this process was replaced: open the guard again"
+        raise StorageError(message, code="storage.unvouched")
 
     def _now(self, head: Head) -> str:
-        """Return the time of a commit: the clock's, or the newest in the log where it is later."""
-        now = self._clock()
-        if timestamp(now + MOST_AHEAD) < head.at:
-            message = (
-                f"the newest time in the log is {head.at}, and this machine's clock says "
-                f"{timestamp(now)}: set the clock, or find out which machine's is wrong"
-            )
-            raise StorageError(message, code="clock.skew")
-        return max(timestamp(now), head.at)
+        """Return the time of a commit: the clock's, or the newest in the log where it is later.
+
+        A clock that fails or stands far behind stops no commit: what decides by the time refuses by
+        itself (``clock.failed``, ``clock.skew``), and the refusal goes into the log.
+        """
+        try:
+            return max(timestamp(self._clock()), head.at)
+        except Exception:  # noqa: BLE001  the clock is a port, and may fail in any way
+            return head.at
 
     def _ran(self, queued: Queued, batch: Batch) -> bool:
         """Run a job; return whether it is settled by the commit of the batch."""
@@ -621,25 +638,30 @@ class Store:
         @cache
         def signed() -> tuple[bytes, bytes, bytes]:
             point = Checkpoint(head.log, head.size, head.root)
-            return heads.sign(head, signer), checkpoint.sign(point, signer), peaks
+            try:
+                return heads.sign(head, signer), checkpoint.sign(point, signer), peaks
+            except Exception as error:  # a signer may be a service
+                message = f"the log's key can't sign ({type(error).__name__}: {error})"
+                raise StorageError(message) from error
 
-        records = list(enumerate(batch.records, first))
-        rows.write(
-            _ADD_ENTRY,
-            [
-                (LOG, index, *record.summary, leaf, record.body)
-                for (index, record), leaf in zip(records, batch.leaves, strict=True)
-            ],
-        )
-        beside = [(LOG, index, *one) for index, record in records for one in record.attachments]
+        entries, beside = [], []
+        for index, (record, leaf) in enumerate(
+            zip(batch.records, batch.leaves, strict=True), first
+        ):
+            entries.append((LOG, index, *record.summary, leaf, record.body))
+            beside += [(LOG, index, *one) for one in record.attachments]
+        rows.write(_ADD_ENTRY, entries)
         rows.write(_ADD_ATTACHMENT, beside)
         rows.write(_ADD_TREE, [(LOG, *one) for one in tree.stored(batch.completed)])
-        rows.write(_PUT_NODE, [(LOG, at, node) for at, node in changed.items() if node is not None])
-        rows.write(_DROP_NODE, [(LOG, at) for at, node in changed.items() if node is None])
+        if changed:
+            put = [(LOG, at, node) for at, node in changed.items() if node is not None]
+            rows.write(_PUT_NODE, put)
+            rows.write(_DROP_NODE, [(LOG, at) for at, node in changed.items() if node is None])
         rows.write(_ADD_ENDING, [(LOG, *one) for one in batch.ends])
         rows.write(_DROP_ENDING, [(LOG, *one) for one in batch.looked_at])
         rows.write_head(signed)
-        return _Seen(head, signed()[0] if self._engine.is_shared else b"", batch.peaks)
+        note = signed()[0] if self._engine.is_shared else b""
+        return _Seen(head, note, batch.peaks, signer.public_key)
 
     # --- forks -----------------------------------------------------------------------------------
 
@@ -724,6 +746,14 @@ def _require_continuation(
 def _corrupt(problem: str) -> StorageError:
     message = f"{problem}: keep a copy, and run agentguard audit verify"
     return StorageError(message, code="storage.corrupt")
+
+
+def _unvouched(key: str) -> StorageError:
+    message = (
+        f"the newest entries of the log are vouched for by {key} alone: nothing is added to them. "
+        f"Find out who wrote them, put back the state from before, and run {ADOPT}"
+    )
+    return StorageError(message, code="storage.unvouched")
 
 
 def _rolled_back(problem: str) -> StorageError:

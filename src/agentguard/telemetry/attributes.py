@@ -76,9 +76,8 @@ def failure(error: BaseException, outcome: str | None, outcome_error: str | None
 
 
 def place(logged: LogPlace, head: Checkpoint) -> dict[str, Any]:
-    """Return an entry's place and the log's head: whoever keeps the span is a witness."""
+    """Return an entry's index and the log's head: whoever keeps the span is a witness."""
     return {
-        names.SHARD: logged.shard,
         names.INDEX: logged.index,
         names.CHECKPOINT: f"{head.origin} {head.size} {b64_encode(head.root)}",
     }

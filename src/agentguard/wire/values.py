@@ -213,7 +213,7 @@ def read_site(value: Any) -> CallSite:
 
 def log_place(value: LogPlace) -> list[int]:
     """Return the place of an entry as JSON."""
-    return [value.shard, value.index]
+    return [value.log, value.index]
 
 
 def head(value: Checkpoint) -> list[str | int]:

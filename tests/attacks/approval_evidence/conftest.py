@@ -79,7 +79,7 @@ def asked(made):
                 with pytest.raises(Denied):
                     call(merge)
             assert guard.verify().problems == ()
-            stored: list[StoredEntry] = list(guard.reader().stored(0))
+            stored: list[StoredEntry] = list(guard.reader().stored())
         by_id = {signer.key_id: signer for signer in made}
         keys: dict[str, Ed25519Signer] = {
             one.use: by_id[one.key.thumbprint] for one in guard.trust.keys

@@ -7,25 +7,22 @@ verifier of ``examples/verify_evidence`` judge each forgery, beside twins that a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import pytest
-from approval_forgeries import BOB, CAROL, NEEDED, RELEASE, TWO, Insider, again, asking, log_of
+from approval_forgeries import BOB, CAROL, NEEDED, RELEASE, TWO, Insider, again, asking
 
 from agentguard import Requirement
 from agentguard.approvals.request import requirements_digest
-from agentguard.audit.entry import LogPlace, Record
+from agentguard.audit.entry import LogPlace
 from agentguard.audit.kinds import parse_entry
-from agentguard.audit.kinds.announcements import ShardEntry
 from agentguard.audit.kinds.calls import UnsignedOutcome, outcome_statement
-from agentguard.audit.registry import seal_registry
 from agentguard.audit.summary import Summary
 from agentguard.signing import canonical, dsse
 from agentguard.signing.canonical import b64_encode, loads_object
 from agentguard.signing.dsse import Envelope
-from agentguard.storage.memory import MemoryBackend
 
 # --- the roster -----------------------------------------------------------------------------------
 
@@ -104,7 +101,7 @@ def test_a_roster_that_comes_after_its_call_is_none_of_it(two):
     forged = replace(two, records=(*records[:-1], call, two.records[index]))
     what = "a roster of approvers that no entry before it states"
     assert forged.problems() == [(two.last - 1, what)]
-    needed = {"shard", "key", "config", "policy", "identity", "delegation", "roster"}
+    needed = {"key", "config", "policy", "identity", "delegation", "roster"}
     kinds = [parse_entry(record.body).kind for record in forged.records]
     places = [i for i, kind in enumerate(kinds) if kind in {*needed, "call"}]
     file = forged.file(places, two.last - 1)
@@ -161,7 +158,7 @@ def test_the_application_does_not_vouch_for_who_asks(vouched):
 def test_one_approval_lets_one_call_run(two):
     twice = [*two.records, again(two)]
     reader = replace(two, records=tuple(twice)).reader()
-    what = f"its approval was used before, by entry {two.last} of shard 0"
+    what = f"its approval was used before, by entry {two.last}"
     assert two.problems(reader) == [(two.last + 1, what)]
 
 
@@ -170,54 +167,6 @@ def test_other_answers_to_one_request_let_no_second_call_run(two):
     more = two.saying(approvals=[two.answer("bob"), two.answer("carol")])
     reader = replace(two, records=(*two.records, again(more))).reader()
     assert [index for index, _what in two.problems(reader)] == [two.last + 1]
-
-
-class Shards:
-    """A log of several shards, each in memory."""
-
-    def __init__(self, *shards: MemoryBackend) -> None:
-        self._shards = shards
-
-    def shards(self) -> list[int]:
-        return list(range(len(self._shards)))
-
-    def registry(self) -> bytes | None:
-        return self._shards[0].registry()
-
-    def __getattr__(self, name: str) -> Any:
-        return lambda shard, *args, **options: getattr(self._shards[shard], name)(
-            shard, *args, **options
-        )
-
-
-def in_two_shards(log: Insider, batch: Sequence[Record]) -> Shards:
-    at = loads_object(log.records[0].body)["at"]
-    opening = ShardEntry.new(
-        log.keys["issuer"],
-        log.keys["log"].public_key,
-        trust_domain=log.trust.trust_domain,
-        origin=log.trust.origin(1),
-        number=1,
-        heads=[],
-        at=str(at),
-    )
-    listed = seal_registry(log.keys["issuer"], log.trust, [0, 1], at=str(at))
-    shards = (log.records, (opening, *batch[1:]))
-    origins = [log.trust.origin(number) for number in (0, 1)]
-    backends = [
-        log_of(origin, log.keys["log"], kept, listed)
-        for origin, kept in zip(origins, shards, strict=True)
-    ]
-    return Shards(*backends)
-
-
-def test_one_approval_lets_one_call_run_in_all_shards(two):
-    request = two.index("request")
-    founded = [*two.records[:request], *two.records[request + 1 : -1]]
-    assert two.problems(in_two_shards(two, founded)) == []  # the twin
-    what = f"its approval was used before, by entry {two.last} of shard 0"
-    found = two.problems(in_two_shards(two, [*founded, again(two)]))
-    assert found == [(len(founded), what)]
 
 
 # --- requests -------------------------------------------------------------------------------------

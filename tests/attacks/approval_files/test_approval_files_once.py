@@ -34,6 +34,7 @@ from agentguard.adapters import Arguments, CallOptions, CallSite, Invocation
 from agentguard.domain import adoption, rotation
 from agentguard.storage import lock, sqlite
 from agentguard.storage.approval_files import MAX_ANSWERS
+from agentguard.store.sqlite import path_in
 
 PASSPHRASE = b"correct horse battery staple"
 
@@ -144,25 +145,20 @@ def test_an_old_state_that_is_adopted_brings_no_used_approval_back(desk, tmp_pat
 
 
 @contextmanager
-def registry_gone(state: Path) -> Iterator[None]:
-    """Somebody moves a file away that the log is read by, and puts it back."""
-    (state / "registry.json").rename(state / "away")
+def log_gone(state: Path) -> Iterator[None]:
+    """Somebody moves the log away, and puts it back."""
+    path_in(state).rename(state / "away")
     yield
-    (state / "away").rename(state / "registry.json")
+    (state / "away").rename(path_in(state))
 
 
 @contextmanager
-def shard_held(state: Path) -> Iterator[None]:
+def log_held(state: Path) -> Iterator[None]:
     """Another program writes into the log."""
-    held = [
-        sqlite3.connect(path, isolation_level=None) for path in (state / "shards").glob("*.sqlite")
-    ]
-    for connection in held:
+    with closing(sqlite3.connect(path_in(state), isolation_level=None)) as connection:
         connection.execute("BEGIN IMMEDIATE")
-    yield
-    for connection in held:
+        yield
         connection.execute("ROLLBACK")
-        connection.close()
 
 
 @contextmanager
@@ -175,8 +171,8 @@ def file_for(folder: Path) -> Iterator[None]:
 
 
 FAULTS: dict[str, tuple[str, Callable[[Path], AbstractContextManager[None]]]] = {
-    "the registry is gone": ("storage.rolled_back", registry_gone),
-    "another program writes": ("storage.locked", shard_held),
+    "the log is gone": ("storage.failed", log_gone),
+    "another program writes": ("storage.locked", log_held),
     "the journal is a file": ("storage.readonly", lambda state: file_for(state / "journal")),
     "no use can be noted": (
         "storage.readonly",
@@ -243,7 +239,7 @@ def test_a_call_that_is_refused_after_it_took_its_approvals_asks_anew_at_once(
 
 @pytest.mark.parametrize("rotated", [False, True], ids=["", "a key was rotated"])
 def test_files_put_back_after_a_fork_let_the_child_run_no_second_call(desk, tmp_path, rotated):
-    """The child can't read its parent's shard: it has what the parent has kept beside the anchor.
+    """The child has what the log says, and what the parent has kept beside the anchor.
 
     For some minutes after a rotation the parent still has the old key.
     """
@@ -275,18 +271,22 @@ def test_files_put_back_after_a_fork_let_the_child_run_no_second_call(desk, tmp_
 CODES = ("approval.consumed", "merged main", "merged twin")
 
 
-def test_an_approved_call_of_a_compromised_key_does_not_run(desk):
-    """That it was used could not be kept: nobody believes what such a key signs."""
+def test_an_approved_call_after_the_log_s_key_was_compromised_runs_once(desk, tmp_path):
+    """The guard goes on with the new key, and keeps what was used with it."""
     with desk.open() as guard:
         agent = guard.new_agent("reader")
         desk.answer(desk.ask(guard), "bob")
         desk.answer(desk.ask(guard, "twin"), "bob")
         assert desk.call(guard, "twin", agent) == "merged twin"
+        shutil.copytree(desk.folder, tmp_path / "old")
         now = datetime.now(UTC)
         rotation.rotate(desk.place.config, PASSPHRASE, "log", now=now, compromised_since=now)
-        assert desk.call(guard, "main", agent) == "storage.unvouched"
-        assert "the call, made again, asks anew" in desk.told
-        assert desk.ran == ["twin"]
+        assert desk.call(guard, "main", agent) == "merged main"
+    shutil.rmtree(desk.folder)
+    shutil.copytree(tmp_path / "old", desk.folder)
+    with desk.open() as guard:
+        assert desk.call(guard) == "approval.consumed"
+    assert desk.ran == ["twin", "main"]
 
 
 def test_who_is_told_to_try_again_is_told_that_people_are_asked_anew(desk, monkeypatch):
@@ -294,7 +294,7 @@ def test_who_is_told_to_try_again_is_told_that_people_are_asked_anew(desk, monke
     with desk.open() as guard:
         agent = guard.new_agent("reader")
         desk.answer(desk.ask(guard), "bob")
-        with monkeypatch.context() as patched, locked(desk.place.config.state / "registry.lock"):
+        with monkeypatch.context() as patched, locked(desk.place.config.state / "state.lock"):
             patched.setattr(lock, "PATIENCE", 0.1)
             assert desk.call(guard, "main", agent) == "storage.locked"
         assert "the call, made again, asks anew" in desk.told
@@ -315,10 +315,9 @@ def test_an_old_copy_and_an_edited_column_bring_nothing_back(desk, tmp_path, col
         assert desk.call(guard) == "merged main"
     shutil.rmtree(desk.folder)
     shutil.copytree(tmp_path / "old", desk.folder)
-    shard = sqlite.shard_path(desk.place.config.state, 0)
-    with closing(sqlite3.connect(shard)) as connection:
+    with closing(sqlite3.connect(path_in(desk.place.config.state))) as connection:
         where = "kind = 'call' AND decision = 'allow'"
-        statement = f"UPDATE summaries SET {column} WHERE {where}"  # noqa: S608
+        statement = f"UPDATE entry SET {column} WHERE {where}"  # noqa: S608
         assert connection.execute(statement).rowcount == 1
         connection.commit()
     with desk.open() as guard:
@@ -370,7 +369,7 @@ def test_a_request_that_is_taken_away_meanwhile_is_looked_for_in_the_log_all_the
         assert guard.verify().problems == ()
 
 
-def test_a_request_of_one_shard_lets_a_call_of_another_run_once(desk):
+def test_a_request_of_one_guard_lets_a_call_of_another_run_once(desk):
     with desk.open() as guard, desk.open() as other:
         desk.answer(desk.ask(guard), "bob")
         assert desk.call(other) == "merged main"

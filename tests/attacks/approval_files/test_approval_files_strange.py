@@ -41,8 +41,8 @@ from agentguard.signing.canonical import b64_encode, dumps, loads_object
 from agentguard.signing.dsse import Envelope
 from agentguard.storage.journal_files import FOLDER as JOURNAL
 from agentguard.storage.journal_files import FileJournal
-from agentguard.storage.reader import StateReader
 from agentguard.storage.runs import FileRuns
+from agentguard.store.reader import StoredLog
 
 
 @pytest.mark.parametrize("part", ["answers/{id}", "answers", ""])
@@ -204,8 +204,8 @@ def test_a_call_that_was_refused_without_an_answer_leads_to_its_request(desk, cl
         clock.now = datetime.now(UTC) + timedelta(hours=2)
         assert desk.call(guard, "expired") == "approval.expired"
         assert desk.call(guard, "x" * MAX_REQUEST_BYTES) == "arguments.too_large"
-    with closing(StateReader(state)) as reader:
-        calls = scan_entries(reader, 0, (CallEntry,))
+    with closing(StoredLog.of(state)) as reader:
+        calls = scan_entries(reader, (CallEntry,))
         reports = [call_report.read(reader, one, keystore.load_trust(state)) for one in calls]
     found = [one.request and one.request.entry.members["request_id"] for one in reports]
     ran, _altered, expired = (request.request_id for request in requests)

@@ -257,7 +257,7 @@ def test_the_log_names_who_has_approved(place):
     place.guard.reader()
     kinds, calls = [], []
     with closing(place.guard.reader()) as reader:
-        for _index, body in reader.entries(0):
+        for _index, body in reader.entries():
             parsed = parse_entry(body)
             kinds.append(parsed.kind)
             if parsed.kind == "call":

@@ -39,14 +39,14 @@ def history(name: str = "reader") -> Log:
                     except (Denied, ZeroDivisionError):
                         continue
             reader = guard.reader()
-            stored = list(reader.stored(0))
+            stored = list(reader.stored())
     bodies = [one.body for one in stored]
     beside = {one.index: list(one.attachments) for one in stored}
     by_key = {signer.public_key: signer for signer in made}
     signers: dict[str, Ed25519Signer] = {k.use: by_key[k.key] for k in guard.trust.keys}
     ours = [signer.public_key for signer in signers.values()]
     (signers["agent"], *_others) = [signer for signer in made if signer.public_key not in ours]
-    return Log(guard.trust, signers, [bodies], beside)
+    return Log(guard.trust, signers, bodies, beside)
 
 
 @pytest.fixture(scope="module")

@@ -52,8 +52,8 @@ def test_names_of_the_configuration_are_sorted_as_rfc_8785_says(tables):
     with Guard.ephemeral(lambda _call: Decision.allow(), config=tables) as guard:
         tool = guard.tool(name="read")(lambda: 1)
         guard.new_agent("reader").call(tool)
-        (index,) = guard.reader().search(0, Search("call"))
-        stored = guard.reader().entry(0, index)
+        (index,) = guard.reader().search(Search("call"))
+        stored = guard.reader().entry(index)
         assert stored is not None
         assert stored.summary is not None
         data = guard.prove(str(stored.summary.invocation_id))
@@ -62,7 +62,7 @@ def test_names_of_the_configuration_are_sorted_as_rfc_8785_says(tables):
 
 def test_whoever_else_signs_a_checkpoint_is_in_nobodys_way(log, ran):
     """A witness under another name, with the four bytes that the log's key has under its own."""
-    origin = log.trust.origin(0)
+    origin = log.trust.log
     key_id = checkpoint.key_id(origin, log.signers["log"].public_key)
     for name, data in (("witness.example", key_id + bytes(64)), ("w", b"abcde")):
         line = f"\u2014 {name} {canonical.b64_encode(data)}\n"
@@ -74,7 +74,7 @@ def test_whoever_else_signs_a_checkpoint_is_in_nobodys_way(log, ran):
 
 def test_under_the_logs_own_name_it_would_be(log, ran):
     """The twin."""
-    origin = log.trust.origin(0)
+    origin = log.trust.log
     key_id = checkpoint.key_id(origin, log.signers["log"].public_key)
     line = f"\u2014 {origin} {canonical.b64_encode(key_id + bytes(64))}\n"
     witnessed = deepcopy(ran)
@@ -90,7 +90,7 @@ DENIED = pytest.param("denied", marks=pytest.mark.slow("hundreds of files, each 
 def test_every_edit_is_refused_but_for_leaving_out_what_is_beside(log, which, request):
     value = request.getfixturevalue(which)
     beside = [f"attachments: without {at}" for at in range(len(value["attachments"]))]
-    assert sum(1 for _ in edits(value)) > 700
+    assert sum(1 for _ in edits(value)) > 600
     assert accepted(value, log.trust) == beside
 
 
@@ -133,7 +133,7 @@ def test_nothing_of_another_call_gets_in(log, ran, nth):
             tried += 1
             form = is_form(what, mutant, ran)
             assert refusal(written(mutant), log.trust, form=form) is not None, what
-    assert tried > 60
+    assert tried > 50
 
 
 def test_nothing_of_another_log_gets_in(log, other, ran):
@@ -234,12 +234,11 @@ def test_only_the_one_canonical_form_is_read(log, ran):
 
 
 def test_base64_has_one_form(log, ran):
-    for what, path in (("root", ("consistency", 0, "root")), ("salt", ("attachments", 0, "salt"))):
+    for what in ("root", "salt"):
         mutant = deepcopy(ran)
-        holder = mutant[path[0]][path[1]]
-        data = b64_decode(holder[path[2]])
-        *head, last, _pad = holder[path[2]]
-        assert b64_encode(data) == holder[path[2]]
-        twin = "".join(head) + chr(ord(last) + 1) + "="
-        holder[path[2]] = twin
+        holder = mutant["consistency"] if what == "root" else mutant["attachments"][0]
+        data = b64_decode(holder[what])
+        *head, last, _pad = holder[what]
+        assert b64_encode(data) == holder[what]
+        holder[what] = "".join(head) + chr(ord(last) + 1) + "="
         assert refusal(written(mutant), log.trust, form=True) is not None, what

@@ -48,7 +48,7 @@ def test_the_forger_s_tool_makes_what_prove_makes(log, ran, places, call):
         ("policy", {"policy_sha256": "0" * 64}),
         ("identity", {"credential": "e30.e30.e30"}),
         ("call", {"copies": []}),
-        ("shard", {"at": "yesterday"}),
+        ("key", {"at": "yesterday"}),
         ("identity", {"at": "2000-01-01T00:00:00.000000Z"}),
         ("identity", {"at": "2100-01-01T00:00:00.000000Z"}),
         ("call", {"at": "2100-01-01T00:00:00.000000Z"}),
@@ -248,7 +248,7 @@ def _payload(sealed: Any) -> bytes:
 
 
 def _agent_of(log: Log, index: int) -> str:
-    return parse_entry(log.shards_[0][index], CallEntry).agent
+    return parse_entry(log.bodies[index], CallEntry).agent
 
 
 @pytest.mark.parametrize(
@@ -299,9 +299,9 @@ def test_a_credential_names_its_key(log, places, call, subject, agent):
 
     forged = log.changed(log.index("identity"), lie)
     seen = {
-        "origin": log.origin(0),
+        "origin": log.trust.log,
         "size": call,
-        "root": b64_encode(root_of(forged.shards_[0][:call])),
+        "root": b64_encode(root_of(forged.bodies[:call])),
     }
     said = {"agent": uri.replace("reader", agent), "log": seen}
     code = refusal(_resigned(forged, places, call, said), log.trust)
@@ -366,9 +366,9 @@ def test_under_an_observed_policy_no_allow_is_enforced(log, places, call, said, 
         lambda members: members.update({"config": observing, "config_sha256": digest}),
     )
     seen = {
-        "origin": log.origin(0),
+        "origin": log.trust.log,
         "size": call,
-        "root": b64_encode(root_of(configured.shards_[0][:call])),
+        "root": b64_encode(root_of(configured.bodies[:call])),
     }
 
     def answer(members):
@@ -395,16 +395,16 @@ def with_outcome(log: Log, authorization: object) -> Log:
 @pytest.mark.parametrize(
     ("place", "code"),
     [
-        ({"shard": 0, "index": 0}, "statement.mismatch"),
-        ({"shard": 1, "index": 0}, "statement.mismatch"),
-        ({"shard": 1}, "entry.malformed"),
+        ({"log": 0, "index": 0}, "statement.mismatch"),
+        ({"log": 1, "index": 0}, "statement.mismatch"),
+        ({"log": 1}, "entry.malformed"),
         ({}, "entry.malformed"),
         (7, "entry.malformed"),
     ],
     ids=str,
 )
 def test_an_outcome_names_no_other_place_than_its_call_s(log, places, call, place, code):
-    right = with_outcome(log, {"shard": 0, "index": call}).forged(places, call)
+    right = with_outcome(log, {"log": 0, "index": call}).forged(places, call)
     assert refusal(right, log.trust) is None
     wrong = with_outcome(log, place).forged(places, call)
     assert refusal(wrong, log.trust, form=True) == code
@@ -421,8 +421,8 @@ def test_an_outcome_stands_after_its_call(log, places, call):
     """Also one that names no place, as of a call that was interrupted before it knew its own."""
     after = with_outcome(log, None)
     assert refusal(after.forged(places, call), log.trust) is None
-    bodies = list(after.shards_[0])
-    late = replace(after, shards_=[[*bodies, bodies[call]]])
+    bodies = list(after.bodies)
+    late = replace(after, bodies=[*bodies, bodies[call]])
     moved = [len(bodies) if index == call else index for index in places]
     forged = late.forged(moved, len(bodies))
     assert refusal(forged, log.trust, form=True) == "evidence.mismatch"
@@ -437,17 +437,17 @@ def test_a_log_that_was_rewritten_contradicts_its_calls(log, places, call):
 
 @pytest.mark.parametrize("kind", ["identity", "config", "policy"])
 def test_what_stands_after_the_call_announces_nothing_before(log, places, call, kind):
-    bodies = log.shards_[0]
+    bodies = log.bodies
     index = log.index(kind)
-    late = replace(log, shards_=[[*bodies, bodies[index]]])
+    late = replace(log, bodies=[*bodies, bodies[index]])
     moved = [len(bodies) if i == index else i for i in places]
     assert refusal(late.forged(places, call), log.trust) is None
     assert refusal(late.forged(moved, call), log.trust, form=True) == "evidence.mismatch"
 
 
-def test_one_shard_has_one_checkpoint(log, ran, places, call):
+def test_one_file_has_one_checkpoint(log, ran, places, call):
     """Two would hide a fork, though a log key has signed both."""
-    longer = replace(log, shards_=[[*log.shards_[0], log.shards_[0][-1]]])
+    longer = replace(log, bodies=[*log.bodies, log.bodies[-1]])
     other = json.loads(longer.forged(places, call))
     assert refusal(written(other), log.trust) is None
     for at, item in enumerate(other["entries"]):
@@ -457,26 +457,25 @@ def test_one_shard_has_one_checkpoint(log, ran, places, call):
 
 
 def test_an_entry_that_nothing_needs_is_refused(log, places, call):
-    for index in set(range(len(log.shards_[0]))) - set(places):
+    for index in set(range(len(log.bodies))) - set(places):
         code = refusal(log.forged([*places, index], call), log.trust)
         assert code in {"evidence.superfluous", "evidence.mismatch"}, index
 
 
 def test_an_entry_of_a_kind_that_no_evidence_has_is_refused(log, places, call):
-    at = parse_entry(log.shards_[0][-1]).at
-    subject = ReleaseSubject("0" * 32, "0" * 64, 0, 0, "agent", "tool", None, frozenset())
+    at = parse_entry(log.bodies[-1]).at
+    subject = ReleaseSubject("0" * 32, "0" * 64, 0, "agent", "tool", None, frozenset())
     body = SecretEntry.new("TOKEN", subject, at=at).body
-    more = replace(log, shards_=[[*log.shards_[0], body]])
+    more = replace(log, bodies=[*log.bodies, body])
     assert refusal(more.forged(places, call), log.trust) is None
-    data = more.forged([*places, len(log.shards_[0])], call)
+    data = more.forged([*places, len(log.bodies)], call)
     assert refusal(data, log.trust, form=True) == "evidence.superfluous"
 
 
-@pytest.mark.parametrize("kind", ["shard", "key"])
-def test_what_the_issuer_said_again_is_not_asked_for(log, places, call, kind):
-    """A shard that was taken up again has another opening entry; a key may be announced again."""
-    bodies = log.shards_[0]
-    again = replace(log, shards_=[[*bodies, bodies[log.index(kind)]]])
+def test_what_the_issuer_said_again_is_not_asked_for(log, places, call):
+    """A key may be announced again."""
+    bodies = log.bodies
+    again = replace(log, bodies=[*bodies, bodies[log.index("key")]])
     assert refusal(again.forged(places, call), log.trust) is None
     twice = again.forged([*places, len(bodies)], call)
     assert refusal(twice, log.trust, form=True) == "evidence.superfluous"
@@ -484,6 +483,6 @@ def test_what_the_issuer_said_again_is_not_asked_for(log, places, call, kind):
 
 def test_an_entry_that_is_needed_can_t_be_left_out(log, places, call):
     for index in set(places) - {log.index("outcome"), call}:
-        form = parse_entry(log.shards_[0][index]).kind in ("shard", "key")
+        form = parse_entry(log.bodies[index]).kind == "key"
         cut = log.forged([i for i in places if i != index], call)
         assert refusal(cut, log.trust, form=form) == "evidence.incomplete", index

@@ -26,7 +26,7 @@ from agentguard.guard.guard import Guard
 from agentguard.identity.trust import TrustDocument
 from agentguard.policy.function import FunctionEngine
 from agentguard.storage import anchor
-from agentguard.storage.reader import StateReader
+from agentguard.store.reader import StoredLog
 
 
 @dataclasses.dataclass
@@ -72,7 +72,7 @@ class Scene:
             guard.new_agent("reader").call(guard.tool(name="say")(lambda what: what), what)
 
     def examine(self, trust: TrustDocument | None = None) -> Report:
-        with closing(StateReader(self.settings.state)) as reader:
+        with closing(StoredLog.of(self.settings.state)) as reader:
             return examine(reader, trust or self.trust, anchor=self.settings.anchor)
 
     def good(self) -> None:
@@ -83,24 +83,22 @@ class Scene:
         assert self.own == self.trust
 
     def calls(self) -> list[str]:
-        with closing(StateReader(self.settings.state)) as reader:
+        with closing(StoredLog.of(self.settings.state)) as reader:
             return [
                 str(parsed.invocation_id)
-                for shard in reader.shards()
-                for _index, body in reader.entries(shard)
+                for _index, body in reader.entries()
                 if isinstance(parsed := parse_entry(body), CallEntry)
             ]
 
     def prove(self, invocation_id: str) -> bytes:
-        with closing(StateReader(self.settings.state)) as reader:
+        with closing(StoredLog.of(self.settings.state)) as reader:
             return prove_call(reader, self.trust, invocation_id)
 
     def announced(self) -> list[Any]:
-        with closing(StateReader(self.settings.state)) as reader:
+        with closing(StoredLog.of(self.settings.state)) as reader:
             return [
                 parsed.stated.predicate
-                for shard in reader.shards()
-                for _index, body in reader.entries(shard)
+                for _index, body in reader.entries()
                 if isinstance(parsed := parse_entry(body), KeyEntry)
             ]
 

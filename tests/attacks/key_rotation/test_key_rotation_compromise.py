@@ -9,24 +9,37 @@ import dataclasses
 import os
 import shutil
 from contextlib import closing
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
-from rotations import FULL, HOUR, PASSPHRASE, USES, Crash, alien, crash_at, either, free_locks, put
+from rotations import (
+    FULL,
+    HOUR,
+    PASSPHRASE,
+    USES,
+    Crash,
+    alien,
+    crash_at,
+    either,
+    free_locks,
+    put,
+    signing,
+)
 
-from agentguard import ConfigError, StorageError, VerificationError
+from agentguard import ConfigError, Decision, StorageError, VerificationError
 from agentguard.audit.evidence import verify_evidence
 from agentguard.audit.kinds import parse_entry
-from agentguard.audit.registry import seal_registry, verify_registry
-from agentguard.call.invocation import timestamp
-from agentguard.domain import administration, handover, keystore, rotation
+from agentguard.domain import administration, domain, handover, keystore, rotation
 from agentguard.domain.domain import StateDomain
 from agentguard.errors import CallError
+from agentguard.guard.embedded import Embedded
+from agentguard.guard.guard import Guard
 from agentguard.identity.trust import seconds
-from agentguard.storage import registry_file
-from agentguard.storage.log import ShardLog
-from agentguard.storage.reader import StateReader
+from agentguard.policy.function import FunctionEngine
+from agentguard.store.log import StoreLog
+from agentguard.store.reader import StoredLog
+from agentguard.store.store import Store
 
 # --- compromise -----------------------------------------------------------------------------------
 
@@ -43,16 +56,13 @@ def test_what_a_compromised_log_key_signed_since_does_not_verify(scene):
     moment = scene.clock.now.isoformat()[:19]
     scene.rotate("log", compromised_since=since)
     scene.call("after")
-    report = scene.examine()
-    assert not report.ok
-    assert all("compromised by then" in problem.what for problem in report.problems)
-    with closing(StateReader(scene.settings.state)) as reader:
-        times = {
-            problem.index: parse_entry(reader.entry(0, problem.index).body).at  # type: ignore[union-attr]
-            for problem in report.problems
-        }
-    assert min(times.values()) >= since.isoformat()[:19]
-    assert max(times.values()) < moment  # and nothing that the new key signed
+    with closing(StoredLog.of(scene.settings.state)) as reader:
+        times = [parse_entry(body).at for _index, body in reader.entries()]
+    # and nothing that the new key signed
+    found = [n for n, at in enumerate(times) if since.isoformat()[:19] <= at < moment]
+    (problem,) = scene.examine().problems
+    assert problem.index == found[0] > 0
+    assert problem.what.startswith(f"{len(found)} entries, up to {found[-1]}, were written while")
     # what the key itself vouched for before the compromise, the new key vouches for as well
     verify_evidence(scene.prove(first), scene.trust)
 
@@ -76,8 +86,7 @@ def test_what_a_compromised_issuer_signed_since_does_not_verify(scene):
         scene.prove(second)
 
 
-def test_a_guard_that_runs_on_with_a_compromised_key_is_found_out(scene):
-    """Why every process must be restarted then: docs/how-to/keys.md."""
+def test_a_guard_that_runs_on_signs_nothing_more_with_a_compromised_key(scene):
     with scene.open() as guard:
         agent = guard.new_agent("reader")
         tool = guard.tool(name="say")(lambda what: what)
@@ -85,7 +94,39 @@ def test_a_guard_that_runs_on_with_a_compromised_key_is_found_out(scene):
         scene.rotate("log", compromised_since=scene.clock.now)
         scene.clock.advance(minutes=1)
         agent.call(tool, "not restarted")
+        assert signing(guard, "log") == scene.key("log")
+    scene.good()
+
+
+def fails(*_args, **_options):
+    raise StorageError("the disk is full", code="storage.full")
+
+
+@either
+def test_a_guard_that_runs_on_before_the_new_key_has_signed_is_found_out(scene, monkeypatch):
+    """Why every process must be stopped before: docs/how-to/keys.md."""
+    with scene.open() as guard:
+        agent = guard.new_agent("reader")
+        tool = guard.tool(name="say")(lambda what: what)
+        agent.call(tool, "before")
+        scene.clock.advance(minutes=1)
+        with monkeypatch.context() as patched:
+            patched.setattr(StateDomain, "open_log", fails)
+            done = rotation.rotate(
+                scene.settings,
+                PASSPHRASE,
+                "log",
+                now=scene.clock.now,
+                compromised_since=scene.clock.now,
+            )
+        assert done.unfinished is not None
+        scene.clock.advance(minutes=1)
+        agent.call(tool, "not stopped")
+        assert signing(guard, "log") != scene.key("log")
     assert not scene.examine().ok
+    scene.call("with the new key")
+    (problem,) = scene.examine().problems
+    assert "were written while no key of the log counted" in problem.what
 
 
 def test_what_a_compromised_admin_signed_before_still_counts(scene):
@@ -168,54 +209,68 @@ def test_a_rotated_key_is_revoked(scene, use):
     assert len(scene.calls()) == 3
 
 
-@either
-def test_what_a_revoked_key_signed_in_its_overlap_does_not_verify(scene, monkeypatch):
-    """Of a process that has not noticed the rotation, as a thief's would not.
+@pytest.fixture
+def stolen(scene, monkeypatch) -> tuple[Any, datetime]:
+    """The log's key before the rotation, which has signed entries after it, and the time between.
 
-    Only what the anchor has seen is built on, and then the new key vouches for it as well.
+    The thief writes the log, and not the anchor.
     """
-    monkeypatch.setattr(StateDomain, "renewed", lambda _home: None)
-    with scene.open() as guard:
-        agent = guard.new_agent("reader")
-        tool = guard.tool(name="say")(lambda what: what)
-        agent.call(tool, "before")
-        old = scene.key("log")
-        scene.clock.advance(hours=1)
-        since = scene.clock.now
-        scene.rotate("log")
-        scene.clock.advance(minutes=5)
-        agent.call(tool, "in the overlap")
-    monkeypatch.undo()
+    scene.call("before")
+    thief = keystore.load_key(scene.settings.state, "log", PASSPHRASE)
+    scene.clock.advance(hours=1)
+    since = scene.clock.now
+    scene.rotate("log")
+    scene.clock.advance(minutes=5)
+    unanchored = dataclasses.replace(scene.settings, anchor=None)
+    home = dataclasses.replace(
+        domain.take_up(unanchored, PASSPHRASE), settings=unanchored, log_key=thief
+    )
+    with monkeypatch.context() as patched:
+        patched.setattr(Store, "_is_replaced", lambda *_keys: False)
+        patched.setattr(StateDomain, "renewed", lambda _home: None)
+        engine = FunctionEngine(lambda _d: Decision.allow())
+        with Guard(Embedded(unanchored, engine, home)) as guard:
+            agent = guard.new_agent("reader")
+            agent.call(guard.tool(name="say")(lambda what: what), "in the overlap")
+            assert signing(guard, "log") == thief.public_key
+    return thief.public_key, since
+
+
+@either
+def test_what_a_revoked_key_signed_in_its_overlap_does_not_verify(scene, stolen):
+    """Nothing is built on it, so the log ends with it."""
+    old, since = stolen
     assert scene.examine().ok
-    scene.revoke(old, since)
+    done = rotation.revoke(
+        scene.settings,
+        PASSPHRASE,
+        old.thumbprint,
+        compromised_since=since,
+        now=scene.clock.now,
+    )
+    assert done.unfinished is not None
+    assert done.unfinished.code == "storage.unvouched"
+    assert done.trust == scene.trust == scene.own
     report = scene.examine()
     assert not report.ok
     assert all("compromised by then" in problem.what for problem in report.problems)
     first, second = scene.calls()
-    if scene.settings.anchor is not None:
-        verify_evidence(scene.prove(first), scene.trust)
-        verify_evidence(scene.prove(second), scene.trust)
-    else:
-        with pytest.raises(VerificationError):
-            scene.prove(second)
+    verify_evidence(scene.prove(first), scene.trust)
+    with pytest.raises(VerificationError):
+        scene.prove(second)
+    with pytest.raises(StorageError) as caught:
+        scene.call("later")
+    assert caught.value.code == "storage.unvouched"
 
 
-def test_a_revoked_issuers_registry_is_signed_anew(scene):
-    """Whoever had the key wrote one in its overlap; nothing could be leased any more."""
-    old = keystore.load_key(scene.settings.state, "issuer", PASSPHRASE)
-    scene.clock.advance(minutes=1)
-    since = scene.clock.now
-    scene.rotate("issuer")
-    scene.clock.advance(minutes=1)
-    sealed = seal_registry(old, scene.trust, {0}, at=timestamp(scene.clock.now))
-    registry_file.write(scene.settings.state, sealed)
-    assert verify_registry(sealed, scene.trust).shards == {0}
-    scene.revoke(old.public_key, since)
-    with pytest.raises(VerificationError, match="compromised by then"):
-        verify_registry(sealed, scene.trust)
-    data = registry_file.read(scene.settings.state) or b""
-    assert verify_registry(data, scene.trust).shards == {0}
-    scene.call()
+def test_who_has_seen_the_new_key_builds_on_nothing_that_the_old_one_signs(scene, stolen):
+    """Nobody has to know that the old key is stolen: in its overlap, too."""
+    with pytest.raises(StorageError, match="was replaced before them") as caught:
+        scene.call("later")
+    assert caught.value.code == "storage.unvouched"
+    done = rotation.rotate(scene.settings, PASSPHRASE, "issuer", now=scene.clock.now)
+    assert done.unfinished is not None
+    assert done.unfinished.code == "storage.unvouched"
 
 
 def test_the_key_in_force_is_not_revoked(scene):
@@ -313,7 +368,7 @@ def test_a_next_trust_document_that_nobody_has_decided_on_is_forgotten(scene):
 @pytest.mark.parametrize("what", ["rotate", "revoke"])
 @pytest.mark.parametrize(
     ("owner", "step"),
-    [(ShardLog, "append"), (handover, "announce"), (handover, "finish")],
+    [(StoreLog, "append"), (handover, "announce"), (handover, "finish")],
     ids=["append", "announce", "finish"],
 )
 def test_what_counts_is_no_failure_because_the_rest_is(scene, monkeypatch, what, owner, step):
@@ -324,10 +379,6 @@ def test_what_counts_is_no_failure_because_the_rest_is(scene, monkeypatch, what,
     if what == "revoke":
         scene.rotate("log")
         scene.clock.advance(minutes=1)
-
-    def fails(*_args, **_options):
-        raise StorageError("the disk is full", code="storage.full")
-
     with monkeypatch.context() as patched:
         patched.setattr(owner, step, fails)
         done: rotation.Rotation | rotation.Revocation = (

@@ -1,13 +1,12 @@
 """What is erased is nowhere in the state any more, and the log verifies.
 
 Whoever reads the state's files looks for the bytes of an erased call, while other processes write
-and read the same shard.
+and read the log.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import random
 import sqlite3
 import subprocess
@@ -22,10 +21,12 @@ from private_calls import CLEAR, SECRET, Scene, call, erase, login, spellings
 from agentguard import Denied, StorageError
 from agentguard.audit.evidence import verify_evidence
 from agentguard.audit.prove import prove_call
-from agentguard.domain import keystore
+from agentguard.domain import administration, keystore
 from agentguard.errors import CallError
-from agentguard.storage import erasure, sqlite
-from agentguard.storage.reader import StateReader
+from agentguard.storage import sqlite
+from agentguard.store.reader import StoredLog
+from agentguard.store.sqlite import erase as erase_attachments
+from agentguard.store.sqlite import path_in
 
 SHAPES = {
     "small": (CLEAR, SECRET),
@@ -44,13 +45,13 @@ def test_what_is_erased_is_nowhere_any_more(scene, values):
         agent.call(tool, *values)
         wanted = scene.newest()
         agent.call(tool, "somebody", "else after")
-    assert scene.holds(SECRET) == ["0.sqlite"]
-    assert scene.holds(scene.salts[1]) == ["0.sqlite"]
+    assert scene.holds(SECRET) == ["log.sqlite"]
+    assert scene.holds(scene.salts[1]) == ["log.sqlite"]
     done = erase(scene, wanted)
     assert (done.attachments, done.call.invocation_id) == (3, wanted)
     assert scene.holds(SECRET, CLEAR, scene.salts[1]) == []
-    assert scene.holds(scene.salts[0]) == scene.holds(scene.salts[2]) == ["0.sqlite"]
-    assert scene.holds("else before") == scene.holds("else after") == ["0.sqlite"]
+    assert scene.holds(scene.salts[0]) == scene.holds(scene.salts[2]) == ["log.sqlite"]
+    assert scene.holds("else before") == scene.holds("else after") == ["log.sqlite"]
     report = scene.verify()
     assert (report.ok, report.anchored, report.in_doubt) == (True, True, ())
 
@@ -88,7 +89,7 @@ def test_of_hundreds_of_calls_each_that_is_erased_is_nowhere(scene, monkeypatch,
             if number % 50 == 49:  # while the guard goes on writing
                 guard.reader().close()  # with the newest outcome in the log
                 erased |= erase_some(scene, chance)
-    file = sqlite.shard_path(scene.settings.state, 0).read_bytes()
+    file = path_in(scene.settings.state).read_bytes()
     assert {number for number in range(200) if b"<%06d>" % number not in file} == erased
     copies = [file.count(b'{"a":"<%06d>"' % number) for number in range(200)]
     assert max(copies) == 3  # arguments, input, result
@@ -97,18 +98,18 @@ def test_of_hundreds_of_calls_each_that_is_erased_is_nowhere(scene, monkeypatch,
 
 def erase_some(scene: Scene, chance: random.Random) -> set[int]:
     """Erase a half of the calls, of the oldest and of the newest too; return their numbers."""
-    kept = scene.rows("SELECT idx, data FROM attachments WHERE role = 'arguments' AND data <> x''")
+    kept = scene.rows("SELECT idx, data FROM attachment WHERE role = 'arguments' AND data <> x''")
     numbers = {index: int(json.loads(data)["a"][1:-1]) for index, data in kept}
     chosen = {min(numbers), max(numbers), *chance.sample(sorted(numbers), len(numbers) // 2)}
     for index in chance.sample(sorted(chosen), len(chosen)):
-        erasure.erase(scene.settings.state, 0, [index, index + 1])
+        erase_attachments(path_in(scene.settings.state), [index, index + 1])
     return {numbers[index] for index in chosen}
 
 
 def test_no_erasure_leaves_a_copy_of_what_is_erased_later(scene):
     """Rows that are deleted one by one have SQLite merge pages: with these, a copy would stay."""
     chance = random.Random(1)  # noqa: S311  the same rows each time
-    path = sqlite.shard_path(scene.settings.state, 0)
+    path = path_in(scene.settings.state)
     with scene.open():
         pass  # makes the file
     with closing(sqlite3.connect(path)) as connection:
@@ -116,14 +117,14 @@ def test_no_erasure_leaves_a_copy_of_what_is_erased_later(scene):
             mark = b"<%d>" % index
             data = mark * (chance.choice((600, 700)) // len(mark) + 1)
             connection.execute(
-                "INSERT INTO attachments VALUES (?, 'result', ?, ?, ?)",
+                "INSERT INTO attachment VALUES (0, ?, 'result', ?, ?, ?)",
                 (index, "c" * 64, bytes(32), data),
             )
         connection.commit()
     order = list(range(1000, 1150))
     chance.shuffle(order)
     for number, index in enumerate(order, start=1):
-        erasure.erase(scene.settings.state, 0, [index])
+        erase_attachments(path_in(scene.settings.state), [index])
         if number % 25 == 0:
             file = path.read_bytes()
             assert [one for one in order if b"<%d>" % one not in file] == order[:number]
@@ -135,7 +136,7 @@ def test_the_proof_of_an_erased_call_holds_before_and_after(scene):
     trust = keystore.load_trust(scene.settings.state)
 
     def prove() -> bytes:
-        with closing(StateReader(scene.settings.state)) as reader:
+        with closing(StoredLog.of(scene.settings.state)) as reader:
             return prove_call(reader, trust, scene.newest())
 
     before = prove()
@@ -150,7 +151,7 @@ def test_the_proof_of_an_erased_call_holds_before_and_after(scene):
 def test_a_redacted_call_can_be_erased_as_well(scene):
     guard = scene.redacting(login=["/args/password", "/result/token"]).open()
     call(guard, login(guard), CLEAR, SECRET)
-    assert scene.holds(CLEAR) == ["0.sqlite"]
+    assert scene.holds(CLEAR) == ["log.sqlite"]
     assert erase(scene).attachments == 3
     assert scene.holds(CLEAR) == []
     assert scene.verify().ok
@@ -162,10 +163,14 @@ def test_a_crash_between_the_entry_and_the_erasure_is_made_good_by_doing_it_agai
     guard = scene.open()
     call(guard, login(guard), CLEAR, SECRET)
     with monkeypatch.context() as patched:
-        patched.setattr(erasure, "erase", lambda *_args: (_ for _ in ()).throw(KeyboardInterrupt))
+        patched.setattr(
+            administration,
+            "erase_attachments",
+            lambda *_args: (_ for _ in ()).throw(KeyboardInterrupt),
+        )
         with pytest.raises(KeyboardInterrupt):
             erase(scene)
-    assert scene.holds(SECRET) == ["0.sqlite"]
+    assert scene.holds(SECRET) == ["log.sqlite"]
     assert scene.verify().ok
     assert erase(scene).attachments == 3
     assert scene.holds(SECRET) == []
@@ -191,7 +196,7 @@ def test_an_unknown_call_is_not_erased_and_nothing_is_logged(scene):
             erase(scene, unknown or " ")
         assert caught.value.code == "call.unknown"
     assert scene.verify().entries == before
-    assert scene.holds(SECRET) == ["0.sqlite"]
+    assert scene.holds(SECRET) == ["log.sqlite"]
 
 
 def test_a_column_that_lies_does_not_have_another_calls_result_erased(scene):
@@ -203,12 +208,12 @@ def test_a_column_that_lies_does_not_have_another_calls_result_erased(scene):
         agent.call(tool, "b", "what the second one said")
     (_, first), (_, second) = scene.calls()
     scene.rows(
-        "UPDATE summaries SET invocation_id = ? WHERE kind = 'outcome' AND invocation_id = ?",
+        "UPDATE entry SET invocation_id = ? WHERE kind = 'outcome' AND invocation_id = ?",
         first.invocation_id,
         second.invocation_id,
     )
     assert erase(scene, first.invocation_id).attachments == 3
-    assert scene.holds("what the second one said") == ["0.sqlite"]
+    assert scene.holds("what the second one said") == ["log.sqlite"]
     assert scene.holds("what the first one said") == []
 
 
@@ -216,10 +221,10 @@ def test_while_somebody_reads_the_old_bytes_it_says_that_they_are_still_there(sc
     monkeypatch.setitem(sqlite.OPTIONS, "timeout", 0.2)
     guard = scene.open()
     call(guard, login(guard), CLEAR, SECRET)
-    path = sqlite.shard_path(scene.settings.state, 0)
+    path = path_in(scene.settings.state)
     with closing(sqlite3.connect(path, isolation_level=None)) as reading:
         reading.execute("BEGIN")
-        assert reading.execute("SELECT count(*) FROM attachments").fetchone() == (3,)
+        assert reading.execute("SELECT count(*) FROM attachment").fetchone() == (3,)
         with pytest.raises(StorageError, match=r"is being read: .* try again") as caught:
             erase(scene)
         assert caught.value.code == "storage.locked"
@@ -272,7 +277,7 @@ def erased_at_last(scene: Scene, wanted: str) -> Any:
     raise AssertionError("the writer never stops reading")
 
 
-def test_the_shards_writer_may_be_at_work_meanwhile(scene):
+def test_another_process_may_write_meanwhile(scene):
     """In another process, which has the call's own pages in its cache and in its -wal."""
     folder = scene.settings.base
     with subprocess.Popen(
@@ -292,7 +297,6 @@ def test_the_shards_writer_may_be_at_work_meanwhile(scene):
         count = int(writer.stdout.readline())
         assert writer.wait(timeout=120) == 0
     assert done.attachments in (3, 0)  # none, where only the -wal file was left to be emptied
-    assert done.recorded.shard == 1  # its own shard is the writer's
     assert held == []
     assert scene.holds(SECRET) == []
     report = scene.verify()
@@ -301,32 +305,13 @@ def test_the_shards_writer_may_be_at_work_meanwhile(scene):
     assert len(scene.calls()) == count
 
 
-def test_a_fork_does_not_erase_past_its_parents_connection(scene):
-    """SQLite in the fork believes that it has the parent's locks on the file."""
-    guard = scene.open()
-    tool = login(guard)
-    guard.new_agent("reader").call(tool, CLEAR, SECRET)
-    guard._parts.runtime._ports.log.flush()
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            erasure.erase(scene.settings.state, 0, [0])
-        except StorageError as error:
-            code = 0 if error.code == "storage.locked" else 2
-        os._exit(code)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    guard.close()
-    assert erase(scene).attachments == 3
-
-
 def test_without_the_admin_key_nothing_is_erased(scene):
     guard = scene.open()
     call(guard, login(guard), CLEAR, SECRET)
     (scene.settings.state / "keys" / "admin").unlink()
     with pytest.raises(Exception, match="admin"):
         erase(scene)
-    assert scene.holds(SECRET) == ["0.sqlite"]
+    assert scene.holds(SECRET) == ["log.sqlite"]
 
 
 def test_files_stay_private(scene):

@@ -24,7 +24,7 @@ from agentguard.guard.guard import Guard
 from agentguard.policy.document import Evaluated
 from agentguard.policy.function import FunctionEngine
 from agentguard.signing import canonical
-from agentguard.storage.reader import StateReader
+from agentguard.store.reader import StoredLog
 
 
 class Codec:
@@ -100,7 +100,7 @@ def test_the_proofs_of_all_attempts_hold_before_and_after(repeated):
     trust = keystore.load_trust(repeated.settings.state)
 
     def proofs() -> list[bytes]:
-        with closing(StateReader(repeated.settings.state)) as reader:
+        with closing(StoredLog.of(repeated.settings.state)) as reader:
             return [prove_call(reader, trust, one) for one in ids(repeated)]
 
     before = proofs()
@@ -117,7 +117,7 @@ def test_the_result_is_not_handed_out_after_the_erasure_of_a_repetition(repeated
     erase(repeated, ids(repeated)[1])
     with repeated.open() as guard:
         assert refused(guard) == "journal.unreplayable"
-    assert repeated.holds(SECRET) == ["0.sqlite"]  # the arguments of the new attempt, until again
+    assert repeated.holds(SECRET) == ["log.sqlite"]  # the arguments of the new attempt, until again
     assert len(erase(repeated, ids(repeated)[0]).repeats) == 4
     assert repeated.holds(SECRET) == []
     assert repeated.verify().ok
@@ -137,7 +137,7 @@ def test_the_calls_of_others_stay(scene):
     attempts = ids(scene)
     for named in (0, 3):
         assert erase(scene, attempts[named]).repeats == ()
-    kept = scene.rows("SELECT data FROM attachments WHERE role = 'arguments' AND data <> x''")
+    kept = scene.rows("SELECT data FROM attachment WHERE role = 'arguments' AND data <> x''")
     texts = sorted(data.decode() for (data,) in kept)
     assert [SECRET in text for text in texts].count(True) == 2
     assert sum("another secret" in text for text in texts) == 1
@@ -158,11 +158,11 @@ def test_an_attempt_that_failed_before_is_erased_as_well(scene):
     assert scene.verify().ok
 
 
-def test_the_attempts_in_another_shard_are_erased_as_well(scene):
-    with scene.open() as guard, scene.open() as resumed:  # each has a shard of its own
+def test_the_attempts_of_another_guard_are_erased_as_well(scene):
+    with scene.open() as guard, scene.open() as resumed:
         assert attempt(guard) == attempt(resumed) == {"token": SECRET}
-    assert {"0.sqlite", "1.sqlite"} <= set(scene.holds(SECRET))
-    (first,) = ids(scene)
+    assert "log.sqlite" in scene.holds(SECRET)
+    first, _again = ids(scene)
     assert len(erase(scene, first).repeats) == 1
     assert scene.holds(SECRET) == []
     report = scene.verify()
@@ -191,25 +191,25 @@ def test_who_edits_another_call_for_a_moment_has_no_data_of_it_erased(scene, edi
         attempt(guard, OTHER, run="run-2")
     first, _again, other = ids(scene)
     index = next(index for index, call in scene.calls() if call.invocation_id == other)
-    [(body,)] = scene.rows("SELECT body FROM entries WHERE idx = ?", index)
+    [(body,)] = scene.rows("SELECT body FROM entry WHERE idx = ?", index)
     members = json.loads(body)
     if edited == "replay_of":
         members["replay_of"] = first
     else:
         index_of_first = scene.calls()[0][0]
-        [(of_first,)] = scene.rows("SELECT body FROM entries WHERE idx = ?", index_of_first)
+        [(of_first,)] = scene.rows("SELECT body FROM entry WHERE idx = ?", index_of_first)
         members["journal"] = json.loads(of_first)["journal"]
-    update = "UPDATE entries SET body = ? WHERE idx = ?"
+    update = "UPDATE entry SET body = ? WHERE idx = ?"
     scene.rows(update, canonical.dumps(members), index)
     with pytest.raises(AgentguardError) as caught:
         erase(scene, first)
     assert caught.value.code == "proof.invalid"
     scene.rows(update, body, index)
-    assert "0.sqlite" in scene.holds(SECRET)  # nothing was erased
+    assert "log.sqlite" in scene.holds(SECRET)  # nothing was erased
 
     assert len(erase(scene, first).repeats) == 1
     assert scene.holds(SECRET) == []
-    assert "0.sqlite" in scene.holds(OTHER)
+    assert "log.sqlite" in scene.holds(OTHER)
     assert scene.verify().ok
 
 
@@ -232,4 +232,4 @@ def test_a_name_in_the_details_of_an_evaluation_makes_no_call_an_attempt(scene):
         attempt(guard, OTHER, run="run-2")
     assert len(erase(scene, ids(scene)[0]).repeats) == 1
     assert scene.holds(SECRET) == []
-    assert "0.sqlite" in scene.holds(OTHER)
+    assert "log.sqlite" in scene.holds(OTHER)

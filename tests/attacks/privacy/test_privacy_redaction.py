@@ -29,7 +29,7 @@ from agentguard.domain import config, keystore
 from agentguard.guard.guard import Guard
 from agentguard.policy.rego import RegoEngine
 from agentguard.signing import canonical
-from agentguard.storage.reader import StateReader
+from agentguard.store.reader import StoredLog
 
 # --- redaction ------------------------------------------------------------------------------------
 
@@ -76,7 +76,7 @@ def test_what_is_not_redacted_is_there(scene):
     redacting = scene.redacting(other=["/args/password", "/result/token"])
     guard = redacting.open()
     call(guard, login(guard), CLEAR, SECRET)
-    assert redacting.holds(SECRET) == ["0.sqlite"]
+    assert redacting.holds(SECRET) == ["log.sqlite"]
     assert redacting.verify().ok
 
 
@@ -85,7 +85,7 @@ def test_a_redacted_call_can_be_proved_and_its_evidence_tells_nothing(scene):
     guard = redacting.open()
     call(guard, login(guard), CLEAR, SECRET)
     trust = keystore.load_trust(redacting.settings.state)
-    with closing(StateReader(redacting.settings.state)) as reader:
+    with closing(StoredLog.of(redacting.settings.state)) as reader:
         data = prove_call(reader, trust, redacting.newest())
     verify_evidence(data, trust)
     assert not any(form in data for form in spellings(SECRET.encode()))
@@ -151,7 +151,7 @@ def test_a_denied_call_is_redacted_too(scene, policy):
     with pytest.raises(Denied):
         call(guard, login(guard), CLEAR, SECRET)
     assert scene.holds(SECRET) == []
-    assert scene.holds(CLEAR) == ["0.sqlite"]
+    assert scene.holds(CLEAR) == ["log.sqlite"]
     assert scene.verify().ok
 
 
@@ -177,7 +177,7 @@ def test_a_call_whose_signer_fails_is_redacted_too(scene):
     guard.close()
     assert caught.value.code == "signature.failed"
     assert scene.holds(SECRET) == []
-    assert scene.holds(CLEAR) == ["0.sqlite"]
+    assert scene.holds(CLEAR) == ["log.sqlite"]
     assert scene.verify().ok
 
 
@@ -222,7 +222,7 @@ def test_where_the_policy_fails_only_the_configuration_redacts(scene):
     def broken(_document: Any) -> Decision:
         raise LookupError(SECRET)
 
-    for redact, held in (({}, ["0.sqlite"]), ({"login": ["/args/password"]}, ["0.sqlite"])):
+    for redact, held in (({}, ["log.sqlite"]), ({"login": ["/args/password"]}, ["log.sqlite"])):
         redacting = scene.redacting(**redact)
         guard = redacting.open(broken)
         with pytest.raises(Denied) as caught:
@@ -305,7 +305,7 @@ def test_long_arguments_and_results_are_redacted_and_recorded(scene):
     assert scene.holds(SECRET) == []
     report = scene.verify()
     assert (report.ok, report.in_doubt) == (True, ())
-    assert {row[0] for row in scene.rows("SELECT role FROM attachments")} == {
+    assert {row[0] for row in scene.rows("SELECT role FROM attachment")} == {
         "arguments",
         "input",
         "result",
@@ -374,7 +374,7 @@ def guess_the_pin(scene: Scene) -> str | None:
     """Try every PIN against what the agent has signed, with every salt that the state holds."""
     _index, authorization = scene.calls()[-1]
     committed = authorization.predicate["arguments"]
-    salts = {bytes(salt) for (salt,) in scene.rows("SELECT salt FROM attachments")}
+    salts = {bytes(salt) for (salt,) in scene.rows("SELECT salt FROM attachment")}
     for number in range(10_000):
         guess = canonical.dumps({"password": f"{number:04}", "user": CLEAR})
         for salt in salts:
@@ -396,8 +396,8 @@ def test_with_its_salt_it_could_be(scene):
     """The twin: the attack finds the PIN of a call that was not redacted, data or no data."""
     guard = scene.open()
     call(guard, login(guard), CLEAR, "4711")
-    assert scene.holds(*scene.salts) == ["0.sqlite"]
-    scene.rows("UPDATE attachments SET data = x'7b7d'")
+    assert scene.holds(*scene.salts) == ["log.sqlite"]
+    scene.rows("UPDATE attachment SET data = x'7b7d'")
     assert guess_the_pin(scene) == "4711"
 
 
@@ -422,7 +422,7 @@ def test_a_call_with_any_redaction_keeps_no_salt(scene, pointer):
 
 # --- a changed copy -------------------------------------------------------------------------------
 
-CHANGE = "UPDATE attachments SET {} WHERE role = ?"
+CHANGE = "UPDATE attachment SET {} WHERE role = ?"
 
 
 @pytest.mark.parametrize("role", ["arguments", "input", "result"])
@@ -442,9 +442,9 @@ def test_a_copy_that_somebody_changed_is_found(scene, role, change):
     assert redacting.verify().ok
     parameters = ["0" * 64] if "?" in change else []
     redacting.rows(CHANGE.format(change), *parameters, role)
-    index = redacting.rows("SELECT idx FROM attachments WHERE role = ?", role)[0][0]
+    index = redacting.rows("SELECT idx FROM attachment WHERE role = ?", role)[0][0]
     problems = redacting.verify().problems
-    assert [(found.shard, found.index) for found in problems] == [(0, index)]
+    assert [found.index for found in problems] == [index]
     assert role in problems[0].what
 
 
@@ -455,7 +455,7 @@ def test_a_copy_can_not_be_passed_off_as_the_whole(scene):
     salt, data = bytes(32), canonical.dumps({"password": "invented", "user": CLEAR})
     forged = hashlib.sha256(salt + data).hexdigest()
     scene.rows(
-        "UPDATE attachments SET salt = ?, data = ?, commitment = ? WHERE role = 'arguments'",
+        "UPDATE attachment SET salt = ?, data = ?, commitment = ? WHERE role = 'arguments'",
         salt,
         data,
         forged,

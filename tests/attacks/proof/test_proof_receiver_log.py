@@ -134,7 +134,7 @@ def test_many_threads_record_each_request_once(sides):
     assert sorted(digests) == sorted(sha256_hex(header(one, PROOF).encode()) for one in requests)
 
 
-def test_a_worker_process_writes_another_shard_than_its_parent(sides):
+def test_worker_processes_write_their_parent_s_log(sides):
     with sides.open() as opened:
         requests = [opened.prove() for _ in range(4)]
         log = ReceiverLog(opened.server)
@@ -154,9 +154,7 @@ def test_a_worker_process_writes_another_shard_than_its_parent(sides):
             worker.join(60)
         assert [worker.exitcode for worker in workers] == [0, 0]
     assert len(sides.server.entries("received")) == 4
-    report = sides.server.verify()
-    assert report.ok
-    assert len(report.shards) in (2, 3)  # a worker may end before the other one begins
+    assert sides.server.verify().ok
 
 
 def test_a_request_over_mcp_is_on_record_on_both_sides(sides):

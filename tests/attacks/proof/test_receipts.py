@@ -290,13 +290,11 @@ def test_a_receipt_entry_that_lies_is_found(sides, key, lie):
     def pay():
         proof = sha256_hex(prove_request("POST", f"{URL}/pay", b"").proof.encode())
         members: Any = sides.agent.entries("proof")[0].members
-        place = members["authorization"]
         digest = "f" * 64 if lie == "of another request" else proof
         subject = ReleaseSubject(
             members["invocation_id"],
             "f" * 64 if lie == "of another call" else members["invocation_sha256"],
-            place["shard"],
-            place["index"],
+            members["authorization"]["index"],
             members["agent"],
             members["tool"],
             None,

@@ -109,11 +109,8 @@ def test_an_entry_that_is_removed_is_found_twice(sides, side):
     state = getattr(sides, side).state
     assert match(sides)[0] == 0  # the twin
     kind = "proof" if side == "agent" else "received"
-    with sqlite3.connect(state / "shards/0.sqlite") as connection:
-        (index,) = connection.execute(
-            "SELECT idx FROM summaries WHERE kind = ?", (kind,)
-        ).fetchone()
-        connection.execute("DELETE FROM entries WHERE idx = ?", (index,))
+    with sqlite3.connect(state / "log.sqlite") as connection:
+        connection.execute("DELETE FROM entry WHERE kind = ?", (kind,))
     connection.close()
     code, (one,), summary = match(sides)
     assert code == 1

@@ -24,7 +24,6 @@ def subject_of(scene) -> ReleaseSubject:
     return ReleaseSubject(
         str(call.invocation_id),
         call.invocation_sha256,
-        0,
         place,
         call.agent,
         call.tool,
@@ -96,13 +95,12 @@ LIES: dict[str, dict[str, Any]] = {
     "a call that is not there": {"invocation_sha256": "0" * 64},
     "another id": {"invocation_id": "0" * 32},
     "another place": {"place": 0},
-    "another shard": {"shard": 1},
     "another tool": {"tool": "read"},
     "another agent": {"agent": "spiffe://acme.example/agent/writer/x"},
 }
 
 
-@pytest.mark.parametrize("lie", [*LIES, "another secret", "none"])
+@pytest.mark.parametrize("lie", [*LIES, "another log", "another secret", "none"])
 def test_a_release_that_lies_is_found(scene, lie):
     """The holder of the log's key appends an entry while the call runs."""
 
@@ -112,7 +110,10 @@ def test_a_release_that_lies_is_found(scene, lie):
         subject = subject_of(scene)._replace(**LIES.get(lie, {}))
         name = "OTHER" if lie == "another secret" else NAME
         at = scene.entries()[-1].at
-        ports.log.append(SecretEntry.new(name, subject, at=at))
+        record = SecretEntry.new(name, subject, at=at)
+        if lie == "another log":
+            record = record._replace(body=record.body.replace(b'"log":0', b'"log":1'))
+        ports.log.append(record)
 
     with scene.open() as guard:
         guard.new_agent("reader").call(guard.tool(name="deploy")(tool))

@@ -25,7 +25,7 @@ from secret_calls import NAME, VALUE, WAYS
 from agentguard import Denied, adapters, secret
 from agentguard.adapters import CallOptions, CallSite, Invocation
 from agentguard.audit.evidence import verify_evidence
-from agentguard.storage import sqlite
+from agentguard.store.sqlite import path_in
 from agentguard_langchain import guard_tools
 
 LONG = "ghp_" + "0aB9" * 9
@@ -33,9 +33,9 @@ LONG = "ghp_" + "0aB9" * 9
 
 def results(scene):
     """The kept results, in the order of the log."""
-    with closing(sqlite3.connect(sqlite.shard_path(scene.base / "state", 0))) as connection:
+    with closing(sqlite3.connect(path_in(scene.base / "state"))) as connection:
         rows = connection.execute(
-            "SELECT data FROM attachments WHERE role = 'result' ORDER BY idx"
+            "SELECT data FROM attachment WHERE role = 'result' ORDER BY idx"
         ).fetchall()
     return [json.loads(data) for (data,) in rows]
 
@@ -84,8 +84,8 @@ def test_the_pin_can_not_be_guessed_from_what_the_agent_signs(scene):
     scene.put("4711")
     with scene.open() as guard:
         guard.new_agent("reader").call(guard.tool(name="deploy")(lambda: secret(NAME)))
-    with closing(sqlite3.connect(sqlite.shard_path(scene.base / "state", 0))) as connection:
-        salts = {salt for (salt,) in connection.execute("SELECT salt FROM attachments")}
+    with closing(sqlite3.connect(path_in(scene.base / "state"))) as connection:
+        salts = {salt for (salt,) in connection.execute("SELECT salt FROM attachment")}
     guesses = [json.dumps(f"{pin:04}").encode() for pin in range(10_000)]
     digests = {hashlib.sha256(salt + guess).hexdigest() for salt in salts for guess in guesses}
     (outcome,) = scene.entries("outcome")

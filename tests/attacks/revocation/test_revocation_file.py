@@ -145,21 +145,25 @@ def test_an_old_state_that_is_restored_beside_a_newer_log(scene):
 
 
 @pytest.mark.parametrize("restored", [True, False])
-def test_old_shards_that_are_restored_beside_a_newer_file(durable, restored):
-    """It says how far they were read, and means others. Without an anchor nobody refuses them."""
+def test_an_old_log_that_is_restored_beside_a_newer_file(durable, restored):
+    """It says how far it was read, and means another. Without an anchor nobody refuses them."""
     tables = {**loads_object(durable.config.encoded), "anchor": ""}
     durable.config = config.parse(tables, source="agentguard.toml", base=durable.config.base)
-    shards = durable.config.state / "shards"
     with Scene(durable).guard:
         pass
-    shutil.copytree(shards, durable.config.base / "old")
+    state, old = durable.config.state, durable.config.base / "old"
+    old.mkdir()
+    for path in state.glob("log.sqlite*"):
+        shutil.copy(path, old)
     before = Scene(durable)
     with before.guard:
         before.calls()
     before.revoke("user:bob")
     if restored:
-        shutil.rmtree(shards)
-        shutil.copytree(durable.config.base / "old", shards)
+        for path in state.glob("log.sqlite*"):
+            path.unlink()
+        for path in old.iterdir():
+            shutil.copy(path, state)
     before.revoke("user:alice")
     late = Scene(durable)
     with late.guard:
@@ -175,7 +179,7 @@ def test_old_shards_that_are_restored_beside_a_newer_file(durable, restored):
 def written(scene: Scene, *records: Record) -> None:
     """Put entries in the log, as whoever can write it does; and have them read."""
     home = scene.place.take_up()
-    with closing(home.lease(datetime.now(UTC))) as log:
+    with closing(home.open_log(datetime.now(UTC))) as log:
         for record in records:
             log.append(record)
     home.revocations()

@@ -46,7 +46,7 @@ def parts(scene, guard):
 def logouts(guard) -> int:
     """Return the number of log-outs in the log."""
     reader = guard.reader()
-    entries = (body for shard in reader.shards() for _index, body in reader.entries(shard))
+    entries = (body for _index, body in reader.entries())
     return [parse_entry(body).kind for body in entries].count("logout")
 
 

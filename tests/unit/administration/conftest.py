@@ -67,7 +67,7 @@ def settings(tmp_path, original):
 
 @pytest.fixture
 def opened(settings):
-    """A guard on the domain; it leases the shard that the killed process has left."""
+    """A guard on the domain, beside which an administrator acts."""
     home = domain.take_up(settings, PASSPHRASE)
     with Guard(Embedded(settings, FunctionEngine(lambda _d: Decision.allow()), home)) as guard:
         yield guard

@@ -47,25 +47,17 @@ def test_a_resolution_of_a_denied_call_is_found(settings):
         with pytest.raises(Denied):
             guard.new_agent("a").call(tool, "denied")
     place = say(settings, place_of(settings, "denied"))
-    assert found(settings) == [(0, place.index, "it resolves a call that was denied")]
+    assert found(settings) == [(place.index, "it resolves a call that was denied")]
 
 
 def test_a_resolution_of_a_call_that_has_an_outcome_is_found(settings):
     place = say(settings, place_of(settings, "done"))
     what = "it resolves a call whose outcome stands before it"
-    assert found(settings) == [(0, place.index, what)]
-
-
-def test_so_is_one_in_another_shard_that_has_seen_the_outcome(settings, opened):
-    """The guard holds shard 0, so that the administrator's lease embeds its head."""
-    place = say(settings, place_of(settings, "done"))
-    what = "it resolves a call whose outcome stands before it"
-    assert place.shard == 1
-    assert found(settings) == [(1, place.index, what)]
+    assert found(settings) == [(place.index, what)]
 
 
 def test_the_twin_an_erasure_of_any_call_is_none(settings):
-    """And the call in doubt may be resolved, in whatever shard."""
+    """And the call in doubt may be resolved."""
     say(settings, place_of(settings, "done"), kind="erasure")
     say(settings, place_of(settings, "die"), kind="erasure")
     assert found(settings) == []
@@ -82,13 +74,12 @@ def test_resolutions_that_contradict_each_other_are_found(settings, first):
     assert found(settings) == []
     place = say(settings, where, ran=not first)
     what = "it contradicts another resolution of the same call"
-    assert found(settings) == [(0, place.index, what)]
+    assert found(settings) == [(place.index, what)]
 
 
 def elsewhere(settings, **changes):
     where = place_of(settings)
     fields = {
-        "shard": where.shard,
         "index": where.index,
         "invocation_id": where.invocation_id,
         "invocation_sha256": where.invocation_sha256,
@@ -100,10 +91,7 @@ NOWHERE = {
     "no such index": {"index": 9999},
     "a negative index": {"index": -1},
     "another kind of entry": {"index": 0},
-    "another shard": {"shard": 7},
-    "a negative shard": {"shard": -1},
     "an index past SQLite's": {"index": 2**53 - 1},
-    "a shard past any": {"shard": 2**53 - 1},
 }
 
 
@@ -120,9 +108,7 @@ def test_a_statement_of_a_call_that_is_not_there_is_found(settings, kind, change
     )
     place = append(settings, record)
     found = report(settings)
-    assert [(problem.shard, problem.index) for problem in found.problems] == [
-        (place.shard, place.index)
-    ]
+    assert [problem.index for problem in found.problems] == [place.index]
     assert found.in_doubt == (doubtful,)
 
 
@@ -151,9 +137,9 @@ def test_a_resolution_from_another_log_is_refused(settings, tmp_path_factory):
         {"note": None},
         {"note": ...},
         {"authorization": None},
-        {"authorization": {"shard": "0", "index": 1}},
-        {"authorization": {"shard": 0}},
-        {"authorization": {"shard": True, "index": 1}},
+        {"authorization": {"log": "0", "index": 1}},
+        {"authorization": {"log": 0}},
+        {"authorization": {"log": True, "index": 1}},
         {"invocation_id": None},
         {"more": 1},
     ],
@@ -163,7 +149,7 @@ def test_a_resolution_of_another_form_is_malformed(settings, predicate):
     where = place_of(settings)
     said = {
         "invocation_id": where.invocation_id,
-        "authorization": {"shard": where.shard, "index": where.index},
+        "authorization": {"log": 0, "index": where.index},
         "ran": True,
         "note": "n",
         **predicate,
@@ -203,7 +189,7 @@ def test_a_wrong_passphrase_and_a_missing_state_are_refused(settings):
 
 
 def test_the_log_is_free_again_afterwards(settings):
-    """Also after a refusal: a shard that stays leased would make each later one begin another."""
+    """Also after a refusal."""
     doubtful = in_doubt(settings)
     resolve(settings, doubtful)
     with pytest.raises(CallError):
@@ -211,4 +197,4 @@ def test_the_log_is_free_again_afterwards(settings):
     with pytest.raises(EncodeError):
         administration.erase(settings, PASSPHRASE, doubtful, note="\ud800", now=datetime.now(UTC))
     administration.erase(settings, PASSPHRASE, doubtful, note="n", now=datetime.now(UTC))
-    assert len(report(settings).shards) == 1
+    assert report(settings).ok

@@ -36,8 +36,8 @@ from agentguard.guard.embedded import Embedded
 from agentguard.policy.function import FunctionEngine
 from agentguard.signing import canonical
 from agentguard.signing.dsse import Envelope
-from agentguard.storage import sqlite
-from agentguard.storage.reader import StateReader
+from agentguard.store.reader import StoredLog
+from agentguard.store.sqlite import path_in
 
 
 @pytest.mark.parametrize("ran", [True, False])
@@ -47,8 +47,8 @@ def test_a_killed_call_is_in_doubt_until_it_is_resolved(settings, ran):
     place = resolve(settings, before.in_doubt[0], ran=ran, note="asked the b\u00e4nk\n\x1b[31m")
     after = report(settings)
     assert (after.ok, after.anchored, after.in_doubt) == (True, True, ())
-    with closing(StateReader(settings.state)) as reader:
-        stored = reader.entry(place.shard, place.index)
+    with closing(StoredLog.of(settings.state)) as reader:
+        stored = reader.entry(place.index)
         assert stored is not None
         trust = keystore.load_trust(settings.state)
         said = parse_entry(stored.body)
@@ -123,10 +123,8 @@ def test_columns_that_lie_settle_nothing_and_hide_nothing(settings):
     """What was found by a column is read in its entry."""
     doubtful = in_doubt(settings)
     _index, done = calls(settings)["done"]
-    with closing(sqlite3.connect(sqlite.shard_path(settings.state, 0))) as connection:
-        connection.execute(
-            "UPDATE summaries SET invocation_id = ? WHERE kind = 'outcome'", [doubtful]
-        )
+    with closing(sqlite3.connect(path_in(settings.state))) as connection:
+        connection.execute("UPDATE entry SET invocation_id = ? WHERE kind = 'outcome'", [doubtful])
         connection.commit()
     resolve(settings, doubtful)  # the outcome with its id is another call's
     problems = report(settings).problems
@@ -135,20 +133,17 @@ def test_columns_that_lie_settle_nothing_and_hide_nothing(settings):
     assert done.invocation_id != doubtful
 
 
-def test_the_resolution_may_stand_in_another_shard(settings, opened):
-    """The guard holds shard 0, in which the call stands."""
-    place = resolve(settings, in_doubt(settings))
-    assert place.shard == 1
+def test_a_call_is_resolved_beside_an_open_guard(settings, opened):
+    resolve(settings, in_doubt(settings))
     after = report(settings)
     assert (after.ok, after.anchored, after.in_doubt) == (True, True, ())
-    assert len(after.shards) == 2
 
 
 def test_its_time_does_not_go_back(settings):
     """Resolved with a clock that stands behind the log's newest entry."""
-    place = resolve(settings, in_doubt(settings), now=datetime(2020, 1, 1, tzinfo=UTC))
-    with closing(StateReader(settings.state)) as reader:
-        times = [parse_entry(body).at for _index, body in reader.entries(place.shard)]
+    resolve(settings, in_doubt(settings), now=datetime(2020, 1, 1, tzinfo=UTC))
+    with closing(StoredLog.of(settings.state)) as reader:
+        times = [parse_entry(body).at for _index, body in reader.entries()]
     assert times == sorted(times)
     assert report(settings).ok
 
@@ -170,9 +165,9 @@ def test_a_late_outcome_after_a_resolution_is_fine(settings):
     after = report(settings)
     assert (after.ok, after.in_doubt) == (True, before)
     _index, call = calls(settings)["slow"]
-    with closing(StateReader(settings.state)) as reader:
-        assert reader.entry(resolved[0].shard, resolved[0].index) is not None
-    with pytest.raises(CallError, match="its outcome is on record"):
+    with closing(StoredLog.of(settings.state)) as reader:
+        assert reader.entry(resolved[0].index) is not None
+    with pytest.raises(CallError, match="its resolution is on record"):
         resolve(settings, call.invocation_id)
 
 
@@ -184,7 +179,7 @@ def test_a_note_that_can_not_be_written_is_refused(settings):
     opened_again = report(settings)
     assert opened_again.in_doubt == (invocation_id,)
     assert opened_again.ok
-    assert opened_again.entries <= entries + 2  # the leases' opening entries, and nothing more
+    assert opened_again.entries == entries
 
 
 # --- one at a time --------------------------------------------------------------------------------
@@ -193,25 +188,26 @@ def test_a_note_that_can_not_be_written_is_refused(settings):
 @pytest.mark.parametrize("ran", [True, False])
 def test_of_two_resolutions_at_once_one_is_refused(settings, monkeypatch, ran):
     """The other one is appended after the first has looked whether there is one."""
-    invocation_id, lease = in_doubt(settings), StateDomain.lease
+    invocation_id, open_log = in_doubt(settings), StateDomain.open_log
     between: list[bool] = []
 
-    def meanwhile(home, moment):
-        log = lease(home, moment)
+    def meanwhile(home, moment, **options):
+        log = open_log(home, moment, **options)
         if not between:
             between.append(True)
             resolve(settings, invocation_id, ran=not ran)
         return log
 
     with monkeypatch.context() as patched:
-        patched.setattr(StateDomain, "lease", meanwhile)
+        patched.setattr(StateDomain, "open_log", meanwhile)
         with pytest.raises(CallError, match="its resolution is on record") as caught:
             resolve(settings, invocation_id, ran=ran)
     assert caught.value.code == "call.settled"
     found = report(settings)
     assert (found.ok, found.in_doubt) == (True, ())
-    said = [said for shard in found.shards for _index, said in shard.admin_statements]
-    assert [one.ran for one in said] == [not ran]
+    with closing(StoredLog.of(settings.state)) as reader:
+        entries = [parse_entry(body) for _index, body in reader.entries()]
+    assert [one.ran for one in entries if isinstance(one, ResolutionEntry)] == [not ran]
 
 
 def test_many_at_once_settle_a_call_once(settings):
@@ -241,7 +237,7 @@ def test_many_at_once_settle_a_call_once(settings):
 
 def unreadable(settings, kind, invocation_id):
     """Append an entry of that name whose body is none, as somebody with the log's key could."""
-    log = domain.take_up(settings, PASSPHRASE).lease(datetime.now(UTC))
+    log = domain.take_up(settings, PASSPHRASE).open_log(datetime.now(UTC))
     try:
         place = log.append(Record(b'{"kind":"x"}', Summary(kind, now(), invocation_id)))
         log.append(PolicyEntry.new({"name": "n", "version": "1"}, None, {}, at=now()))
@@ -263,7 +259,7 @@ def test_an_entry_that_can_not_be_read_settles_nothing_and_stops_nothing(setting
     administration.erase(settings, PASSPHRASE, done.invocation_id, note="n", now=datetime.now(UTC))
     found = report(settings)
     assert not found.ok  # it is found where one looks for such things
-    assert (place.shard, place.index) in [(p.shard, p.index) for p in found.problems]
+    assert place.index in [p.index for p in found.problems]
     assert found.in_doubt == ()
 
 
@@ -292,7 +288,7 @@ def forgeries(settings, stranger):
     """Records that are appended as if they settled the call, by who could write one."""
     where, home = place_of(settings), domain.take_up(settings, PASSPHRASE)
     good = ResolutionEntry.new(admin_of(settings), where, ran=True, note="n", at=now())
-    other = CallPlace(where.shard, where.index, where.invocation_id, "0" * 64)
+    other = CallPlace(where.index, where.invocation_id, "0" * 64)
 
     def by(signer, place=where):
         return ResolutionEntry.new(signer, place, ran=True, note="n", at=now())
@@ -322,9 +318,7 @@ def test_a_forged_resolution_is_found_and_settles_nothing(settings, stranger, na
     doubtful = in_doubt(settings)
     place = append(settings, forgeries(settings, stranger)[name])
     found = report(settings)
-    assert [(problem.shard, problem.index) for problem in found.problems] == [
-        (place.shard, place.index)
-    ]
+    assert [problem.index for problem in found.problems] == [place.index]
     assert found.in_doubt == (doubtful,)
 
 

@@ -54,7 +54,7 @@ def test_an_allowed_call_runs_once_and_is_on_record(guard, note, ran):
     assert authorization["decision"] == "allow"
     (outcome,) = outcomes(guard)
     assert outcome["status"] == "ok"
-    assert outcome["authorization"]["shard"] == 0
+    assert outcome["authorization"]["log"] == 0
     assert verified(guard).in_doubt == ()
 
 

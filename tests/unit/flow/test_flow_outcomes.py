@@ -211,7 +211,7 @@ def test_a_result_is_committed_to(guard, note):
     (outcome,) = outcomes(guard)
     assert outcome["result"] is not None
     assert outcome["result_type"] == "builtins.str"
-    *_others, last = guard.reader().stored(0)
+    *_others, last = guard.reader().stored()
     (kept,) = last.attachments
     assert (kept.role, kept.data, kept.commitment) == ("result", b'"hello"', outcome["result"])
 
@@ -228,12 +228,12 @@ def test_evaluate_answers_as_the_call_would_and_records_nothing(note):
 
     guard = Guard.ephemeral(policy)
     agent = guard.new_agent("a")
-    before = list(guard.reader().entries(0))
+    before = list(guard.reader().entries())
     assert adapters.evaluate(agent, invocation(note)).allowed
     denied = adapters.evaluate(agent, invocation(note, arguments=Arguments.of({"x": 1})))
     assert denied.code == "policy.denied"
     assert len(asked) == 2
-    assert list(guard.reader().entries(0)) == before
+    assert list(guard.reader().entries()) == before
 
 
 def test_evaluate_renews_a_credential_that_is_due_and_that_is_on_record(guard, note):

@@ -48,14 +48,13 @@ def hops(guard):
     """The chains that were handed on, each verified, by the names of those in it."""
     found = []
     with closing(guard.reader()) as reader:
-        for shard in reader.shards():
-            for _index, body in reader.entries(shard):
-                read = parse_entry(body)
-                if read.kind == "delegation":
-                    at = int(datetime.fromisoformat(read.at).timestamp())
-                    members: Any = read.members
-                    chain = verification.from_json(members["chain"], guard.trust, at=at)
-                    found.append(tuple(credential.agent_name(m) or m for m in chain.members))
+        for _index, body in reader.entries():
+            read = parse_entry(body)
+            if read.kind == "delegation":
+                at = int(datetime.fromisoformat(read.at).timestamp())
+                members: Any = read.members
+                chain = verification.from_json(members["chain"], guard.trust, at=at)
+                found.append(tuple(credential.agent_name(m) or m for m in chain.members))
     return found
 
 

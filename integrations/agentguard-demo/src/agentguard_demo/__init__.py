@@ -42,7 +42,7 @@ from rich.console import Console
 from agentguard import AgentguardError, ApprovalRequest, ConfigError, Guard, Report, adapters
 from agentguard.cli.terminal import options
 from agentguard.cli.terminal.options import Option
-from agentguard.storage.reader import StateReader
+from agentguard.store.reader import StoredLog
 from agentguard_demo import people, proof, server, tampering, team, trace
 from agentguard_demo.forge import CURRENT_FORGE
 from agentguard_demo.people import Bob
@@ -304,7 +304,7 @@ class _StepDisplay:
     def steps(self) -> list[Step]:
         """Read the log's files, as an auditor does: a guard in a server shows its log to nobody."""
         self._guard.flush()
-        with closing(StateReader(self._state)) as reader:
+        with closing(StoredLog.of(self._state)) as reader:
             return read_steps(reader, self._requests)
 
 

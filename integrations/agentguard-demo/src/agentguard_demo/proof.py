@@ -14,7 +14,7 @@ from agentguard import Evidence, TrustDocument
 from agentguard.audit.evidence import verify_evidence
 from agentguard.audit.prove import prove_call
 from agentguard.storage.files import write_new
-from agentguard.storage.reader import StateReader
+from agentguard.store.reader import StoredLog
 from agentguard_demo.setting import Setting
 from agentguard_demo.steps import Step
 
@@ -33,7 +33,7 @@ def prove(setting: Setting, steps: Sequence[Step]) -> list[Proof]:
     """
     trust = TrustDocument.loads(setting.trust_file.read_bytes())
     proofs: list[Proof] = []
-    reader = StateReader(setting.state)
+    reader = StoredLog.of(setting.state)
     try:
         for step in steps:
             if not step.has_answers or step.invocation_id is None:

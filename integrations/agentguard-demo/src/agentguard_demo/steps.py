@@ -68,25 +68,24 @@ def read_steps(reader: LogReader, requests: Mapping[str, ApprovalRequest]) -> li
     """
     steps: dict[str, Step] = {}
     chains: dict[str | None, Sequence[Grant]] = {}
-    for shard in reader.shards():
-        for stored in reader.stored(shard):
-            match parse_entry(stored.body):
-                case DelegationEntry() as entry:
-                    tokens, _credentials = tokens_of_chain(entry.chain)
-                    chains[entry.sha256] = [grant.read(token) for token in tokens]
-                case RequestEntry() as entry:
-                    request = requests.get(entry.request_id)
-                    steps[entry.request_id] = _request_step(stored.index, entry, request)
-                case CallEntry() as entry:
-                    hops = chains.get(entry.chain_sha256, ())
-                    steps[entry.invocation_sha256] = _call_step(stored, entry, hops)
-                case SecretEntry() as entry:
-                    if (call := steps.get(entry.invocation_sha256)) is not None:
-                        call.secrets = (*call.secrets, entry.name)
-                case OutcomeEntry() as entry:
-                    if (call := steps.get(entry.invocation_sha256)) is not None:
-                        call.status = entry.status
-                        call.result = _attachment(stored, "result")
+    for stored in reader.stored():
+        match parse_entry(stored.body):
+            case DelegationEntry() as entry:
+                tokens, _credentials = tokens_of_chain(entry.chain)
+                chains[entry.sha256] = [grant.read(token) for token in tokens]
+            case RequestEntry() as entry:
+                request = requests.get(entry.request_id)
+                steps[entry.request_id] = _request_step(stored.index, entry, request)
+            case CallEntry() as entry:
+                hops = chains.get(entry.chain_sha256, ())
+                steps[entry.invocation_sha256] = _call_step(stored, entry, hops)
+            case SecretEntry() as entry:
+                if (call := steps.get(entry.invocation_sha256)) is not None:
+                    call.secrets = (*call.secrets, entry.name)
+            case OutcomeEntry() as entry:
+                if (call := steps.get(entry.invocation_sha256)) is not None:
+                    call.status = entry.status
+                    call.result = _attachment(stored, "result")
     return list(steps.values())
 
 

@@ -15,8 +15,8 @@ from typing import Final
 
 from agentguard import Report, TrustDocument
 from agentguard.domain.verify import examine
-from agentguard.storage import sqlite
-from agentguard.storage.reader import StateReader
+from agentguard.store import sqlite
+from agentguard.store.reader import StoredLog
 from agentguard_demo.setting import Setting
 
 _TIME_MEMBER: Final = b'"at":"'
@@ -35,7 +35,7 @@ class Change:
 
 def verify(setting: Setting, state: Path) -> Report:
     """Verify the log in ``state`` with the trust document and the checkpoints of the anchor."""
-    reader = StateReader(state)
+    reader = StoredLog.of(state)
     try:
         trust = TrustDocument.loads(setting.trust_file.read_bytes())
         return examine(reader, trust, anchor=setting.anchor)
@@ -50,11 +50,11 @@ def change_one_byte(setting: Setting, index: int) -> Change:
     """
     ignored = shutil.ignore_patterns("keys")
     shutil.copytree(setting.state, setting.tampered_state, ignore=ignored)
-    path = sqlite.shard_path(setting.tampered_state, 0)
+    path = sqlite.path_in(setting.tampered_state)
     with closing(sqlite3.connect(path, isolation_level=None)) as copy:
         copy.execute("VACUUM")  # removes stale copies of pages: each entry is in the file once
         copy.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        (body,) = copy.execute("SELECT body FROM entries WHERE idx = ?", (index,)).fetchone()
+        (body,) = copy.execute("SELECT body FROM entry WHERE idx = ?", (index,)).fetchone()
     data = bytearray(path.read_bytes())
     begin = body[: body.index(_TIME_MEMBER) + len(_TIME_MEMBER) + len("2000-01-01T00:00:00.00000")]
     offset = data.index(begin) + len(begin)

@@ -255,8 +255,8 @@ class Timeline:
 
     def _show_verdict(self, what: str, report: Report) -> None:
         for problem in report.problems:
-            where = "" if problem.index is None else f", entry {problem.index}"
-            finding = f"shard {problem.shard}{where}: {problem.what}"
+            where = "" if problem.index is None else f"entry {problem.index}: "
+            finding = f"{where}{problem.what}"
             self._line(Text(f"   FOUND  {visible_text(finding)}", style="bold red"), hang=10)
         if report.ok:
             # the demo writes state and anchor as one user

@@ -14,7 +14,7 @@ from rich.console import Console
 
 import agentguard_demo
 from agentguard.audit.kinds import parse_entry
-from agentguard.storage.reader import StateReader
+from agentguard.store.reader import StoredLog
 from agentguard_demo import people
 from agentguard_demo.timeline import Timeline
 
@@ -35,15 +35,11 @@ class StateEntries:
     """The entries of a state, as ``audit export`` would write them."""
 
     def __init__(self, state):
-        self._reader = StateReader(state)
+        self._reader = StoredLog.of(state)
 
     def of(self, *kinds):
         """Return the members of the entries of these kinds, in their order."""
-        parsed = [
-            parse_entry(stored.body)
-            for shard in self._reader.shards()
-            for stored in self._reader.stored(shard)
-        ]
+        parsed = [parse_entry(body) for _index, body in self._reader.entries()]
         self._reader.close()
         return [{"kind": entry.kind, **entry.members} for entry in parsed if entry.kind in kinds]
 

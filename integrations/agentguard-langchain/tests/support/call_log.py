@@ -36,21 +36,20 @@ class Log:
 
     def calls(self) -> list[Logged]:
         reader, keys, authorizations, outcomes = self.guard.reader(), {}, [], {}
-        for shard in reader.shards():
-            for stored in reader.stored(shard):
-                read = parse_entry(stored.body)
-                members: Any = read.members
-                if read.kind == "identity":
-                    at = int(datetime.fromisoformat(read.at).timestamp())
-                    issued = credential.verify(members["credential"], self.guard.trust, at=at)
-                    keys[issued.uri] = issued.key
-                elif read.kind == "call":
-                    attached = {a.role: a.data for a in stored.attachments}
-                    authorizations.append((stored.index, members, attached.get("arguments")))
-                elif read.kind == "outcome":
-                    payload = json.loads(b64decode(members["statement"]["payload"]))
-                    place = payload["predicate"]["authorization"]["index"]
-                    outcomes[place] = payload["predicate"]["status"]
+        for stored in reader.stored():
+            read = parse_entry(stored.body)
+            members: Any = read.members
+            if read.kind == "identity":
+                at = int(datetime.fromisoformat(read.at).timestamp())
+                issued = credential.verify(members["credential"], self.guard.trust, at=at)
+                keys[issued.uri] = issued.key
+            elif read.kind == "call":
+                attached = {a.role: a.data for a in stored.attachments}
+                authorizations.append((stored.index, members, attached.get("arguments")))
+            elif read.kind == "outcome":
+                payload = json.loads(b64decode(members["statement"]["payload"]))
+                place = payload["predicate"]["authorization"]["index"]
+                outcomes[place] = payload["predicate"]["status"]
         return [self._logged(keys, outcomes, *one) for one in authorizations]
 
     def _logged(self, keys, outcomes, index, members, encoded) -> Logged:

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar, Final
 
-from agentguard.audit import checkpoint
-from agentguard.audit.entry import CallPlace, Content, Here, LogPlace, Record, Signed, parse_time
+from agentguard.audit import head
+from agentguard.audit.entry import (
+    LOG,
+    CallPlace,
+    Content,
+    Here,
+    LogPlace,
+    Record,
+    Signed,
+    mismatch,
+    parse_time,
+)
 from agentguard.audit.summary import Summary
 from agentguard.errors import DecodeError, VerificationError
 from agentguard.identity.trust import TrustDocument, Use
@@ -159,7 +169,7 @@ class AdministeredEntry(ByAdministrator):
         cls, admin: Signer, call: CallPlace, content: Mapping[str, object], *, at: str
     ) -> Record:
         """Return the entry about a call."""
-        place = {"shard": call.shard, "index": call.index}
+        place = LogPlace(LOG, call.index).as_json()
         said = {"invocation_id": call.invocation_id, "authorization": place, **content}
         return cls.signed(admin, call.invocation_sha256, said, at)
 
@@ -171,9 +181,8 @@ class AdministeredEntry(ByAdministrator):
     @property
     def call(self) -> CallPlace:
         """The call that the statement is about."""
-        said, place = self.said, self.said.authorization
-        sha256 = self.stated.subject_sha256
-        return CallPlace(place.shard, place.index, said.invocation_id, sha256)
+        said = self.said
+        return CallPlace(said.authorization.index, said.invocation_id, self.stated.subject_sha256)
 
     @property
     def ran(self) -> bool | None:
@@ -196,17 +205,14 @@ class AdministeredEntry(ByAdministrator):
         return self.note
 
     def read(self) -> None:
-        """Read the statement."""
-        _ = self.said
+        """Read the statement, about a call of this log."""
+        if self.said.authorization.log != LOG:
+            raise mismatch("a statement about a call of another log")
 
-    def is_of(self, shard: int, index: int, invocation_sha256: str) -> bool:
-        """Return whether the statement is about the call at this place."""
+    def is_of(self, index: int, invocation_sha256: str) -> bool:
+        """Return whether the statement is about the call at this index."""
         call = self.call
-        return (shard, index, invocation_sha256) == (
-            call.shard,
-            call.index,
-            call.invocation_sha256,
-        )
+        return (index, invocation_sha256) == (call.index, call.invocation_sha256)
 
     def is_valid(self, trust: TrustDocument, called_at: int) -> bool:
         """Return whether the statement verifies, of a call that was logged ``called_at``.
@@ -221,7 +227,7 @@ class AdministeredEntry(ByAdministrator):
         return True
 
     def check(self, log: ContentsVerifier, here: Here) -> Content:
-        """Check the signature, and note the statement for the call's shard."""
+        """Check the signature, and note the statement for the comparison with the call."""
         found = super().check(log, here)
         log.admin_statements.append((here.index, self))
         return found
@@ -237,6 +243,17 @@ class ResolutionEntry(AdministeredEntry):
     def new(cls, admin: Signer, call: CallPlace, *, ran: bool, note: str, at: str) -> Record:
         """Return the entry."""
         return cls.about(admin, call, {"ran": ran, "note": note}, at=at)
+
+    def check(self, log: ContentsVerifier, here: Here) -> Content:
+        """Check the signature, and settle the call if it is in doubt."""
+        call = log.open_calls.get(self.call.invocation_sha256)
+        if call is None or call.place != self.call.index:
+            return super().check(log, here)
+        found = ByAdministrator.check(self, log, here)
+        if call.ran not in (None, self.ran):
+            raise mismatch("it contradicts another resolution of the same call")
+        call.ran = self.ran
+        return found
 
     def apply(self, later: LaterCalls) -> None:
         """A call that ran does not run again, and one that did not run may."""
@@ -261,61 +278,53 @@ class ErasureEntry(AdministeredEntry):
 
 
 class LostEntries(Declared):
-    """The loss in one shard, which continues from ``entries``; None where the shard is gone.
+    """The loss of a log that goes on from ``entries``; ``anchored`` is the note of the anchor."""
 
-    ``anchored`` is the note of the anchor's checkpoint.
-    """
-
-    shard: int
-    entries: int | None
+    entries: int
     anchored: str
 
     @property
     def anchored_size(self) -> int:
-        """The number of entries in the anchor's checkpoint; raises ``DecodeError``."""
-        return checkpoint.parse(self.anchored.encode()).checkpoint.size
+        """The number of entries in the anchor's head; raises ``DecodeError``."""
+        return head.parse(self.anchored.encode()).size
 
     @property
     def words(self) -> str:
         """The loss in words; raises ``DecodeError``."""
-        if self.entries is None:
-            return f"shard {self.shard} with {self.anchored_size} entries is gone"
-        return (
-            f"shard {self.shard} goes on from {self.entries} entries, where its anchor had seen "
-            f"{self.anchored_size}"
-        )
+        return f"from {self.entries} entries, where its anchor had seen {self.anchored_size}"
 
 
 class Unanchored(Declared):
-    """A shard that no anchor vouches for: its number of entries, and the newest one's time."""
+    """A log that no anchor vouches for: its number of entries, and the newest one's time."""
 
-    shard: int
     entries: int
     newest: str
 
     @property
     def words(self) -> str:
-        """What is known of the shard, and what nobody knows."""
+        """What is known of the log, and what nobody knows."""
         return (
-            f"no anchor vouches for shard {self.shard}, whose {self.entries} entries end at "
-            f"{self.newest}: nobody knows whether later ones are lost"
+            f"no anchor vouches for its {self.entries} entries, which end at {self.newest}: nobody "
+            "knows whether later ones are lost"
         )
 
 
 class Adoption(Declared):
-    """What an adoption states: what the log lacks from then on, and what no anchor vouches for."""
+    """What an adoption states: what the log lacks from then on, or that no anchor vouches for it.
 
-    lost: tuple[LostEntries, ...]
-    unanchored: tuple[Unanchored, ...]
+    Both are None for a copy that lacks nothing.
+    """
+
+    lost: LostEntries | None
+    unanchored: Unanchored | None
     note: str
 
 
 class AdoptionEntry(ByAdministrator):
     """The administrator states that the log continues in a copy, or in a state behind its anchor.
 
-    It names each shard of which the anchor has more entries, or other entries, with the anchor's
-    signed checkpoint. The log lacks these entries from then on, and ``audit verify`` reports the
-    loss. It also names each shard that no anchor vouches for.
+    Where the anchor has more entries, or other entries, the statement has the anchor's signed head.
+    The log lacks these entries from then on, and ``audit verify`` reports the loss.
     """
 
     kind: ClassVar[str] = "adoption"
@@ -327,13 +336,13 @@ class AdoptionEntry(ByAdministrator):
         admin: Signer,
         trust_domain: str,
         *,
-        lost: Sequence[LostEntries],
-        unanchored: Sequence[Unanchored] = (),
+        lost: LostEntries | None,
+        unanchored: Unanchored | None = None,
         note: str,
         at: str,
     ) -> Record:
         """Return the entry."""
-        said = Adoption(lost=tuple(lost), unanchored=tuple(unanchored), note=note)
+        said = Adoption(lost=lost, unanchored=unanchored, note=note)
         subject = canonical.sha256_hex(trust_domain.encode())
         return cls.signed(admin, subject, said.as_json(), at)
 
@@ -346,23 +355,23 @@ class AdoptionEntry(ByAdministrator):
     def words(self) -> str:
         """What is lost, and why the log goes on."""
         said = self.adoption
-        known = [one.words for one in said.lost] + [one.words for one in said.unanchored]
+        known = [one.words for one in (said.lost, said.unanchored) if one is not None]
         return f"the log goes on in this state ({'; '.join(known) or NOTHING}): {said.note}"
 
     def read(self) -> None:
-        """Read the statement, and the checkpoints in it."""
-        for one in self.adoption.lost:
-            _ = one.anchored_size
+        """Read the statement, and the head in it."""
+        if self.adoption.lost is not None:
+            _ = self.adoption.lost.anchored_size
 
     def require_about(self, trust: TrustDocument) -> None:
-        """Raise for another domain's statement, or for a checkpoint that no key has signed."""
+        """Raise for another domain's statement, or for a head that no key has signed."""
         self.check_subject(trust.trust_domain)
-        for one in self.adoption.lost:
-            note, origin = one.anchored.encode(), trust.origin(one.shard)
-            checkpoint.verify_any(note, (own.key for own in trust.keys_for("log")), origin=origin)
+        if self.adoption.lost is not None:
+            note, keys = self.adoption.lost.anchored.encode(), trust.keys_for("log")
+            head.verify(note, (own.key for own in keys), trust.log)
 
     def check(self, log: ContentsVerifier, here: Here) -> Content:
-        """Check the signature and the checkpoints, and note the loss."""
+        """Check the signature and the head, and note the loss."""
         found = super().check(log, here)
         log.adoptions.append((here.index, self))
         return found

@@ -1,102 +1,19 @@
-"""What is in force from now on: shards and their keys, configuration, policy, approvers."""
+"""What is in force from now on: keys, configuration, policy, approvers."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from functools import cached_property
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from agentguard.approvals.roster import Roster
-from agentguard.audit import checkpoint
-from agentguard.audit.checkpoint import Checkpoint
 from agentguard.audit.entry import Content, Entry, Here, Record, Signed, mismatch
-from agentguard.errors import VerificationError
 from agentguard.identity.trust import TrustDocument, Use
 from agentguard.signing import canonical
 from agentguard.signing.canonical import Fragment
-from agentguard.signing.declared import Declared
-from agentguard.signing.keys import PublicKey, Signer
+from agentguard.signing.keys import Signer
 
 if TYPE_CHECKING:
     from agentguard.audit.contents import ContentsVerifier
-
-
-class Opening(Declared):
-    """What the issuer states of a shard; ``heads`` are the newest checkpoints of the others."""
-
-    trust_domain: str
-    origin: str
-    shard: int
-    log_key: dict[str, Any]
-    heads: list[str]
-
-
-class ShardEntry(Signed):
-    """The issuer states a shard's origin, its number, its checkpoint key and its ``heads``.
-
-    A writer opens a shard, or opens the shard again. ``heads`` are the newest checkpoints of the
-    other shards, as signed notes: from then on the verifier detects a truncation of these shards.
-    """
-
-    kind: ClassVar[str] = "shard"
-    use: ClassVar[Use] = "issuer"
-    subject_name: ClassVar[str] = "origin"
-
-    @classmethod
-    def new(
-        cls,
-        issuer: Signer,
-        log_key: PublicKey,
-        *,
-        trust_domain: str,
-        origin: str,
-        number: int,
-        heads: Sequence[bytes],
-        at: str,
-    ) -> Record:
-        """Return the entry; ``heads`` are signed notes."""
-        opening = Opening(
-            trust_domain=trust_domain,
-            origin=origin,
-            shard=number,
-            log_key={**log_key.jwk()},
-            heads=[note.decode() for note in heads],
-        )
-        subject = canonical.sha256_hex(origin.encode())
-        return cls.signed(issuer, subject, opening.as_json(), at)
-
-    @cached_property
-    def opening(self) -> Opening:
-        """What the issuer states."""
-        return self.predicate(Opening)
-
-    @cached_property
-    def heads(self) -> list[Checkpoint]:
-        """The checkpoints of other shards, unverified."""
-        return [checkpoint.parse(note.encode()).checkpoint for note in self.opening.heads]
-
-    def read(self) -> None:
-        """Read the statement, and the checkpoints in it."""
-        _ = self.heads
-
-    def require_of(self, origin: str, shard: int) -> None:
-        """Raise ``VerificationError`` unless the entry opens this shard of this log."""
-        if (self.opening.origin, self.opening.shard) != (origin, shard):
-            raise mismatch("the opening entry belongs to another shard or log")
-
-    def check(self, log: ContentsVerifier, here: Here) -> Content:
-        """Check whose opening it is, and that it leaves out no shard that one before it embeds."""
-        log.verify_signed(self)
-        self.require_of(log.origin, log.shard)
-        log.heads += [(here.index, head) for head in self.heads]
-        # no shard ends: a shard in an earlier opening is in each later opening
-        embedded = {head.origin for head in self.heads}
-        absent = sorted(log.embedded_origins - embedded)
-        log.embedded_origins |= embedded
-        if absent:
-            message = f"it leaves out the head of {absent[0]}, which an opening before it embeds"
-            raise VerificationError(message, code="statement.mismatch")
-        return Content(self.summary)
 
 
 class KeyEntry(Signed):
@@ -118,9 +35,12 @@ class KeyEntry(Signed):
         return str(said.get("use")), str(said.get("kid"))
 
     def check(self, log: ContentsVerifier, here: Here) -> Content:
-        """Check the signature."""
+        """Check the signature, and note a key of the log."""
         del here
         log.verify_signed(self)
+        use, kid = self.name
+        if use == "log":
+            log.log_keys.add(kid)
         return Content(self.summary)
 
 

@@ -12,6 +12,7 @@ from agentguard.approvals.request import requirements_digest
 from agentguard.approvals.roster import Answer, Roster
 from agentguard.audit import statements
 from agentguard.audit.entry import (
+    LOG,
     Attachment,
     Commitments,
     Content,
@@ -435,7 +436,8 @@ class CallEntry(Entry):
         log.require_first(sha256, "the same invocation stands in the log before")
         answers = self.check_answers(log.roster(self.roster_sha256), issued, here.at)
         if self.allowed:
-            log.approvals += [(one, here.index) for one in answered_requests(answers)]
+            for request in answered_requests(answers):
+                log.use_approval(request, here)
             if chain is not None:
                 log.note_latest(chain, here)
                 if not self.is_replay:
@@ -449,6 +451,7 @@ class CallEntry(Entry):
                 self.tool,
                 self.config_sha256,
                 None if chain is None else chain.leaf,
+                self.effect == "allow" and not answers and self.call_sha256 in log.asked_calls,
             )
         return Content(self.summary, self.commitments, (here.index, sha256))
 
@@ -535,9 +538,7 @@ class OutcomeEntry(Entry):
         if self.ended.replay_of is not None and self.status != "not_run":
             raise _malformed("of a call that ran, and of one whose result was handed out again")
 
-    def require_of(
-        self, shard: int, index: int, invocation_id: str | None, *, is_replay: bool
-    ) -> None:
+    def require_of(self, index: int, invocation_id: str | None, *, is_replay: bool) -> None:
         """Raise ``VerificationError`` for another place, or another call, than the call's own.
 
         A call that ``is_replay`` has not run.
@@ -546,7 +547,7 @@ class OutcomeEntry(Entry):
             raise mismatch("a call that repeats an earlier one, and was not counted, has run")
         if self.ended.invocation_id not in (None, invocation_id):
             raise mismatch("an outcome names another call than the one that it is of")
-        if self.ended.authorization not in (None, LogPlace(shard, index)):
+        if self.ended.authorization not in (None, LogPlace(LOG, index)):
             raise mismatch("an outcome names another place for its authorization")
 
     def check(self, log: ContentsVerifier, here: Here) -> Content:
@@ -554,10 +555,13 @@ class OutcomeEntry(Entry):
         call = log.open_calls.pop(self.invocation_sha256, None)
         if call is None:
             return self._check_without_call(log, here)
-        self.require_of(log.shard, call.place, call.invocation_id, is_replay=call.is_replay)
+        self.require_of(call.place, call.invocation_id, is_replay=call.is_replay)
         # the credential of the call's instance may have expired while the tool ran
         if log.is_unchecked(here, call.issued):
             self.envelope.verify(call.issued.key)
+        if call.lacks_answer and self.status != "not_run":
+            what = "a call that people were asked to approve ran, and rests on no answer"
+            log.problems.add(here.index, what)
         about = self.summary_of(call.invocation_id, call.issued.uri)
         return Content(about, self.commitments, (call.place, self.invocation_sha256))
 

@@ -162,7 +162,8 @@ class RequestEntry(OfRequest, kw_only=True):
                 raise mismatch("a request is for another principal than its chain of delegation")
             if self.expires_at > chain.leaf.expires_at:
                 raise mismatch("a request ends after its chain of delegation")
-        log.requests.append(self)
+        log.requests[self.request_id] = self
+        log.asked_calls.add(self.call_digest)
         return Content(self.summary)
 
     def apply(self, later: LaterCalls) -> None:
@@ -230,7 +231,7 @@ class RequestEndEntry(OfRequest, kw_only=True):
             raise mismatch("an answer is newer than the end of its request")
         if answered_requests(answers) - {self.digests}:
             raise mismatch("an answer is to another request than the one that ended")
-        log.request_ends.append((here.index, self))
+        log.end_request(self, here)
         return Content(self.summary)
 
     def apply(self, later: LaterCalls) -> None:

@@ -1,14 +1,13 @@
 """What a running call got: secrets, proofs of its requests, and receipts of the answers.
 
-Such an entry stands between the authorization and the outcome of one call, in the call's shard, and
-names the call.
+Such an entry stands between the authorization and the outcome of one call, and names the call.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from agentguard.audit.entry import Content, Entry, Here, LogPlace, Record, mismatch
+from agentguard.audit.entry import LOG, Content, Entry, Here, LogPlace, Record, mismatch
 from agentguard.audit.summary import Summary
 from agentguard.call.releases import ProofRecord, ReleaseSubject, RequestRecord
 from agentguard.errors import DecodeError
@@ -39,7 +38,7 @@ class OfRunningCall(Entry):
         return {
             "invocation_id": subject.invocation_id,
             "invocation_sha256": subject.invocation_sha256,
-            "authorization": LogPlace(subject.shard, subject.place),
+            "authorization": LogPlace(LOG, subject.place),
             "agent": subject.agent,
             "tool": subject.tool,
         }
@@ -54,7 +53,7 @@ class OfRunningCall(Entry):
         found = log.open_calls.get(self.invocation_sha256)
         if found is None:
             raise mismatch(f"{self.thing}: no call that was running then may have it")
-        place = LogPlace(log.shard, found.place)
+        place = LogPlace(LOG, found.place)
         named = (self.invocation_id, self.authorization, self.agent, self.tool)
         if named != (found.invocation_id, place, found.issued.uri, found.tool):
             raise mismatch(

@@ -23,7 +23,7 @@ from agentguard.delegation.grant import Grant
 from agentguard.errors import AgentguardError
 from agentguard.identity import credential
 from agentguard.identity.trust import TrustDocument, seconds
-from agentguard.storage import ledger
+from agentguard.store import ledger
 
 
 @dataclass(frozen=True, slots=True)

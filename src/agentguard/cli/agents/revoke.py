@@ -34,7 +34,7 @@ from agentguard.domain.passphrase import passphrase_of
 from agentguard.errors import ConfigError
 from agentguard.identity import credential
 from agentguard.identity.principal import is_principal
-from agentguard.storage.reader import StateReader
+from agentguard.store.reader import StoredLog
 
 _AGENT_NAME: Final = re.compile(credential.NAME)
 
@@ -156,7 +156,7 @@ def _name(settings: Config, what: str, *, in_advance: bool) -> str:
     is_name = is_agent or in_advance
     is_file = not is_name and token_parts.is_path(what) and token_parts.is_file(what)
     if is_file or token_parts.is_inline(what):
-        with closing(StateReader(settings.state)) as reader:
+        with closing(StoredLog.of(settings.state)) as reader:
             return token_parts.read(what).with_chain_of(reader).last_hop_id
     if is_agent:
         return f"agent:{what}"
@@ -186,7 +186,7 @@ def _refuse_key_of_domain(settings: Config, what: str) -> None:
 def _name_in_log(settings: Config, what: str) -> str | None:
     """Return the name that delegations and credentials of the log have, None where none has it."""
     spellings = [what, f"agent:{what}"] if _AGENT_NAME.fullmatch(what) else [what]
-    with closing(StateReader(settings.state)) as reader:
+    with closing(StoredLog.of(settings.state)) as reader:
         names = [name for name in spellings if delegations.is_known(reader, name)]
     if len(names) > 1:
         raise _ambiguous(

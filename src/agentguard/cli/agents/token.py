@@ -27,7 +27,7 @@ from agentguard.errors import AgentguardError, ConfigError, DecodeError
 from agentguard.identity.trust import TrustDocument, seconds
 from agentguard.signing import canonical
 from agentguard.signing.canonical import JSON
-from agentguard.storage import ledger
+from agentguard.store import ledger
 
 _SOURCE: Final = Argument(
     "source",
@@ -51,8 +51,6 @@ _GIVEN: Final = (
         "--at TIME",
         "Verify as of this time; by default now.",
         type=click.DateTime(["%Y-%m-%dT%H:%M:%S%z"]),
-        default=times.now,
-        show_default=False,
     ),
 )
 """The options of a ``VerificationInput``."""
@@ -62,7 +60,7 @@ class VerificationInput(NamedTuple):
     """The input of a verification: where the log is, whom to trust, the audience and the time.
 
     ``chain`` is the file with the chain of an access token, None to look into the log. ``issuer``
-    is the URL of a token service, None where no URL counts as an issuer.
+    is the URL of a token service, None where no URL counts as an issuer. ``at`` is None for now.
     """
 
     config: Path | None
@@ -72,7 +70,7 @@ class VerificationInput(NamedTuple):
     chain: Path | None
     audience: str | None
     issuer: str | None
-    at: datetime
+    at: datetime | None
 
     @property
     def names_a_state(self) -> bool:
@@ -185,7 +183,7 @@ def _problem(
     parts: TokenParts, trust: TrustDocument, given: VerificationInput
 ) -> AgentguardError | None:
     """Return why the token or the delegation does not verify; None if it does."""
-    at = seconds(given.at)
+    at = seconds(given.at or times.now())
     try:
         if parts.chain is None:
             message = "a hop by itself shows nothing: give the token or the delegation"

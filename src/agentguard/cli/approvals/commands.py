@@ -42,7 +42,7 @@ from agentguard.identity.principal import require_principal
 from agentguard.identity.trust import seconds
 from agentguard.signing import canonical
 from agentguard.storage.approval_files import FileApprovals
-from agentguard.storage.ledger import Ledger
+from agentguard.store.ledger import Ledger
 
 _REQUEST_HELP: Final = "The request's id, or its beginning, as approvals list shows it."
 _REQUEST: Final = Argument("request_id", "REQUEST", _REQUEST_HELP, required=False)

@@ -7,7 +7,7 @@ whole. ``lookup.py`` finds the call that a name means, and ``show.py`` prints th
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
@@ -56,7 +56,7 @@ _OUTCOME_MEMBERS: Final = ("result_type", "error_type", "started_at", "ended_at"
 class CallReport:
     """One call: its authorization, its outcome, and the admin's resolution and erasure.
 
-    ``credential``, ``chain`` and ``head`` (the newest checkpoint of the shard) are None where they
+    ``credential``, ``chain`` and ``head`` (the newest checkpoint) are None where they
     do not verify; ``chain`` is None also where the agent acted on its own authority.
     ``around`` is the call whose tool made this one, unverified; None where there is no such call,
     or the log does not have it. ``request`` is the request for the call's approval, unverified;
@@ -65,7 +65,6 @@ class CallReport:
     role to the decoded data beside the log. ``problems`` lists the checks that failed.
     """
 
-    shard: int
     index: int
     call: CallEntry
     credential: Credential | None = None
@@ -90,7 +89,6 @@ class CallReport:
         call, evaluation = self.call, present(self.call.evaluation)
         return {
             "index": self.index,
-            "shard": self.shard,
             "at": call.at,
             "invocation_id": call.invocation_id,
             "agent": call.agent,
@@ -156,7 +154,7 @@ class CallReport:
 
 def read(reader: LogReader, call: LocatedEntry[CallEntry], trust: TrustDocument) -> CallReport:
     """Read and check a call; raises ``StorageError``."""
-    report = CallReport(call.shard, call.index, call.entry)
+    report = CallReport(call.index, call.entry)
     _ReportBuilder(reader, trust, report).build()
     return report
 
@@ -204,7 +202,7 @@ class _ReportBuilder:
         report = self.report
         call, at = report.call, parse_time(report.call.at)
         newest: AgentguardError | None = None
-        for identity in lookup.credentials(self.reader, call.agent, report.shard, report.index):
+        for identity in lookup.credentials(self.reader, call.agent, report.index):
             credentials = Credentials()
             try:
                 issued_by = parse_time(identity.at)
@@ -222,7 +220,7 @@ class _ReportBuilder:
         report = self.report
         if report.call.chain_sha256 is None:
             return None
-        delegation = find_delegation(self.reader, report.call, report.shard, report.index)
+        delegation = find_delegation(self.reader, report.call, report.index)
         if delegation is None:
             raise VerificationError("no entry before the call holds its chain")
         return delegation.entry.verified(self.trust, parse_time(delegation.entry.at))
@@ -232,7 +230,7 @@ class _ReportBuilder:
         report, people = self.report, None
         digest = report.call.roster_sha256
         if digest is not None:
-            located = find_roster(self.reader, digest, report.shard, report.index)
+            located = find_roster(self.reader, digest, report.index)
             if located is None:
                 raise VerificationError("no entry before the call states its roster")
             located.entry.verify(self.trust, parse_time(located.entry.at))
@@ -241,12 +239,10 @@ class _ReportBuilder:
 
     def _outcome(self) -> None:
         report = self.report
-        for located in self._entries_of(OutcomeEntry, [report.shard], after=report.index)[:1]:
+        for located in self._entries_of(OutcomeEntry, after=report.index)[:1]:
             report.outcome, outcome, call = located, located.entry, report.call
             with self._problem("the outcome does not hold"):
-                outcome.require_of(
-                    report.shard, report.index, call.invocation_id, is_replay=call.is_replay
-                )
+                outcome.require_of(report.index, call.invocation_id, is_replay=call.is_replay)
                 if report.credential is not None:  # without one, that is a problem already
                     outcome.envelope.verify(report.credential.key)
             self._attach(located.index, outcome.commitments)
@@ -254,35 +250,32 @@ class _ReportBuilder:
     def _releases(self) -> None:
         report = self.report
         end = report.outcome.index if report.outcome is not None else None
-        report.releases = tuple(
-            releases_of_call(self.reader, report.shard, report.index, end, report.call)
-        )
+        report.releases = tuple(releases_of_call(self.reader, report.index, end, report.call))
 
     def _administered(self, kind: type[A]) -> LocatedEntry[A] | None:
         """Return the newest resolution or erasure of the call with the admin key's signature."""
         report = self.report
         found: list[LocatedEntry[A]] = []
-        for one in self._entries_of(kind, self.reader.shards()):
-            with self._problem(f"the {kind.kind} at {one.shard}/{one.index} does not hold"):
+        for one in self._entries_of(kind):
+            with self._problem(f"the {kind.kind} at {one.index} does not hold"):
                 one.entry.verify(self.trust, max(map(parse_time, (one.entry.at, report.call.at))))
-                if one.entry.is_of(report.shard, report.index, report.call.invocation_sha256):
+                if one.entry.is_of(report.index, report.call.invocation_sha256):
                     found.append(one)
-        return max(found, key=lambda one: one.entry.at, default=None)
+        return found[-1] if found else None
 
     def _head(self) -> Checkpoint:
         report = self.report
-        note = self.reader.checkpoint(report.shard)
+        note = self.reader.checkpoint()
         if note is None:
             raise VerificationError("there is none")
-        origin = self.trust.origin(report.shard)
-        head, _key = statements.check_checkpoint(note, self.trust, origin)
+        head, _key = statements.check_checkpoint(note, self.trust, self.trust.log)
         if head.size <= report.index:
             raise VerificationError(f"it covers {head.size} entries, and not this one")
         return head
 
     def _attach(self, index: int, commitments: Commitments) -> None:
         """Add the data beside an entry to the report where the entry's commitments match."""
-        stored = self.reader.entry(self.report.shard, index)
+        stored = self.reader.entry(index)
         for attachment in stored.attachments if stored is not None else ():
             try:
                 statements.check_attachments([attachment], commitments)
@@ -297,10 +290,8 @@ class _ReportBuilder:
             else:
                 self.report.attachments[attachment.role] = data
 
-    def _entries_of(
-        self, kind: type[E], shards: Sequence[int], *, after: int = -1
-    ) -> list[LocatedEntry[E]]:
-        return entries_of_call(self.reader, kind, self.report.call, shards, after=after)
+    def _entries_of(self, kind: type[E], *, after: int = -1) -> list[LocatedEntry[E]]:
+        return entries_of_call(self.reader, kind, self.report.call, after=after)
 
     @contextmanager
     def _problem(self, what: str) -> Iterator[None]:
@@ -334,25 +325,23 @@ def _chain_json(chain: Chain | None) -> JSON:
 def _around_json(around: LoggedCall | None) -> JSON:
     if around is None:
         return None
-    call, place = around.entry, around.place
-    return {"agent": call.agent, "tool": call.tool, "shard": place.shard, "index": place.index}
+    call = around.entry
+    return {"agent": call.agent, "tool": call.tool, "index": around.place.index}
 
 
 def _request_json(request: LocatedEntry[RequestEntry] | None) -> JSON:
     if request is None:
         return None
-    request_id = request.entry.request_id
-    return {"request_id": request_id, "shard": request.shard, "index": request.index}
+    return {"request_id": request.entry.request_id, "index": request.index}
 
 
 def _administered_json(located: LocatedEntry[AdministeredEntry] | None) -> JSON:
-    """Return the place, the time, the note and, of a resolution, whether the call ran."""
+    """Return the index, the time, the note and, of a resolution, whether the call ran."""
     if located is None:
         return None
     entry = located.entry
-    place: dict[str, JSON] = {"shard": located.shard, "index": located.index}
     ran: dict[str, JSON] = {} if entry.ran is None else {"ran": entry.ran}
-    return {**place, "at": entry.at, "note": entry.note, **ran}
+    return {"index": located.index, "at": entry.at, "note": entry.note, **ran}
 
 
 def _head_json(head: Checkpoint | None) -> JSON:

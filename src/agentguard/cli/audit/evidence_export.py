@@ -71,26 +71,24 @@ def export(
 
 
 def _calls(reader: LogReader, selection: Filter) -> Iterator[CallPlace]:
-    """Yield the selected calls that a checkpoint covers, in the order of time.
+    """Yield the selected calls that a checkpoint covers, in the order of the log.
 
     Where all calls are selected, all entries are read, so that no column hides a call. Raises
     ``VerificationError`` (``evidence.incomplete``) for an entry that can't be read.
     """
     if not selection.everything:
         selection = filters.calls(selection)
-    sizes = {shard: _covered(reader, shard) for shard in reader.shards()}
+    size = _covered(reader)
     for row in History(reader).rows(selection, outcomes=selection.in_doubt):
         is_other = row.kind not in ("call", log_row.DAMAGED)
-        if is_other or row.index >= sizes.get(row.shard, 0):
+        if is_other or row.index >= size:
             continue
         if row.invocation_id is None or not isinstance(row.entry, CallEntry):
             message = (
-                f"the entry {row.shard}/{row.index} can't be read as a call: agentguard audit "
-                "verify says more"
+                f"the entry {row.index} can't be read as a call: agentguard audit verify says more"
             )
             raise VerificationError(message, code="evidence.incomplete")
-        digest = row.entry.invocation_sha256
-        yield CallPlace(row.shard, row.index, row.invocation_id, digest)
+        yield CallPlace(row.index, row.invocation_id, row.entry.invocation_sha256)
 
 
 def _by_id(calls: Iterable[CallPlace]) -> dict[str, CallPlace]:
@@ -102,10 +100,9 @@ def _by_id(calls: Iterable[CallPlace]) -> dict[str, CallPlace]:
     for call in calls:
         other = found.setdefault(call.invocation_id, call)
         if other is not call:
-            first, second = (f"{one.shard}/{one.index}" for one in (other, call))
             message = (
-                f"the calls {first} and {second} have one id, {call.invocation_id}: agentguard "
-                f"evidence make {second} -o FILE proves one of them"
+                f"the calls {other.index} and {call.index} have one id, {call.invocation_id}: "
+                f"agentguard evidence make {call.index} -o FILE proves one of them"
             )
             raise VerificationError(message, code="evidence.mismatch")
     return found
@@ -118,9 +115,9 @@ def _nothing(selection: Filter) -> CallError:
     return CallError(f"{problem}: agentguard audit list shows the calls of the log")
 
 
-def _covered(reader: LogReader, shard: int) -> int:
-    """Return how many entries of a shard its newest checkpoint covers."""
-    note = reader.checkpoint(shard)
+def _covered(reader: LogReader) -> int:
+    """Return how many entries the newest checkpoint covers."""
+    note = reader.checkpoint()
     with suppress(DecodeError):
         if note is not None:
             return checkpoint.parse(note).checkpoint.size

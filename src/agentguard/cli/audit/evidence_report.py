@@ -14,7 +14,7 @@ from rich.text import Text
 from agentguard.approvals.roster import Answer
 from agentguard.audit.entry import present
 from agentguard.audit.evidence import Evidence
-from agentguard.audit.inclusion import Head, Place
+from agentguard.audit.inclusion import Place, VerifiedCheckpoint
 from agentguard.audit.kinds.administration import AdministeredEntry
 from agentguard.cli.audit import phrases
 from agentguard.cli.terminal import screen
@@ -110,9 +110,8 @@ def as_json(evidence: Evidence) -> dict[str, object]:
         "resolutions": _statements_json(evidence, is_resolution=True),
         "erasures": _statements_json(evidence, is_resolution=False),
         "copied": sorted(evidence.copied_roles),
-        "origin": place.origin,
         "index": place.index,
-        "checkpoints": [_head_json(head) for _origin, head in sorted(evidence.heads.items())],
+        "checkpoint": _checkpoint_json(evidence.checkpoint),
         "unknown": list(limits(evidence)),
     }
 
@@ -150,19 +149,13 @@ def _statement_json(statement: AdministeredEntry, place: Place) -> dict[str, obj
         "note": statement.note,
         "at": place.at,
         "admin_key": statement.key_id,
-        "origin": place.origin,
         "index": place.index,
     }
 
 
-def _head_json(head: Head) -> dict[str, object]:
-    point = head.checkpoint
-    return {
-        "origin": point.origin,
-        "size": point.size,
-        "root": point.root.hex(),
-        "log_key": head.key.key.thumbprint,
-    }
+def _checkpoint_json(covering: VerifiedCheckpoint) -> dict[str, object]:
+    point, key = covering.point, covering.key.key.thumbprint
+    return {"origin": point.origin, "size": point.size, "root": point.root.hex(), "log_key": key}
 
 
 def limits(evidence: Evidence) -> Iterator[str]:
@@ -209,14 +202,13 @@ def limits(evidence: Evidence) -> Iterator[str]:
     missing = [name for name, commitment in _commitments(evidence) if commitment is not None]
     if missing:
         yield f"{_role_list(missing)}: the file has only the commitment"
-    for _origin, head in sorted(evidence.heads.items()):
-        since = head.key.compromised_since
-        if since is not None:
-            at = datetime.fromtimestamp(since, UTC).isoformat()
-            yield (
-                f"when this was logged: the log key {head.key.key.thumbprint} was compromised at "
-                f"{at}, and whoever has the key could have written an earlier time"
-            )
+    log_key = evidence.checkpoint.key
+    if log_key.compromised_since is not None:
+        at = datetime.fromtimestamp(log_key.compromised_since, UTC).isoformat()
+        yield (
+            f"when this was logged: the log key {log_key.key.thumbprint} was compromised at {at}, "
+            "and whoever has the key could have written an earlier time"
+        )
 
 
 def _approval_limit(answers: Sequence[Answer]) -> str:
@@ -329,17 +321,12 @@ def _admin_rows(evidence: Evidence) -> Iterator[Row]:
 
 
 def _log_rows(evidence: Evidence) -> Iterator[Row]:
-    place = evidence.place
-    yield "log", f"entry {place.index} of {place.origin}"
+    point, key = evidence.checkpoint.point, evidence.checkpoint.key.key.thumbprint
+    yield "log", f"entry {evidence.place.index} of {point.origin}"
     if evidence.outcome_place is not None:
-        yield (
-            "its outcome",
-            f"entry {evidence.outcome_place.index} of {evidence.outcome_place.origin}",
-        )
-    for origin, head in sorted(evidence.heads.items()):
-        point, key = head.checkpoint, head.key.key.thumbprint
-        detail = f"{point.size} entries of {origin}, root {point.root.hex()}, by the log key {key}"
-        yield "checkpoint", detail
+        yield "its outcome", f"entry {evidence.outcome_place.index}"
+    root = point.root.hex()
+    yield "checkpoint", f"{point.size} entries of {point.origin}, root {root}, by the log key {key}"
     checkpoint = evidence.call_checkpoint
     yield (
         "witnessed",

@@ -59,7 +59,7 @@ def export(
     state: Path | None,
     **criteria: Unpack[FilterOptions],
 ) -> None:
-    """Each entry is one object on one line, in the order of time: shard, index, leaf_hash, entry,
+    """Each entry is one object on one line, in the order of the log: index, leaf_hash, entry,
     attachments (by role: arguments, input, result). The entries are written as they are in the log,
     unverified. An attachment that differs from its commitment is left out, and problems names it.
     """
@@ -83,10 +83,9 @@ def export(
 
 
 def _line(reader: LogReader, row: Row, *, attachments: bool) -> bytes:
-    stored = reader.entry(row.shard, row.index)
+    stored = reader.entry(row.index)
     is_read = row.entry is not None
     members: dict[str, object] = {
-        "shard": row.shard,
         "index": row.index,
         "leaf_hash": merkle.leaf_hash(stored.body).hex() if stored is not None else None,
         "entry": canonical.loads(stored.body) if stored is not None and is_read else None,

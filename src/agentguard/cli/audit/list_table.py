@@ -38,24 +38,22 @@ _ISOLATED: Final = (*COLUMNS[:6], "isolation", "tool")
 _TIME: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T")
 """The beginning of a time; an edited log may hold any text in its place."""
 
-_BACKGROUND: Final = frozenset({"shard", "key", "config", "policy", "roster"})
+_BACKGROUND: Final = frozenset({"key", "config", "policy", "roster"})
 
 
 class Table:
     """Chooses the rows of a table and makes their lines; ``hidden`` counts the other rows.
 
     A row that only repeats another row is hidden, such as an outcome, which is in the row of its
-    call. A filter by kind, or ``every``, shows these rows too. ``several`` says that the log has
-    several shards. ``acting`` holds the options for a command that writes to the log
-    (``location.config_option``). With ``isolated``, the table says how well each agent was kept
-    apart from the guard, in place of the principal and the resource.
+    call. A filter by kind, or ``every``, shows these rows too. ``acting`` holds the options for
+    a command that writes to the log (``location.config_option``). With ``isolated``, the table says
+    how well each agent was kept apart from the guard, in place of the principal and the resource.
     """
 
     def __init__(
         self,
         selection: Filter,
         *,
-        several: bool,
         every: bool,
         acting: str,
         isolated: bool = False,
@@ -63,7 +61,6 @@ class Table:
         self.hidden = 0
         self.columns = _ISOLATED if isolated else COLUMNS
         self._every = every or selection.search.kind not in (None, "call")
-        self._several = several
         self._remedies = selection.in_doubt
         self._acting = acting
         self._day = ""
@@ -87,7 +84,7 @@ class Table:
 
     def _cells(self, row: Row) -> tuple[str | Text, ...]:
         cells = (
-            f"{row.shard}/{row.index}" if self._several or row.shard else str(row.index),
+            str(row.index),
             (row.at or "")[11:19],
             _kind(row),
             _decision(row),

@@ -51,7 +51,7 @@ def list_entries(
 ) -> None:
     """They are listed as they stand in the log, unverified; times are UTC. Filters are combined.
 
-    With --json, one object a line: index, shard, kind, at, agent, principal, proved (false where
+    With --json, one object a line: index, kind, at, agent, principal, proved (false where
     the principal of a refused call is only claimed), tool, resource, decision (allow, deny,
     approval), enforced (false for a call that ran while the policy was only observed), reason,
     invocation_id, outcome (ok, error, unknown, in_doubt: it was authorised and nothing is known
@@ -66,8 +66,8 @@ def list_entries(
     if json:
         _print_json(History(reader, Shown(where.config)), selection, last or 0)
         return
-    several, acting = len(reader.shards()) > 1, location.config_option(where)
-    table = Table(selection, several=several, every=every, acting=acting, isolated=isolation)
+    acting = location.config_option(where)
+    table = Table(selection, every=every, acting=acting, isolated=isolation)
     history = History(reader, Shown(where.config))
     _print_table(history, selection, table, _SHOWN if last is None else last)
 

@@ -27,7 +27,6 @@ _ID: Final = re.compile(r"[0-9a-f]{32}")
 
 _MEMBERS: Final = (
     "index",
-    "shard",
     "kind",
     "at",
     "agent",
@@ -62,7 +61,6 @@ class Row:
     """
 
     index: int
-    shard: int
     kind: str
     at: str | None = None
     agent: str | None = None
@@ -91,7 +89,7 @@ class Row:
 def remedy(invocation_id: str | None) -> str:
     """Name the command with which a person settles a call in doubt."""
     # a person will paste the command, and in a log that was tampered with an id may be any text
-    name = invocation_id if is_id(invocation_id) else "SHARD/INDEX"
+    name = invocation_id if is_id(invocation_id) else "INDEX"
     return f"agentguard resolve {name} --ran|--not-ran --note TEXT"
 
 
@@ -100,17 +98,16 @@ def is_id(text: str | None) -> bool:
     return text is not None and _ID.fullmatch(text) is not None
 
 
-def damaged(shard: int, index: int, problem: str) -> Row:
+def damaged(index: int, problem: str) -> Row:
     """Make the row of an entry that can't be read."""
-    return Row(index, shard, DAMAGED, reason=f"it can't be read: {problem}")
+    return Row(index, DAMAGED, reason=f"it can't be read: {problem}")
 
 
-def of_entry(shard: int, index: int, entry: Entry) -> Row:
+def of_entry(index: int, entry: Entry) -> Row:
     """Make the row of an entry from what the entry alone says; raises ``DecodeError``."""
     about = entry.summary
     row = Row(
         index,
-        shard,
         entry.kind,
         entry.at,
         agent=about.agent,

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Final
 
-from agentguard.audit.entry import CallPlace, Entry, LogPlace
+from agentguard.audit.entry import CallPlace, Entry
 from agentguard.audit.find import (
     LocatedEntry,
     read_entry,
@@ -44,19 +44,17 @@ _LEFT_OUT: Final = "0" * 16
 
 
 def find(reader: LogReader, name: str) -> LocatedEntry[Entry]:
-    """Find the entry that an invocation id, its beginning, an index or ``SHARD/INDEX`` names.
+    """Find the entry that an invocation id, its beginning or an index names.
 
     For an outcome, a resolution or an erasure, return the authorization of its call; for another
     kind, return the entry itself. Raises ``CallError`` (``call.unknown``, ``call.ambiguous``),
     ``DecodeError`` for an entry that can't be read, and ``StorageError``.
     """
-    shard, slash, index = name.rpartition("/")
-    numbers = (shard if slash else "0", index)
-    if all(_NUMBER.fullmatch(number) for number in numbers):
-        log_entry = _at(reader, *map(int, numbers))
+    if _NUMBER.fullmatch(name):
+        log_entry = read_entry(reader, int(name))
         if log_entry is not None:
             return _call_of(reader, log_entry)
-    if len(name) >= _MIN_PREFIX and not slash:
+    if len(name) >= _MIN_PREFIX:
         return _by_prefix(reader, name)
     raise _unknown(f"the log holds no entry {name}, and an id takes {_MIN_PREFIX} characters")
 
@@ -75,9 +73,8 @@ def call(reader: LogReader, name: str) -> str | CallPlace:
     if not isinstance(read, CallEntry):
         problem = f"is of the kind {read.kind}, and no call's"
     elif read.invocation_id is not None:
-        return CallPlace(found.shard, found.index, read.invocation_id, read.invocation_sha256)
-    place = f"{found.shard}/{found.index}"
-    raise CallError(f"the entry {place} {problem}: name a call's")
+        return CallPlace(found.index, read.invocation_id, read.invocation_sha256)
+    raise CallError(f"the entry {found.index} {problem}: name a call's")
 
 
 def id_of(found: str | CallPlace) -> str:
@@ -86,7 +83,7 @@ def id_of(found: str | CallPlace) -> str:
 
 
 def of_trace(reader: LogReader, trace_id: str) -> Iterator[LocatedEntry[Entry]]:
-    """Find the calls of a trace, and its requests for approvals, in the order of their times.
+    """Find the calls of a trace, and its requests for approvals, in the order of the log.
 
     ``trace_id`` is the id or its beginning. Raises as ``find`` does.
     """
@@ -96,7 +93,7 @@ def of_trace(reader: LogReader, trace_id: str) -> Iterator[LocatedEntry[Entry]]:
     for row in History(reader).rows(selection, outcomes=False):
         if row.entry is not None:
             is_empty = False
-            yield LocatedEntry(row.shard, row.index, row.entry)
+            yield LocatedEntry(row.index, row.entry)
     if is_empty:
         raise _unknown(f"the log holds no call of the trace {trace_id}")
 
@@ -113,12 +110,7 @@ def whole_trace(reader: LogReader, beginning: str) -> str:
     prefixes = [beginning]
     if len(beginning) <= len(_LEFT_OUT):
         prefixes.append(_LEFT_OUT + beginning)
-    candidates = {
-        trace_id
-        for shard in reader.shards()
-        for prefix in prefixes
-        for trace_id in reader.traces(shard, prefix)
-    }
+    candidates = {trace_id for prefix in prefixes for trace_id in reader.traces(prefix)}
     # an edited column may hold any text
     traces = sorted(one for one in candidates if _has_entry(reader, one))
     if not traces:
@@ -144,51 +136,45 @@ def _has_entry(reader: LogReader, trace_id: str) -> bool:
     return any(row.entry is not None for row in rows)
 
 
-def credentials(reader: LogReader, agent: str, shard: int, before: int) -> Iterator[IdentityEntry]:
-    """Yield the identity entries of an agent before an index of a shard, the newest first."""
+def credentials(reader: LogReader, agent: str, before: int) -> Iterator[IdentityEntry]:
+    """Yield the identity entries of an agent before an index, the newest first."""
     search = Search(agent=agent)
     is_empty = True
-    for located in search_entries(reader, IdentityEntry, search, [shard], newest_first=True):
+    for located in search_entries(reader, IdentityEntry, search, newest_first=True):
         if located.index < before and located.entry.agent == agent:
             is_empty = False
             yield located.entry
     if is_empty:
         scanned = [
             located.entry
-            for located in scan_entries(reader, shard, (IdentityEntry,))
+            for located in scan_entries(reader, (IdentityEntry,))
             if located.index < before and located.entry.agent == agent
         ]
         yield from reversed(scanned)
 
 
-def _at(reader: LogReader, shard: int, index: int) -> LocatedEntry[Entry] | None:
-    return read_entry(reader, shard, index) if shard in reader.shards() else None
-
-
 def _call_of(reader: LogReader, located: LocatedEntry[Entry]) -> LocatedEntry[Entry]:
     """Return the authorization of the call that an entry names, or the entry itself."""
-    place: LogPlace | CallPlace | None = None
+    index: int | None = None
     match located.entry:
         case OutcomeEntry() as outcome:
-            index = History(reader).call_of(located.shard, located.index, outcome)
-            place = LogPlace(shard=located.shard, index=index) if index is not None else None
+            index = History(reader).call_of(located.index, outcome)
         case OfRunningCall() as entry:
-            place = entry.authorization
+            index = entry.authorization.index
         case AdministeredEntry() as entry:
-            place = entry.call
-    call = _at(reader, place.shard, place.index) if place is not None else None
+            index = entry.call.index
+    call = read_entry(reader, index) if index is not None else None
     return located if call is None or not isinstance(call.entry, CallEntry) else call
 
 
 def _by_prefix(reader: LogReader, prefix: str) -> LocatedEntry[CallEntry]:
     calls: dict[str, LocatedEntry[CallEntry]] = {}
-    for shard in reader.shards():
-        for index in reader.named(shard, prefix):
-            located = read_entry_of_kind(reader, shard, index, CallEntry)
-            invocation_id = (located.entry.invocation_id or "") if located is not None else ""
-            # an edited column may hold any text
-            if located is not None and invocation_id.startswith(prefix):
-                calls.setdefault(invocation_id, located)
+    for index in reader.named(prefix):
+        located = read_entry_of_kind(reader, index, CallEntry)
+        invocation_id = (located.entry.invocation_id or "") if located is not None else ""
+        # an edited column may hold any text
+        if located is not None and invocation_id.startswith(prefix):
+            calls.setdefault(invocation_id, located)
     if not calls:
         raise _unknown(f"the log holds no call {prefix}")
     if len(calls) > 1 and prefix not in calls:

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 import click
 
-from agentguard.audit.entry import Entry, LogPlace
+from agentguard.audit.entry import Entry
 from agentguard.audit.entry_bytes import may_be_kind
 from agentguard.audit.kinds import parse_entry
 from agentguard.audit.kinds.receiver import AtReceiver, ReceivedEntry, RefusedEntry
@@ -37,8 +37,8 @@ from agentguard.proof import receipt
 from agentguard.proof.target import Target, parse_audience
 from agentguard.signing import canonical
 from agentguard.signing.keys import PublicKey
-from agentguard.storage import sqlite
 from agentguard.storage.request_table import ReceiptState, RequestTable
+from agentguard.store import sqlite
 
 _MOST_SERVERS: Final = 64
 """The most servers that a receiver's log may name: each request is compared with all of them."""
@@ -110,7 +110,7 @@ def match(  # noqa: PLR0913  the options of the command
     servers = {*map(_server, server)}
     keys = () if receipt_keys is None else _keys(receipt_keys)
     logs = _open(agent, agent_trust), _open(receiver, receiver_trust)
-    at_agent, at_receiver = (log.location.reader_of_what_is_left() for log in logs)
+    at_agent, at_receiver = (log.location.reader() for log in logs)
     verified: Sequence[Verified] = ()
     if not no_verify:
         verified = [
@@ -130,11 +130,6 @@ def match(  # noqa: PLR0913  the options of the command
         report.print(table.matches(), json=json)
     if not report.ok:
         raise SystemExit(1)
-
-
-class _Read(NamedTuple):
-    place: LogPlace
-    entry: Entry
 
 
 @dataclass(slots=True)
@@ -166,17 +161,17 @@ class _Filling:
         names_servers = not self.servers
         in_receiver: set[str] = set()
         in_agent: set[str] = set()
-        for place, entry in self._entries(at_receiver, "reading the receiver's entry"):
+        for index, entry in self._entries(at_receiver, "reading the receiver's entry"):
             in_receiver.add(entry.kind)
             if isinstance(entry, AtReceiver):
-                self._at_receiver(place, entry, names_servers=names_servers)
-        for place, entry in self._entries(at_agent, "reading the agent's entry"):
+                self._at_receiver(index, entry, names_servers=names_servers)
+        for index, entry in self._entries(at_agent, "reading the agent's entry"):
             in_agent.add(entry.kind)
             match entry:
                 case ProofEntry():
-                    self._sent(place, entry)
+                    self._sent(index, entry)
                 case ReceiptEntry():
-                    self.table.add_receipt(entry.proof_sha256, place, self._state_of(entry))
+                    self.table.add_receipt(entry.proof_sha256, index, self._state_of(entry))
         # a server that is an agent too has all kinds
         if "proof" in in_receiver - in_agent and not in_receiver & {"received", "refused"}:
             message = "RECEIVER has what an agent's log has, and AGENT does not: name AGENT first"
@@ -193,37 +188,34 @@ class _Filling:
         # the entry names the key with which the client says that it has verified the receipt
         return "valid" if signed.key_id == noted.key_id else "invalid"
 
-    def _entries(self, reader: LogReader, what: str) -> Iterator[_Read]:
-        count = 0
+    def _entries(self, reader: LogReader, what: str) -> Iterator[tuple[int, Entry]]:
         with screen.counter(what, history.expected(reader)) as progress:
-            for shard in reader.shards():
-                for index, body in reader.entries(shard):
-                    count += 1
-                    progress(count)
-                    if not any(may_be_kind(body, kind) for kind in _KINDS):
-                        continue
-                    try:
-                        yield _Read(LogPlace(shard, index), parse_entry(body))
-                    except DecodeError:
-                        self.left_out["unreadable"] += 1
+            for count, (index, body) in enumerate(reader.entries(), start=1):
+                progress(count)
+                if not any(may_be_kind(body, kind) for kind in _KINDS):
+                    continue
+                try:
+                    yield index, parse_entry(body)
+                except DecodeError:
+                    self.left_out["unreadable"] += 1
 
-    def _at_receiver(self, place: LogPlace, entry: AtReceiver, *, names_servers: bool) -> None:
+    def _at_receiver(self, index: int, entry: AtReceiver, *, names_servers: bool) -> None:
         self.left_out["unrecorded"] += entry.unrecorded
         self._note_server(entry.server, names_servers=names_servers)
         match entry:
             case RefusedEntry():
-                self.table.add_refused(entry.proof_sha256, place)
+                self.table.add_refused(entry.proof_sha256, index)
             case ReceivedEntry(assurance="dpop"):
                 # no guard has signed the proof, so no agent's log has it
                 self.left_out["dpop"] += 1
             case ReceivedEntry():
                 is_of_the_domain = entry.agent.startswith(f"spiffe://{self.trust_domain}/")
                 reason = self._earlier(entry) if is_of_the_domain else "other_domains"
-                self.table.add_received(entry.proof.sha256, place, _digest(entry), reason=reason)
+                self.table.add_received(entry.proof.sha256, index, _digest(entry), reason=reason)
 
-    def _sent(self, place: LogPlace, entry: ProofEntry) -> None:
+    def _sent(self, index: int, entry: ProofEntry) -> None:
         reason = self._earlier(entry) if self._is_here(entry) else "elsewhere"
-        self.table.add_sent(entry.proof.sha256, place, _digest(entry), reason=reason)
+        self.table.add_sent(entry.proof.sha256, index, _digest(entry), reason=reason)
 
     def _note_server(self, url: str, *, names_servers: bool) -> None:
         if names_servers:
@@ -291,7 +283,7 @@ def _locate(path: Path) -> Location:
     A folder with a state is a state, whatever else lies there: a configuration beside a state may
     come from whoever sent the state.
     """
-    is_state = any((path / name).exists() for name in (keystore.TRUST, sqlite.FOLDER))
+    is_state = (path / keystore.TRUST).exists() or sqlite.path_in(path).exists()
     file = path / config.FILE if path.is_dir() else path
     if not is_state and file.is_file():
         return location.locate(file)

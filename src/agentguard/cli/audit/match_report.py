@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import Final, NamedTuple, TypeVar
 
-from agentguard.audit.entry import Entry, LogPlace
+from agentguard.audit.entry import Entry
 from agentguard.audit.find import read_entry
 from agentguard.audit.kinds.receiver import AtReceiver, ReceivedEntry, RefusedEntry
 from agentguard.audit.kinds.running import ProofEntry
@@ -239,13 +239,13 @@ def parts_of(entry: ProofEntry | ReceivedEntry) -> dict[str, str | None]:
     }
 
 
-def _entry(reader: LogReader, place: LogPlace | None, kind: type[E]) -> E | None:
-    """Return the entry at a place, None for no place; raises ``StorageError``."""
-    if place is None:
+def _entry(reader: LogReader, index: int | None, kind: type[E]) -> E | None:
+    """Return the entry at an index, None for no index; raises ``StorageError``."""
+    if index is None:
         return None
-    located = read_entry(reader, place.shard, place.index)
+    located = read_entry(reader, index)
     if located is None or not isinstance(located.entry, kind):
-        message = f"the entry {place.shard}/{place.index} is gone: another program changes the log"
+        message = f"the entry {index} is gone: another program changes the log"
         raise StorageError(message, code="storage.corrupt")
     return located.entry
 
@@ -254,8 +254,8 @@ def _row(request: _Request) -> screen.Row:
     match, sent, entry = request.match, request.sent, request.entry
     cells = (
         screen.styled(_STYLES[match.state], _WORDS[match.state]),
-        _place(match.at_agent),
-        _place(match.at_receiver),
+        "" if match.at_agent is None else str(match.at_agent),
+        "" if match.at_receiver is None else str(match.at_receiver),
         "" if entry is None else entry.at[:19].replace("T", " "),
         agent_alias(None if entry is None else entry.agent).removeprefix("agent:"),
         "" if sent is None else sent.tool,
@@ -269,8 +269,7 @@ def _notes(request: _Request) -> Iterator[str]:
         yield request.code
     receipt = request.match.receipt_state
     if receipt is not None:
-        place = _place(request.match.receipt)
-        yield f"{_RECEIPTS[receipt]} (the agent's entry {place})"
+        yield f"{_RECEIPTS[receipt]} (the agent's entry {request.match.receipt})"
     if request.is_contradicted:
         yield "the receiver has signed an answer, and its log says that the request was refused"
     for name, (here, there) in request.differences().items():
@@ -289,14 +288,6 @@ def _short(value: str | None) -> str:
     return "none" if value is None else value
 
 
-def _place(place: LogPlace | None) -> str:
-    return "" if place is None else f"{place.shard}/{place.index}"
-
-
-def _place_json(place: LogPlace | None) -> JSON:
-    return None if place is None else {"shard": place.shard, "index": place.index}
-
-
 def _as_json(request: _Request) -> dict[str, JSON]:
     match, sent, entry = request.match, request.sent, request.entry
     known = sent or request.received
@@ -309,9 +300,9 @@ def _as_json(request: _Request) -> dict[str, JSON]:
         "tool": None if sent is None else sent.tool,
         "invocation_id": None if sent is None else sent.invocation_id,
         "invocation_sha256": None if known is None else known.invocation_sha256,
-        "agent_entry": _place_json(match.at_agent),
-        "receiver_entry": _place_json(match.at_receiver),
-        "receipt_entry": _place_json(match.receipt),
+        "agent_entry": match.at_agent,
+        "receiver_entry": match.at_receiver,
+        "receipt_entry": match.receipt,
         "receipt": match.receipt_state,
         "differs": [*request.differences(), *(["receipt"] if request.is_contradicted else [])],
         "code": request.code,

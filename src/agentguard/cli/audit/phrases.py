@@ -56,7 +56,7 @@ def observed(call: CallEntry) -> str:
 def released(located: LocatedEntry[OfRunningCall]) -> tuple[str, str]:
     """Return the row of what a running call got; raises ``DecodeError``."""
     entry = located.entry
-    when = f"at {entry.at} (entry {located.shard}/{located.index})"
+    when = f"at {entry.at} (entry {located.index})"
     match entry:
         case SecretEntry():
             return "secret", f"{entry.name}, released {when}"

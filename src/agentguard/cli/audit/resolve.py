@@ -17,7 +17,7 @@ from agentguard.cli.terminal.options import AS_JSON, CALL_ARGUMENT, CONFIG, NOTE
 from agentguard.domain import administration
 from agentguard.domain.config import Config
 from agentguard.domain.passphrase import passphrase_of
-from agentguard.storage.reader import StateReader
+from agentguard.store.reader import StoredLog
 from agentguard.visible import visible_text
 
 
@@ -86,5 +86,5 @@ def erase(*, call: str, note: str, yes: bool, config: Path | None, json: bool) -
 
 
 def _found(settings: Config, call: str) -> str | CallPlace:
-    with closing(StateReader(settings.state)) as reader:
+    with closing(StoredLog.of(settings.state)) as reader:
         return lookup.call(reader, call)

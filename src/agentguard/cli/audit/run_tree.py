@@ -157,14 +157,11 @@ class _RunReader:
         raise CallError(message, code="call.unknown")
 
     def _row(self, located: LocatedEntry[Entry]) -> Row:
-        after = dict.fromkeys(self._reader.shards(), located.index)
-        after[located.shard] = located.index - 1
-        kind = Filter(Search(kind=located.entry.kind))
-        for row in self._history.rows(kind, after=after, outcomes=False):
-            if (row.shard, row.index) == (located.shard, located.index) and row.kind in _KINDS:
-                return row
-        place = f"{located.shard}/{located.index}"
-        raise CallError(f"the entry {place} is no call and no request", code="call.unknown")
+        row = next(self._history.rows(after=located.index - 1, outcomes=False))
+        if row.kind in _KINDS:
+            return row
+        message = f"the entry {located.index} is no call and no request"
+        raise CallError(message, code="call.unknown")
 
     # --- what belongs to it ---------------------------------------------------------------------
 
@@ -201,17 +198,17 @@ class _RunReader:
     def _node(self, row: Row) -> Node:
         match row.entry:
             case CallEntry() as call:
-                outcomes = self._history.about_call(OutcomeEntry, row.shard, call)
-                hops, secrets = self._hops(row, call.chain_sha256), self._secrets(row, call)
+                outcomes = self._history.about_call(OutcomeEntry, call)
+                hops, secrets = self._hops(row, call.chain_sha256), self._secrets(call)
                 return Node(row, call, next(outcomes, None), hops, call.answers, secrets)
             case RequestEntry() as request:
                 return Node(row, hops=self._hops(row, request.chain_sha256))
         return Node(row)
 
-    def _secrets(self, row: Row, call: CallEntry) -> tuple[str, ...]:
+    def _secrets(self, call: CallEntry) -> tuple[str, ...]:
         if not call.allowed:
             return ()
-        releases = self._history.about_call(SecretEntry, row.shard, call)
+        releases = self._history.about_call(SecretEntry, call)
         return tuple(dict.fromkeys(release.name for release in releases))
 
     def _hops(self, row: Row, digest: str | None) -> tuple[Grant, ...]:
@@ -229,7 +226,7 @@ class _RunReader:
 
 def _nested(nodes: Iterator[Node]) -> list[Node]:
     """Put each call inside the one whose tool made it, and each request before its call."""
-    listed = sorted(nodes, key=lambda node: (node.row.at or "", node.row.shard, node.row.index))
+    listed = sorted(nodes, key=lambda node: node.row.index)
     by_id = {n.call.invocation_id: n for n in listed if n.call is not None and n.call.invocation_id}
     around = {id(n): by_id.get(n.call.inside or "") for n in listed if n.call is not None}
     answered = {a.request_id: around[id(n)] for n in listed for a in n.approvals}
@@ -249,7 +246,6 @@ def as_json(node: Node) -> dict[str, JSON]:
     members = node.outcome.predicate if node.outcome is not None else {}
     return {
         "kind": "request" if call is None else "call",
-        "shard": row.shard,
         "index": row.index,
         "at": row.at,
         "invocation_id": row.invocation_id,

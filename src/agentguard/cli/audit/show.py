@@ -100,9 +100,7 @@ def _show_calls(
                 screen.line()
             _show_entry(call, json=json)
             continue
-        report = call_report.read(
-            reader, LocatedEntry(call.shard, call.index, call.entry), trust.document
-        )
+        report = call_report.read(reader, LocatedEntry(call.index, call.entry), trust.document)
         hold = hold and not report.problems
         if json:
             screen.json_line(report.as_json())
@@ -119,8 +117,7 @@ def _show_entry(located: LocatedEntry[Entry], *, json: bool) -> None:
     entry = located.entry
     about = {"kind": entry.kind, "at": entry.at}
     if json:
-        place = {"shard": located.shard, "index": located.index}
-        screen.json_line({**place, **about, **entry.members})
+        screen.json_line({"index": located.index, **about, **entry.members})
         return
     display: dict[str, object] = {**about, **(rows_of(entry) or _members(entry))}
     screen.sheet((name, _as_text(value)) for name, value in display.items())
@@ -163,10 +160,10 @@ def _around(report: CallReport, invocation_id: str) -> str:
     """Name the call whose tool made this one, and whether work was handed on by it."""
     if report.around is None:
         return f"the call {invocation_id}, which is not in this log"
-    around, place = report.around.entry, report.around.place
+    around = report.around.entry
     name = f"the call {invocation_id} of {around.tool} by {agent_alias(around.agent)}"
     handed_on = ", which handed the work on" if around.agent != report.call.agent else ""
-    return f"{name} (entry {place.shard}/{place.index}){handed_on}"
+    return f"{name} (entry {report.around.place.index}){handed_on}"
 
 
 def _credential(credential: Credential) -> str:
@@ -215,7 +212,7 @@ def _decision_rows(report: CallReport, reading: str) -> Iterator[_SheetRow]:
         for requirement in call.required:
             yield "asked for", phrases.requirement_text(requirement)
     if report.request is not None:
-        place = f"{report.request.shard}/{report.request.index}"
+        place = report.request.index
         yield "request", f"{report.request.entry.request_id} (entry {place})"
         yield "to see it", screen.command(f"agentguard audit show {place}{reading}")
     yield from phrases.answers(report.answers)
@@ -278,7 +275,7 @@ def _by_admin(entry: AdministeredEntry) -> str:
 
 
 def _evidence_rows(report: CallReport, trust: Trust, reading: str) -> Iterator[_SheetRow]:
-    place = f"shard {report.shard}, entry {report.index}"
+    place = f"entry {report.index}"
     if report.outcome is not None:
         place += f"; its outcome is entry {report.outcome.index}"
     yield "log", place
@@ -296,7 +293,7 @@ def _evidence_rows(report: CallReport, trust: Trust, reading: str) -> Iterator[_
     if invocation_id is not None:
         name, file = invocation_id, invocation_id[:_SHORT]
         if not log_row.is_id(invocation_id):  # in a log that was tampered with, it may be any text
-            name, file = f"{report.shard}/{report.index}", "call"
+            name, file = str(report.index), "call"
         prove = f"agentguard evidence make {name} -o {file}.json{reading}"
         yield "to prove it", screen.command(prove)
 

@@ -1,7 +1,7 @@
 """``agentguard audit tail``: prints the newest calls, and new ones until an interrupt.
 
-The command reads the log as ``audit list`` does, and takes no lock. It looks for new entries and
-new shards several times a second.
+The command reads the log as ``audit list`` does, and takes no lock. It looks for new entries
+several times a second.
 """
 
 from __future__ import annotations
@@ -26,13 +26,10 @@ from agentguard.cli.terminal.options import AS_JSON, CONFIG, EVERY, STATE, Optio
 from agentguard.cli.terminal.shown import Shown
 
 _PAUSE: Final = 0.1
-"""Seconds between two looks; a look is a search of each shard past its newest index."""
-
-_REOPEN: Final = 20
-"""How many looks pass before the files are opened again, since a file may be replaced."""
+"""Seconds between two looks; a look reads the log past the newest index."""
 
 _ALIKE: Final = (
-    "0/000000",
+    "00000000",
     "00:00:00",
     "resolution",
     "approval",
@@ -75,15 +72,13 @@ def tail(
     json: bool,
     **criteria: Unpack[FilterOptions],
 ) -> None:
-    """Reads all shards, unverified, until Ctrl-C. A call is printed when it is authorised, and its
+    """Reads the log, unverified, until Ctrl-C. A call is printed when it is authorised, and its
     outcome when the tool has ended. With --json, one object a line, as in audit list.
     """
     where = location.locate(config, state)
     reader = where.reader()
     selection = lookup.with_whole_trace(reader, filters.chosen(**criteria))
-    table = Table(
-        selection, several=True, every=every or json, acting=location.config_option(where)
-    )
+    table = Table(selection, every=every or json, acting=location.config_option(where))
     news = _News(History(reader, Shown(where.config)), reader, selection, table)
     with suppress(KeyboardInterrupt):
         show = _as_json if json else _as_table(table)
@@ -103,62 +98,53 @@ class _News:
         self._history = history
         self._selection = selection
         self._table = table
-        self._seen: dict[int, int] = {}
-        self._running: set[tuple[int, int]] = set()
-        self._looks = 0
+        self._seen = -1
+        self._running: set[int] = set()
 
     def first(self, count: int) -> list[Row]:
         """Return the newest rows of the log, the newest last."""
-        self._seen = {shard: self._end(shard) for shard in self._reader.shards()}
+        self._seen = self._newest()
         rows = self._history.rows(self._selection, newest_first=True)
         # The next look reports the entries that are newer.
-        earlier = (row for row in rows if row.index <= self._seen.get(row.shard, -1))
+        earlier = (row for row in rows if row.index <= self._seen)
         rows_shown = newest(filter(self._table.has, earlier), count)
-        self._running = {(row.shard, row.index) for row in rows_shown if row.outcome == "in_doubt"}
+        self._running = {row.index for row in rows_shown if row.outcome == "in_doubt"}
         return rows_shown
 
     def next(self) -> list[Row]:
-        """Return the rows of the entries since the last look."""
-        self._looks += 1
-        if self._looks % _REOPEN == 0:
-            self._reopen()
+        """Return the rows of the entries since the last look.
+
+        Raises ``StorageError`` (``storage.corrupt``) where another file is in the log's place.
+        """
+        newest_index = self._newest()
+        if newest_index < self._seen:
+            self._seen = newest_index
+            screen.warn(
+                "the log has fewer entries than before, and was rolled back: run agentguard audit "
+                "verify"
+            )
         news: list[Row] = []
         for row in self._history.rows(after=self._seen):
-            self._seen[row.shard] = row.index
+            self._seen = row.index
             if self._matches(row):
                 news.append(row)
         return news
 
     def _matches(self, row: Row) -> bool:
-        if row.call is not None and (row.shard, row.call) in self._running:
-            self._running.discard((row.shard, row.call))
+        if row.call is not None and row.call in self._running:
+            self._running.discard(row.call)
             return True  # the outcome of a call that was printed without it
         if row.about is not None and not self._selection.matches(row.about, row.outcome):
             return False
         if not self._table.has(row):
             return False
         if row.outcome == "in_doubt":
-            self._running.add((row.shard, row.index))
+            self._running.add(row.index)
         return True
 
-    def _end(self, shard: int) -> int:
-        index, _body = next(self._reader.entries(shard, newest_first=True), (-1, b""))
+    def _newest(self) -> int:
+        index, _body = next(self._reader.entries(newest_first=True), (-1, b""))
         return index
-
-    def _reopen(self) -> None:
-        self._reader.close()
-        shards = self._reader.shards()
-        for shard in self._seen.keys() - shards:
-            del self._seen[shard]
-            screen.warn(f"shard {shard} is missing: run agentguard audit verify")
-        for shard in shards:
-            end = self._end(shard)
-            if end < self._seen.get(shard, -1):
-                self._seen[shard] = end
-                screen.warn(
-                    f"shard {shard} has fewer entries than before, and was rolled back or "
-                    "replaced: run agentguard audit verify"
-                )
 
 
 def _as_json(rows: Iterable[Row]) -> None:

@@ -156,5 +156,5 @@ def _check(run: Run) -> str:
     if run.kind == "trace" and _TRACE.fullmatch(run.name):
         return f"agentguard audit show --trace {run.name}"
     ids = (node.row.invocation_id for node in run.all_nodes())
-    first = next((one for one in ids if log_row.is_id(one)), "SHARD/INDEX")
+    first = next((one for one in ids if log_row.is_id(one)), "INDEX")
     return f"agentguard audit show {first}"

@@ -29,11 +29,11 @@ from agentguard.cli.terminal.options import AS_JSON, JOBS, LOG, PATH, Option, co
 from agentguard.domain.report import Report
 from agentguard.domain.verify import examine
 from agentguard.domain.worker_processes import default_jobs
-from agentguard.errors import AgentguardError, VerificationError
-from agentguard.identity.trust import TrustDocument, seconds
+from agentguard.errors import AgentguardError, DecodeError, StorageError, VerificationError
+from agentguard.identity.trust import seconds
 
 _WITHOUT: Final = (
-    "signatures, but for the newest checkpoint's of each shard",
+    "signatures, but for those of the head and the newest checkpoint",
     "what the entries say: credentials, policies, arguments, results",
 )
 _COLUMNS: Final = "the columns by which entries are found, from which the calls in doubt are taken"
@@ -47,11 +47,11 @@ _DOUBTS: Final = "which calls are in doubt: in a file that is damaged they are n
         "ago.",
         type=times.parse,
     ),
-    Option("--no-signatures", "Check hashes, checkpoints and anchors only."),
+    Option("--no-signatures", "Check hashes, checkpoints and the anchor only."),
     Option(
         "--against FILE",
-        "Checkpoints that somebody else has kept: signed ones, evidence, or traces as Jaeger's API "
-        "returns them; may be repeated.",
+        "Checkpoints that somebody else has kept: signed ones, heads of an anchor, evidence, or "
+        "traces as Jaeger's API returns them; may be repeated.",
         type=PATH,
         multiple=True,
     ),
@@ -71,19 +71,20 @@ def verify(  # noqa: PLR0913  the options of the command
     trust: Path | None,
     json: bool,
 ) -> None:
-    """Checks every hash, signature and credential, against the anchors and keys from outside. Exit
-    code 1 if anything does not hold. With --json, one object: ok, entries, shards, anchored,
-    in_doubt (invocation ids), observed (how many calls ran whatever the policy said), adopted
-    (entries that were lost, on record), problems (each with shard, index, what), unchecked (what
-    was left out, in words), your_word (the files of --against: that they were kept elsewhere is
-    your word).
+    """Checks every hash, signature and credential, against the anchor and keys from outside. Exit
+    code 1 if anything does not hold. With --json, one object: ok, entries, head (log,
+    size, root, map_root, at), anchored, witness (outside, same user: who kept the checkpoints
+    by which the log is anchored), in_doubt (invocation ids), observed (how many calls ran whatever
+    the policy said), adopted (entries that were lost, on record), problems (each with index, what),
+    unchecked (what was left out, in words), your_word (the files of --against: that they were kept
+    elsewhere is your word).
     """
     if since is not None and no_signatures:
         raise click.BadParameter("--since says which signatures to check, --no-signatures none")
     log = _open(location.locate(config, state, anchor), trust, against, json=json)
     document = log.trust.document
     outside = [witnesses.read(file, document) for file in against]
-    reader = log.location.reader_of_what_is_left()
+    reader = log.location.reader()
     if trust is not None:
         _require_same_log(reader, log)
     apart, kept = log.is_apart(), [point for witness in outside for point in witness.checkpoints]
@@ -101,9 +102,9 @@ def verify(  # noqa: PLR0913  the options of the command
         )
     by_columns = no_signatures and not report.damaged
     in_doubt = _in_doubt_by_columns(reader) if by_columns else report.in_doubt
-    unchecked = _unchecked(since, no_signatures=no_signatures, is_damaged=bool(report.damaged))
+    unchecked = _unchecked(since, no_signatures=no_signatures, is_damaged=report.damaged)
     unchecked += [part for witness in outside for part in witness.unchecked]
-    unchecked += [] if apart else _without_witness(report, document, kept)
+    unchecked += [] if apart else _without_witness(report, kept)
     VerifyReport(log, report, in_doubt, unchecked, against).print(reader, json=json)
     if not report.ok:
         raise SystemExit(1)
@@ -116,23 +117,16 @@ def _unchecked(since: datetime | None, *, no_signatures: bool, is_damaged: bool)
     return [f"signatures before {timestamp(since)}"] if since is not None else []
 
 
-def _without_witness(
-    report: Report, trust: TrustDocument, kept: Sequence[WitnessedCheckpoint]
-) -> list[str]:
-    """Return the newest entries of each shard that no checkpoint in the files of --against covers.
+def _without_witness(report: Report, kept: Sequence[WitnessedCheckpoint]) -> list[str]:
+    """Return the newest entries that no checkpoint in the files of --against covers.
 
     Somebody who writes both the state and its anchor can cut such entries off.
     """
-    newest: dict[str, int] = {}
-    for point, _whose in kept:
-        newest[point.origin] = max(point.size, newest.get(point.origin, 0))
-    return [
-        f"whether entries of shard {shard.shard} from {size} on were cut off or replaced: the "
-        "checkpoints in the files of --against are older"
-        for shard in report.shards
-        if shard.anchored
-        and (size := newest.get(trust.origin(shard.shard), shard.entries)) < shard.entries
-    ]
+    size = max((point.size for point, _whose in kept), default=report.entries)
+    if not report.anchored or size >= report.entries:
+        return []
+    what = f"whether entries from {size} on were cut off or replaced"
+    return [f"{what}: the checkpoints in the files of --against are older"]
 
 
 def _open(
@@ -148,7 +142,9 @@ def _open(
     except VerificationError as error:
         if json:
             log = TrustedLog(place, location.own_trust(place))
-            report = Report((), (Problem(0, None, str(error)),))
+            report = Report(
+                0, None, kept=False, anchored=False, problems=(Problem(None, str(error)),)
+            )
             VerifyReport(log, report, (), (), against).print_json()
         else:
             screen.line(screen.styled("fail", "FAILED"), f": {error}")
@@ -158,26 +154,18 @@ def _open(
 def _require_same_log(reader: LogReader, log: TrustedLog) -> None:
     """Raise ``VerificationError`` (``checkpoint.origin``) for the trust document of another log.
 
-    Where the checkpoint of at least one shard names the document's log, the verification itself
-    reports the other shards.
+    Where the checkpoint can't be read, the verification itself reports it.
     """
-    origins = list(filter(None, (_origin(reader, shard) for shard in reader.shards())))
-    trusted_log = log.trust.document.log
-    if origins and all(origin.rpartition("/")[0] != trusted_log for origin in origins):
-        message = (
-            f"{log.trust.source} is the trust document of {trusted_log}, and "
-            f"{from_home(log.location.state)} holds {origins[0].rpartition('/')[0]}: one of the "
-            "two is not the one you mean; nothing was checked"
-        )
-        raise VerificationError(message, code="checkpoint.origin")
-
-
-def _origin(reader: LogReader, shard: int) -> str | None:
-    """Return the origin in a shard's checkpoint; None where the checkpoint can't be read."""
-    with suppress(AgentguardError):
-        note = reader.checkpoint(shard)
-        return checkpoint.parse(note).checkpoint.origin if note is not None else None
-    return None
+    with suppress(StorageError, DecodeError):
+        note = reader.checkpoint()
+        origin = checkpoint.parse(note).checkpoint.origin if note is not None else None
+        if origin not in (None, log.trust.document.log):
+            message = (
+                f"{log.trust.source} is the trust document of {log.trust.document.log}, and "
+                f"{from_home(log.location.state)} holds {origin}: one of the two is not the one "
+                "you mean; nothing was checked"
+            )
+            raise VerificationError(message, code="checkpoint.origin")
 
 
 def _in_doubt_by_columns(reader: LogReader) -> list[str]:

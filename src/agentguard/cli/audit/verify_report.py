@@ -5,14 +5,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import groupby, islice
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
-from agentguard.audit.findings import Problem, ShardReport
+from agentguard.audit.findings import Problem
+from agentguard.audit.head import Head
 from agentguard.audit.log import LogReader
 from agentguard.audit.summary import Search
 from agentguard.cli.audit import log_row as rows
@@ -23,11 +24,11 @@ from agentguard.cli.terminal.location import TrustedLog, config_option, from_hom
 from agentguard.domain.report import Report
 from agentguard.errors import AgentguardError
 from agentguard.identity.credential import agent_alias
+from agentguard.signing.canonical import JSON
 from agentguard.storage import state_location
 from agentguard.storage.anchor import log_folder
 
 _LISTED: Final = 20
-_COLUMNS: Final = ("shard", "entries", "under checkpoint", "anchored", "root")
 _WORD_FOR_FILES: Final = (
     "YOUR WORD: nothing shows that the files of --against were kept where whoever writes the state "
     "can't change them; a file that was just made from this log proves nothing about the log"
@@ -39,7 +40,7 @@ class VerifyReport:
     """A verification's report, with its log.
 
     ``in_doubt`` holds the ids of the calls in doubt. ``unchecked`` lists the parts that were not
-    checked. ``against`` lists the files whose checkpoints counted beside the anchors: that they
+    checked. ``against`` lists the files whose checkpoints counted beside the anchor: that they
     were kept elsewhere is the word of the user.
     """
 
@@ -63,25 +64,24 @@ class VerifyReport:
             {
                 "ok": report.ok,
                 "entries": report.entries,
-                "shards": len(report.shards),
-                "anchored": report.witness,
+                "head": _head_json(report.head),
+                "anchored": report.anchored,
+                "witness": report.witness,
                 "in_doubt": [*self.in_doubt],
-                "observed": self._observed(),
+                "observed": report.observed_calls,
                 "adopted": [
                     {
-                        "shard": shard,
                         "index": index,
                         "at": entry.at,
                         "note": entry.adoption.note,
-                        "lost": [one.as_json() for one in entry.adoption.lost],
-                        "unanchored": [one.as_json() for one in entry.adoption.unanchored],
+                        "lost": entry.adoption.lost and entry.adoption.lost.as_json(),
+                        "unanchored": (
+                            entry.adoption.unanchored and entry.adoption.unanchored.as_json()
+                        ),
                     }
-                    for shard, index, entry in report.adoptions
+                    for index, entry in report.adoptions
                 ],
-                "problems": [
-                    {"shard": problem.shard, "index": problem.index, "what": problem.what}
-                    for problem in report.problems
-                ],
+                "problems": [{"index": one.index, "what": one.what} for one in report.problems],
                 "unchecked": [*self.unchecked],
                 # listed whether or not they agree: a script must not take silence for a witness
                 "your_word": [str(file) for file in self.against],
@@ -93,17 +93,15 @@ class VerifyReport:
     def draw(self, reader: LogReader) -> None:
         """Print the report for people, with the calls in doubt from the log."""
         report = self.report
-        missing = [(str(number), "missing", "", "", "") for number in report.missing]
-        shards = [*map(self._cells, report.shards), *missing]
-        screen.columns(_COLUMNS, ((cells, "") for cells in shards))
-        _draw_problems(report.problems)
+        for problem in report.problems:
+            screen.item("  ", placed(problem))
         kind, verdict = ("ok", "consistent") if report.ok else ("fail", "FAILED")
         entries = screen.count(report.entries, "entry", "entries")
-        shard_count = screen.count(len(report.shards), "shard", "shards")
-        screen.line(
-            screen.styled(kind, verdict),
-            f": {entries} in {shard_count} of {from_home(self.log.location.state)}",
-        )
+        where = from_home(self.log.location.state)
+        screen.line(screen.styled(kind, verdict), f": {entries} in {where}")
+        if report.head is not None:
+            covered = screen.count(report.head.size, "entry", "entries")
+            screen.line(f"head: {covered} by {report.head.at}, root {report.head.root.hex()}")
         if report.witness == "outside":
             screen.line(
                 screen.styled("ok", "anchored"), f": by the checkpoints in {self._witnesses()}"
@@ -131,8 +129,8 @@ class VerifyReport:
             yield f"A COPY: the log goes on in {original}, of which the anchor tells"
         if not self.log.trust.outside:
             yield self.log.trust.warning()
-        if self._observed():
-            calls = screen.count(self._observed(), "call", "calls")
+        if self.report.observed_calls:
+            calls = screen.count(self.report.observed_calls, "call", "calls")
             yield (
                 f"NOT ENFORCED: {calls} ran while the policy was only observed, whatever it said: "
                 "agentguard audit list --decision observe"
@@ -149,27 +147,10 @@ class VerifyReport:
                 return state_location.original(log_folder(anchor, log), self.log.location.state)
         return None
 
-    def _observed(self) -> int:
-        return sum(shard.observed_calls for shard in self.report.shards)
-
     def _witnesses(self) -> str:
         anchor = self.log.location.anchor
         sources = [anchor] if anchor is not None else []
         return ", ".join(from_home(source) for source in [*sources, *self.against])
-
-    def _cells(self, shard: ShardReport) -> tuple[str, ...]:
-        head = shard.head
-        if shard.anchored:
-            anchored = "same user" if shard.shard in self.report.alone else "yes"
-        else:
-            anchored = "no" if shard.kept else "none kept"
-        return (
-            str(shard.shard),
-            f"{shard.entries:,}",
-            f"{head.size:,}" if head is not None else "none",
-            anchored,
-            head.root.hex()[:16] if head is not None else "",
-        )
 
     def _draw_doubts(self, history: History) -> None:
         if not self.in_doubt:
@@ -185,7 +166,7 @@ class VerifyReport:
             matches = history.rows(selection) if not self.report.damaged else ()
             for row in islice(matches, 1):
                 by = agent_alias(row.agent)
-                screen.item("  ", f"{row.tool} by {by}, {row.at}, entry {row.shard}/{row.index}")
+                screen.item("  ", f"{row.tool} by {by}, {row.at}, entry {row.index}")
             if self._may_resolve():
                 remedy = f"{rows.remedy(invocation_id)}{config_option(self.log.location)}"
                 screen.item("    ", screen.command(remedy))
@@ -210,17 +191,16 @@ class VerifyReport:
         return "Resolve a call only in the log that is in use: this one may be a copy."
 
 
-def where(problem: Problem) -> str:
-    """Name the shard and the entry of a problem."""
-    entry = f", entry {problem.index}" if problem.index is not None else ""
-    return f"shard {problem.shard}{entry}"
+def placed(problem: Problem) -> str:
+    """Return a problem in words, after the entry that it is of."""
+    return problem.what if problem.index is None else f"entry {problem.index}: {problem.what}"
 
 
 def losses(report: Report) -> Iterator[str]:
     """Yield a warning for each adoption with lost entries, or where nobody knows of any."""
-    for shard, index, entry in report.adoptions:
+    for index, entry in report.adoptions:
         what = "WERE LOST" if entry.adoption.lost else "MAY BE LOST"
-        yield f"ENTRIES {what}, by entry {shard}/{index} of {entry.at}: {entry.words}"
+        yield f"ENTRIES {what}, by entry {index} of {entry.at}: {entry.words}"
 
 
 def unanchored(anchor: Path | None, report: Report) -> str:
@@ -230,9 +210,6 @@ def unanchored(anchor: Path | None, report: Report) -> str:
     """
     if report.kept:
         why = f"{_kept_by(anchor)}, but the log is not whole or not the one it saw"
-    elif any(shard.kept for shard in report.shards):
-        missing = [str(shard.shard) for shard in report.shards if not shard.kept]
-        why = f"of shard {', '.join(missing)} there is none"
     elif anchor is None:
         why = "no anchor is named"
     elif report.ok:
@@ -242,17 +219,12 @@ def unanchored(anchor: Path | None, report: Report) -> str:
     return f"UNANCHORED: no checkpoint from outside the state vouches for this log ({why})"
 
 
+def _head_json(head: Head | None) -> JSON:
+    if head is None:
+        return None
+    roots: dict[str, JSON] = {"root": head.root.hex(), "map_root": head.map_root.hex()}
+    return {"log": head.log, "size": head.size, **roots, "at": head.at}
+
+
 def _kept_by(anchor: Path | None) -> str:
     return f"{from_home(anchor)} keeps one" if anchor is not None else "one was named"
-
-
-def _draw_problems(problems: Iterable[Problem]) -> None:
-    for shard, group in groupby(sorted(problems, key=_place), key=lambda problem: problem.shard):
-        screen.line(screen.styled("fail", f"shard {shard}"))
-        for problem in group:
-            entry = f"entry {problem.index}: " if problem.index is not None else ""
-            screen.item("  ", f"{entry}{problem.what}")
-
-
-def _place(problem: Problem) -> tuple[int, int]:
-    return problem.shard, -1 if problem.index is None else problem.index

@@ -1,8 +1,9 @@
 """Reads the files of ``audit verify --against``: checkpoints of the log that others have kept.
 
-Signed notes and evidence have the signature of the log key. The spans of a trace store have
-unsigned checkpoints (``Checkpoint.line`` in ``agentguard/audit/checkpoint.py``), for which only the
-trace store vouches. ``domain/verify.py`` compares the log with the checkpoints.
+Signed checkpoints, the heads that an anchor keeps, and evidence have the signature of the log key.
+The spans of a trace store have unsigned checkpoints (``Checkpoint.line`` in
+``agentguard/audit/checkpoint.py``), for which only the trace store vouches. ``domain/verify.py``
+compares the log with the checkpoints.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from agentguard.audit import checkpoint, statements
+from agentguard.audit import head as heads
 from agentguard.audit.checkpoint import Checkpoint, WitnessedCheckpoint
 from agentguard.audit.evidence_file import EvidenceFile
 from agentguard.cli.terminal import files, screen
@@ -52,7 +54,7 @@ def read(path: Path, trust: TrustDocument) -> Witness:
                 return _from_traces(value, trust, path)
         return Witness(tuple(_verified(note, trust) for note in _notes(data)))
     except DecodeError as error:
-        message = f"{path} has neither signed checkpoints nor evidence nor traces: {error}"
+        message = f"{path} has neither signed checkpoints or heads nor evidence nor traces: {error}"
         raise DecodeError(message, code=error.code) from error
     except AgentguardError as error:
         message = f"{path} can't vouch for this log: {error}"
@@ -63,14 +65,15 @@ def read(path: Path, trust: TrustDocument) -> Witness:
 
 
 def _verified(note: bytes, trust: TrustDocument) -> WitnessedCheckpoint:
-    origin = checkpoint.parse(note).checkpoint.origin
-    trust.shard_of(origin)
-    return WitnessedCheckpoint(statements.check_checkpoint(note, trust, origin)[0])
+    if note.startswith(heads.KIND.encode()):  # what an anchor keeps
+        head, _key = heads.verify(note, (one.key for one in trust.keys_for("log")), trust.log)
+        return WitnessedCheckpoint(Checkpoint(head.log, head.size, head.root))
+    return WitnessedCheckpoint(statements.check_checkpoint(note, trust, trust.log)[0])
 
 
 def _notes(data: bytes) -> Iterator[bytes]:
     if data.startswith(b"{"):
-        # Each entry of a shard repeats the checkpoint of the shard.
+        # each entry repeats the checkpoint
         yield from dict.fromkeys(
             log_entry.proof.note for log_entry in EvidenceFile.loads(data).entries
         )
@@ -94,9 +97,7 @@ def _from_traces(answer: dict[str, JSON], trust: TrustDocument, path: Path) -> W
     witnessed: dict[Checkpoint, WitnessedCheckpoint] = {}
     others: Counter[str] = Counter()
     for point, where in _span_checkpoints(answer):
-        try:
-            trust.shard_of(point.origin)
-        except VerificationError:
+        if point.origin != trust.log:
             others[point.origin] += 1
             continue
         whose = f"the trace store's unsigned checkpoint ({where})"

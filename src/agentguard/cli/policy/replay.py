@@ -136,7 +136,6 @@ class ReplayedCall:
         """Return the object that ``--json`` lists for the call."""
         row, call = self.row, self.call
         return {
-            "shard": row.shard,
             "index": row.index,
             "at": row.at,
             "invocation_id": call.invocation_id,
@@ -231,7 +230,7 @@ def replay(
     if json:
         _print_json(engine, result)
     else:
-        _draw(log.reader, result)
+        _draw(result)
     if result.has_bad_input or (fail_on_change and not result.is_unchanged):
         raise SystemExit(1)
 
@@ -281,7 +280,7 @@ def _replayable(
             skipped[document] += 1
         elif before is None:
             skipped["not_the_policy"] += 1
-        elif call.allowed and log.history.handed_out(row.shard, call):
+        elif call.allowed and log.history.handed_out(call):
             skipped["handed_out"] += 1
         else:
             yield ReplayedCall(row, call, before, Answer.of(_decide(engine, document)))
@@ -293,7 +292,7 @@ def _input(log: _Log, row: Row, call: CallEntry) -> bytes | str:
         return "refused_before"
     if "input" in call.copies:
         return "redacted"
-    stored = log.reader.entry(row.shard, row.index)
+    stored = log.reader.entry(row.index)
     for attachment in stored.attachments if stored is not None else ():
         if attachment.role == "input":
             try:
@@ -339,11 +338,10 @@ def _print_json(engine: Engine, result: _Result) -> None:
     )
 
 
-def _draw(reader: LogReader, result: _Result) -> None:
+def _draw(result: _Result) -> None:
     changes, changed = result.changes, result.changed
-    several = len(reader.shards()) > 1
     if changed:
-        screen.columns(_COLUMNS, (_cells(call, several=several) for call in changed))
+        screen.columns(_COLUMNS, map(_cells, changed))
     calls = screen.count(changes.total(), "call", "calls")
     kind = "warn" if changes["decision"] else "ok"
     summary = screen.styled(kind, f"{changes['decision']} would change")
@@ -355,11 +353,10 @@ def _draw(reader: LogReader, result: _Result) -> None:
             screen.line(screen.styled("warn", "not replayed"), f": {number} {why}")
 
 
-def _cells(replayed: ReplayedCall, *, several: bool) -> screen.Row:
+def _cells(replayed: ReplayedCall) -> screen.Row:
     row, before, now, enforced = replayed.row, replayed.before, replayed.now, replayed.call.enforced
-    position = f"{row.shard}/{row.index}" if several or row.shard else str(row.index)
     cells = (
-        position,
+        str(row.index),
         agent_alias(row.agent).removeprefix("agent:"),
         row.tool or "",
         phrases.decision(before.decision, enforced=enforced),

@@ -29,24 +29,24 @@ def adopt(*, note: str, yes: bool, config: Path | None, json: bool) -> None:
     """
     settings = location.load_own(config)
     difference = adoption.compare(settings)
+    lost, unanchored = difference.lost, difference.unanchored
     where = location.from_home(settings.state)
     members = {
         "adopted": str(settings.state) if difference else None,
         "original": difference.original,
-        "lost": [loss.as_json() for loss in difference.lost],
-        "unanchored": [shard.as_json() for shard in difference.unanchored],
+        "lost": lost and lost.as_json(),
+        "unanchored": unanchored and unanchored.as_json(),
     }
     if not difference:
         if json:
-            screen.json_line({**members, "shard": None, "index": None})
+            screen.json_line({**members, "index": None})
         else:
             screen.line(f"nothing to adopt: {where} is already the state of its log")
         return
     for line in _warnings(difference):
         (screen.warn if json else screen.line)(line)  # with --json, stdout holds only JSON
-    asks = "Give up these entries?" if difference.lost else "Go on without knowing?"
-    is_loss = bool(difference.lost or difference.unanchored)
-    if is_loss and not yes and not screen.confirmed(asks):
+    asks = "Go on without knowing?" if lost is None else "Give up these entries?"
+    if (lost or unanchored) and not yes and not screen.confirmed(asks):
         raise SystemExit(1)
     receipt = adoption.adopt(
         settings, passphrase_of(settings), difference, note=note, now=times.now()
@@ -57,15 +57,13 @@ def adopt(*, note: str, yes: bool, config: Path | None, json: bool) -> None:
 def _warnings(difference: Difference) -> Iterator[str]:
     if difference.original is not None:
         yield f"this state is a copy: from now on every call in {difference.original} is denied"
-    for loss in difference.lost:
-        yield loss.words
-    for shard in difference.unanchored:
-        yield shard.words
-    if difference.unanchored:
+    if difference.unanchored is not None:
+        yield difference.unanchored.words
         yield (
             "Revoke and freeze again what was revoked and frozen later: nothing else is known of it"
         )
-    if difference.lost:
+    if difference.lost is not None:
+        yield f"the log goes on {difference.lost.words}"
         yield (
             "Revocations, freezes and used approvals among the lost entries stay in force only if "
             "restrictions.json in the anchor lists them: revoke and freeze again where needed"

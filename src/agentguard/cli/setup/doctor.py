@@ -16,7 +16,7 @@ from typing import Final
 
 from agentguard import telemetry
 from agentguard.cli.audit import history
-from agentguard.cli.audit.verify_report import losses, unanchored, where
+from agentguard.cli.audit.verify_report import losses, placed, unanchored
 from agentguard.cli.policy import source
 from agentguard.cli.setup import (
     doctor_anchor,
@@ -40,7 +40,8 @@ from agentguard.domain.verify import examine
 from agentguard.errors import AgentguardError, ConfigError
 from agentguard.identity.trust import TrustDocument
 from agentguard.policy.engine import Engine
-from agentguard.storage import journal_secret, ledger, sqlite
+from agentguard.storage import journal_secret
+from agentguard.store import ledger, sqlite
 from agentguard.telemetry import Settings
 
 _POLICY: Final = "policy"
@@ -191,11 +192,11 @@ def _no_state(settings: Config) -> str:
 
 
 def _state(settings: Config) -> str:
-    state, shards = settings.state, settings.state / sqlite.FOLDER
+    state = settings.state
     keystore.refuse_if_exposed(state)
     domain.refuse_links(state)
-    below = shards.iterdir() if shards.is_dir() else ()
-    doctor_anchor.require_writable([state, *state.glob("*.lock"), shards, *below])
+    of_log = state.glob(f"{sqlite.path_in(state).name}*")
+    doctor_anchor.require_writable([state, *state.glob("*.lock"), *of_log])
     domain.require_same_domain(settings, keystore.load_trust(state))
     return f"{from_home(state)} is writable, and only by this user"
 
@@ -360,7 +361,7 @@ def _log(settings: Config) -> Iterator[Finding]:
         yield Finding("fail", "log", str(error))
         return
     for problem in report.problems:
-        yield Finding("fail", "log", f"{where(problem)}: {problem.what}")
+        yield Finding("fail", "log", placed(problem))
     if report.ok:
         yield Finding("ok", "log", f"{report.entries} entries are consistent")
     if not report.anchored:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from pathlib import Path
 
 from agentguard.cli.setup.finding import Finding
@@ -16,7 +15,7 @@ from agentguard.domain import keystore
 from agentguard.domain.config import Config
 from agentguard.errors import AgentguardError, StorageError
 from agentguard.storage import state_location, writers
-from agentguard.storage.anchor import ADOPT, log_folder
+from agentguard.storage.anchor import ADOPT, head_path, log_folder
 
 
 def findings(settings: Config) -> Iterator[Finding]:
@@ -34,9 +33,10 @@ def findings(settings: Config) -> Iterator[Finding]:
         )
         yield Finding("fail", "anchor", what)
     else:
-        folder = _folder_of_log(anchor, settings.state)
         try:
-            require_writable([folder, *folder.glob("*.checkpoint")])
+            log = keystore.load_trust(settings.state).log
+            folder = log_folder(anchor, log)
+            require_writable([folder if folder.is_dir() else anchor, head_path(anchor, log)])
             original = state_location.original(folder, settings.state)
         except AgentguardError as error:
             yield Finding("fail", "anchor", str(error))
@@ -70,10 +70,3 @@ def require_writable(paths: Iterable[Path]) -> None:
                 "write it"
             )
             raise StorageError(message, code="storage.readonly")
-
-
-def _folder_of_log(anchor: Path, state: Path) -> Path:
-    with suppress(AgentguardError):  # the check of the log reports a broken trust document
-        folder = log_folder(anchor, keystore.load_trust(state).log)
-        return folder if folder.is_dir() else anchor
-    return anchor

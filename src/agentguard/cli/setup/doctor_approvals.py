@@ -19,7 +19,7 @@ from agentguard.identity.trust import TrustDocument, seconds
 from agentguard.policy.engine import Engine, StatesRequirements
 from agentguard.spelling import did_you_mean
 from agentguard.storage.approval_files import FileApprovals
-from agentguard.storage.ledger import Ledger
+from agentguard.store.ledger import Ledger
 
 
 def approvals(settings: Config, engine: Engine | None) -> Iterator[Finding]:

@@ -8,7 +8,7 @@ from agentguard.cli.terminal import files, location, screen
 from agentguard.cli.terminal.options import ANCHOR, CONFIG, FORCE, OUTPUT, STATE, command
 from agentguard.domain import keystore, trust_pin
 from agentguard.errors import ConfigError, VerificationError
-from agentguard.storage import registry_file
+from agentguard.storage import state_lock
 
 
 @command(OUTPUT, FORCE, CONFIG, STATE, ANCHOR)
@@ -46,7 +46,7 @@ def pin(config: Path | None) -> None:
             f"{settings.source}: anchor: there is no anchor to pin the keys in; set anchor to a "
             "folder outside the state"
         )
-    with registry_file.locked(settings.state):
+    with state_lock.held(settings.state):
         document = keystore.load_trust(settings.state)
         trust_pin.keep(settings.anchor, settings.state, document)
     where = location.from_home(settings.anchor)

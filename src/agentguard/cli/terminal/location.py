@@ -19,9 +19,10 @@ from agentguard.domain import config, keystore, trust_pin
 from agentguard.domain.config import Config
 from agentguard.errors import ConfigError, StorageError
 from agentguard.identity.trust import TrustDocument
-from agentguard.storage import sqlite, writers
+from agentguard.storage import writers
 from agentguard.storage.anchor import log_folder, trust_path
-from agentguard.storage.reader import StateReader
+from agentguard.store.reader import StoredLog
+from agentguard.store.sqlite import FileEngine, path_in
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +39,8 @@ class Location:
     assumed: bool = False
 
     def reader(self) -> LogReader:
-        """Open the log for reading; raises ``StorageError``, also if the log has no shard."""
-        return StateReader(self.state)
-
-    def reader_of_what_is_left(self) -> LogReader:
-        """Open the log for reading, even if it has no shard; raises ``StorageError``."""
-        return StateReader(self.state, may_be_empty=True)
+        """Return a reader of the log; what is wrong with the file, the first read raises."""
+        return StoredLog(FileEngine(path_in(self.state), writes=False))
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,7 +223,7 @@ def _exists(path: Path) -> bool:
 
 def _check(state: Path, anchor: Path | None, settings: Config | None) -> None:
     """Refuse a missing state first, and then an anchor inside the state."""
-    if not any(_exists(state / name) for name in (keystore.TRUST, sqlite.FOLDER)):
+    if not any(map(_exists, (state / keystore.TRUST, path_in(state)))):
         where = ""
         if settings is not None and settings.state == state:
             # init in another folder than the configuration's would create another domain

@@ -108,8 +108,7 @@ def beginning_of_trace_id(text: str) -> str:
 
 CALL: Final = "INVOCATION_ID|INDEX"
 NAMES: Final = (
-    "An invocation id, 8 or more characters of its beginning, an index as audit list shows it, "
-    "or SHARD/INDEX."
+    "An invocation id, 8 or more characters of its beginning, or an index as audit list shows it."
 )
 """How a person names a call."""
 

@@ -75,9 +75,9 @@ def own_words(text: Text) -> None:
 def recorded(summary: str, members: Mapping[str, object], place: LogPlace, *, json: bool) -> None:
     """Print the result of a command that writes to the log, and the place of the entry."""
     if json:
-        json_line({**members, "shard": place.shard, "index": place.index})
+        json_line({**members, "index": place.index})
     else:
-        line(f"{summary} (entry {place.index} in shard {place.shard})")
+        line(f"{summary} (entry {place.index})")
 
 
 def confirmed(question: str) -> bool:

@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import Final
 
 from agentguard.errors import StorageError
-from agentguard.storage.log import ShardLog
+from agentguard.store.log import StoreLog
 
 _LOGGER: Final = logging.getLogger("agentguard")
 
@@ -27,7 +27,7 @@ _FAILS_FOR: Final = 1.0
 class LogProbe:
     """Probes ``log``. Threads may share it."""
 
-    def __init__(self, log: ShardLog) -> None:
+    def __init__(self, log: StoreLog) -> None:
         self._log = log
         self._lock = threading.Lock()
         self._was_writable = True
@@ -42,7 +42,7 @@ class LogProbe:
             tells_for = _TELLS_FOR if newest.failure is None else _FAILS_FOR
             if time.monotonic() - newest.at > tells_for:
                 with suppress(StorageError):  # of which the new attempt tells
-                    self._log.flush(is_trial=True)
+                    self._log.probe()
             failure = self._log.newest_attempt.failure
             if (failure is None) is not self._was_writable:
                 self._was_writable = failure is None

@@ -1,7 +1,7 @@
 """What one process knows of the log: the restrictions on its calls, verified, never forgotten.
 
-When a guard opens, the ledger reads each shard from the place that a signed file names
-(``restrictions_file.py``), or from the start; ``incremental.py`` verifies the entries. If a shard
+When a guard opens, the ledger reads the log from the place that a signed file names
+(``restrictions_file.py``), or from the start; ``incremental.py`` verifies the entries. If the log
 does not verify, no guard opens.
 
 In each call, a running process looks at the status of the file, and of the copy beside the anchor
@@ -14,20 +14,19 @@ import logging
 import threading
 from collections.abc import Callable
 from collections.abc import Set as AbstractSet
-from contextlib import closing
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
 from agentguard.audit.later_calls import LaterCalls
-from agentguard.audit.restrictions import ReadPlace, Restrictions
+from agentguard.audit.restrictions import Restrictions
 from agentguard.errors import StorageError
 from agentguard.identity.trust import TrustDocument
 from agentguard.signing.keys import Signer
-from agentguard.storage import anchor, registry_file, shard_file, sqlite, state_location
-from agentguard.storage.incremental import DivergedError, IncrementalReader, Progress
+from agentguard.storage import anchor, state_location, state_lock
 from agentguard.storage.owned_lock import OwnedLock
-from agentguard.storage.reader import StateReader
 from agentguard.storage.restrictions_copies import RestrictionsCopies, Status
+from agentguard.store import incremental
+from agentguard.store.incremental import DivergedError
 
 _LOGGER = logging.getLogger("agentguard")
 
@@ -84,13 +83,11 @@ class Ledger:
         self._keeping = OwnedLock("it kept what the log says")
         self._has_read = parent is not None
         # Journalled calls. ``_calls``: of this process since the last reading. ``_calls_before``:
-        # between the last two readings. ``_calls_of_parent``: of the process that was forked, whose
-        # shard this process can't read.
+        # between the last two readings. ``_calls_of_parent``: of the process that was forked.
         self._calls: set[str] = set()
         self._calls_before: set[str] = set()
         self._calls_of_parent = set(parent.calls) if parent is not None else set()
         self._refusals: list[Restrictions] = []  # only in saved files so far
-        self.heads: dict[int, bytes] = {}
 
     @property
     def trust(self) -> TrustDocument:
@@ -153,20 +150,16 @@ class Ledger:
 
     # --- the log ----------------------------------------------------------------------------------
 
-    def read_on(self, *, own: int | None = None) -> Restrictions:
-        """Read every shard on, verified up to its newest checkpoint; return what the log says.
-
-        ``own`` is the caller's shard, which may be there unregistered. Sets ``heads`` to the note
-        of each shard's newest checkpoint.
-        """
+    def read_on(self) -> Restrictions:
+        """Read the log on, verified up to its newest head; return what the log says."""
         with self._reading.held():
             trust = self._trust()
             start, is_sure = self._start(trust)
             try:
                 try:
-                    read = self._read_shards(start, trust, own, is_sure=is_sure)
+                    read = self._read_log(start, trust, is_sure=is_sure)
                 except DivergedError:
-                    read = self._read_anew(start, trust, own)
+                    read = self._read_anew(start, trust)
             except StorageError as error:
                 if error.code == "storage.rolled_back" and self._anchors is not None:
                     # the state may be the original of a copy that was adopted elsewhere: such a
@@ -185,27 +178,15 @@ class Ledger:
                 return restrictions
 
     def _start(self, trust: TrustDocument) -> tuple[Restrictions, bool]:
-        """Return where to read on, and whether the place is safe from whoever writes the state.
-
-        A process reads on from what it knows. A fork can't read its parent's shard any more. If the
-        saved file is further in that shard, the fork reads on from the place in the saved file.
-        """
-        restrictions = self._knowledge.restrictions
-        inherited = [shard for shard, path in self._shards() if sqlite.was_inherited(path)]
-        if self._has_read and not inherited:
-            return restrictions, True
+        """Return where to read on, and whether the place is safe from whoever writes the state."""
+        if self._has_read:
+            return self._knowledge.restrictions, True
         saved = self._copies.load_start(trust)
         self._refusals = list(saved.refusals)
-        if self._has_read and not any(
-            _size(saved.restrictions, shard) > _size(restrictions, shard) for shard in inherited
-        ):
-            return restrictions, True
         return saved.restrictions, saved.is_sure
 
-    def _read_anew(
-        self, start: Restrictions, trust: TrustDocument, own: int | None
-    ) -> Restrictions:
-        """Read every shard from its start; what was known as revoked or used before stays so."""
+    def _read_anew(self, start: Restrictions, trust: TrustDocument) -> Restrictions:
+        """Read the log from its start; what was known as revoked or used before stays so."""
         if self._has_read:
             message = (
                 f"the log in {self._state} is not the one that this process has read: "
@@ -213,32 +194,19 @@ class Ledger:
             )
             raise StorageError(message, code="storage.rolled_back")
         try:
-            read = self._read_shards(Restrictions(names=start.names), trust, own, is_sure=False)
+            read = self._read_log(Restrictions(names=start.names), trust, is_sure=False)
         except DivergedError as error:  # never: a reading from the start diverges from nothing
-            raise StorageError("a shard can't be read from its start") from error
+            raise StorageError("the log can't be read from its start") from error
         return read.joined(start)._replace(used={**start.used, **read.used})
 
-    def _read_shards(
-        self, start: Restrictions, trust: TrustDocument, own: int | None, *, is_sure: bool
+    def _read_log(
+        self, start: Restrictions, trust: TrustDocument, *, is_sure: bool
     ) -> Restrictions:
         gathering = LaterCalls(start, trust)
-        heads: dict[int, bytes] = {}
-        registered, shards = registry_file.present(self._state, self._anchors, trust, own=own)
-        with closing(StateReader(self._state, may_be_empty=True)) as reader:
-            incremental = IncrementalReader(self._state, self._anchors, trust, reader)
-            for shard in shards:
-                place, note = self._inherited(shard, gathering.place(shard)) or incremental.read(
-                    shard,
-                    gathering.place(shard),
-                    gathering.add,
-                    may_be_empty=shard not in registered,
-                    is_sure=is_sure,
-                )
-                if note is not None:
-                    gathering.set_place(shard, place)
-                    heads[shard] = note
-        self.heads = heads
-        read = gathering.restrictions
+        place = incremental.read_on(
+            self._state, self._anchors, trust, start.read, gathering.add, is_sure=is_sure
+        )
+        read = gathering.restrictions._replace(read=place)
         if read.malformed > start.malformed:
             _LOGGER.warning(
                 "the log in %s holds %d malformed entries of kinds that restrict calls: run "
@@ -247,28 +215,6 @@ class Ledger:
                 read.malformed - start.malformed,
             )
         return read
-
-    def _shards(self) -> list[tuple[int, Path]]:
-        return [
-            (shard, sqlite.shard_path(self._state, shard)) for shard in sqlite.numbers(self._state)
-        ]
-
-    def _inherited(self, shard: int, place: ReadPlace) -> Progress | None:
-        """In a fork, return how far others have read a shard of the parent's; None elsewhere.
-
-        The fork has inherited the parent's connection, which shows an old state of the file. The
-        signed file has what others have read.
-        """
-        path = sqlite.shard_path(self._state, shard)
-        if not sqlite.was_inherited(path):
-            return None
-        if place.size == 0:
-            message = (
-                f"a fork can't read {path}, which its parent has open, and what was read there is "
-                f"not kept in {self._copies.safest}: open a guard in a new process"
-            )
-            raise StorageError(message, code="storage.missing")
-        return Progress(place, shard_file.inherited_note(path))
 
     # --- what is saved ----------------------------------------------------------------------------
 
@@ -282,7 +228,7 @@ class Ledger:
         A key that was declared compromised saves nothing. Where the result has to be saved
         ``at_once``, that is an error (``storage.unvouched``).
         """
-        with self._keeping.held(), registry_file.locked(self._state):
+        with self._keeping.held(), state_lock.held(self._state):
             trust = self._trust()
             read = self.read_on()
             signer = self._signer
@@ -307,10 +253,6 @@ def _may_keep(trust: TrustDocument, signer: Signer) -> bool:
         trusted.key == signer.public_key and trusted.compromised_since is None
         for trusted in trust.keys_for("log")
     )
-
-
-def _size(restrictions: Restrictions, shard: int) -> int:
-    return restrictions.read[shard].size if shard in restrictions.read else 0
 
 
 def current(state: Path, anchors: Path | None, trust: TrustDocument) -> Restrictions:

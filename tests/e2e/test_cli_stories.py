@@ -1,4 +1,4 @@
-"""The stories of calls in a log of several shards, and what the administrator has added to them."""
+"""The stories of calls in a log of several guards, and what the administrator has added to them."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from dataclasses import replace
 import pytest
 
 from agentguard.cli.audit import lookup
+from agentguard.store.sqlite import path_in
 
 REDACTED = r"""
 from agentguard import Guard
@@ -29,9 +30,9 @@ PAIR = re.compile(r" +\| |   ")  # between a name and what belongs to it, in a s
 
 
 @pytest.fixture
-def calls(sharded):
+def calls(busy):
     """All calls, in their order."""
-    listed = sharded.run("audit", "list", "--json", "--kind", "call").stdout
+    listed = busy.run("audit", "list", "--json", "--kind", "call").stdout
     return [json.loads(line) for line in listed.splitlines()]
 
 
@@ -47,54 +48,53 @@ def told():
     return run
 
 
-def test_a_call_of_any_shard_is_found_by_each_of_its_names(told, sharded, calls):
+def test_a_call_of_any_guard_is_found_by_each_of_its_names(told, busy, calls):
     for call in calls:
-        story = told(sharded, call["invocation_id"])
-        assert (story["shard"], story["index"]) == (call["shard"], call["index"])
+        story = told(busy, call["invocation_id"])
+        assert story["index"] == call["index"]
         assert story["problems"] == []
-        assert story["checkpoint"]["origin"].endswith(f"/{call['shard']}")
         assert story["checkpoint"]["size"] > call["index"]
-        for name in (call["invocation_id"][:8], f"{call['shard']}/{call['index']}"):
-            assert told(sharded, name) == story
+        for name in (call["invocation_id"][:8], str(call["index"])):
+            assert told(busy, name) == story
         if story["outcome"] is not None:
-            assert told(sharded, f"{call['shard']}/{story['outcome']['index']}") == story
+            assert told(busy, str(story["outcome"]["index"])) == story
 
 
-def test_a_name_is_of_one_call_or_refused(sharded, calls, monkeypatch):
-    for name in (calls[0]["invocation_id"][:7], "f" * 8, "3/0", "0/9999", "00000000"):
-        result = sharded.run("audit", "show", name)
+def test_a_name_is_of_one_call_or_refused(busy, calls, monkeypatch):
+    for name in (calls[0]["invocation_id"][:7], "f" * 8, "0/3", "9999", "00000000"):
+        result = busy.run("audit", "show", name)
         assert (result.returncode, result.stdout) == (2, "")
         assert result.stderr.startswith("error [call.unknown]: ")
         assert "agentguard audit list" in result.stderr
     monkeypatch.setattr(lookup, "_MIN_PREFIX", 0)
-    result = sharded.run("audit", "show", "")
+    result = busy.run("audit", "show", "")
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr.startswith("error [call.ambiguous]: 6 calls begin with ")
     assert sum(call["invocation_id"] in result.stderr for call in calls) == 5
 
 
-def test_a_trace_tells_all_its_calls(sharded, calls):
+def test_a_trace_tells_all_its_calls(busy, calls):
     traced = f"{0xABC:032x}"
-    stories = sharded.run("audit", "show", "--trace", traced, "--json").stdout.splitlines()
+    stories = busy.run("audit", "show", "--trace", traced, "--json").stdout.splitlines()
     ids = [json.loads(story)["invocation_id"] for story in stories]
     assert ids == [calls[0]["invocation_id"], calls[2]["invocation_id"]]
-    shown = sharded.run("audit", "show", "--trace", traced).stdout
+    shown = busy.run("audit", "show", "--trace", traced).stdout
     assert shown.count("\ndecision ") == 2
-    unknown = sharded.run("audit", "show", "--trace", "0" * 32)
+    unknown = busy.run("audit", "show", "--trace", "0" * 32)
     assert (unknown.returncode, unknown.stdout) == (2, "")
     assert unknown.stderr.startswith("error [call.unknown]: ")
 
 
-@pytest.mark.parametrize("args", [(), ("0/8", "--trace", "0" * 32)])
-def test_a_call_or_a_trace_is_asked_for(sharded, args):
-    result = sharded.run("audit", "show", *args)
+@pytest.mark.parametrize("args", [(), ("8", "--trace", "0" * 32)])
+def test_a_call_or_a_trace_is_asked_for(busy, args):
+    result = busy.run("audit", "show", *args)
     assert (result.returncode, result.stdout) == (2, "")
     assert "name a call, or a trace" in result.stderr
 
 
-def test_the_story_says_who_what_why_and_where(sharded, calls):
+def test_the_story_says_who_what_why_and_where(busy, calls):
     call = calls[1]
-    shown = sharded.run("audit", "show", call["invocation_id"])
+    shown = busy.run("audit", "show", call["invocation_id"])
     assert (shown.returncode, shown.stderr) == (0, "")
     lines = dict(two for line in shown.stdout.splitlines() if len(two := PAIR.split(line, 1)) == 2)
     said = {name: value.strip() for name, value in lines.items()}
@@ -106,7 +106,7 @@ def test_the_story_says_who_what_why_and_where(sharded, calls):
     assert said["policy"].startswith("rego ")
     assert (said["decision"], said["outcome"]) == ("allow", "ok")
     assert said["decided at"] == call["at"]
-    assert said["log"].startswith(f"shard 1, entry {call['index']}; its outcome is entry ")
+    assert said["log"].startswith(f"entry {call['index']}; its outcome is entry ")
     assert said["to prove it"].startswith(f"agentguard evidence make {call['invocation_id']} -o ")
 
 
@@ -146,39 +146,30 @@ def test_the_lines_to_paste_find_the_same_log(reshaped, calls, tmp_path, given):
     assert elsewhere.run(*words[1:]).returncode == 0
 
 
-def test_the_lines_to_paste_are_whole_in_a_narrow_terminal(sharded, calls):
-    command = ["audit", "show", calls[5]["invocation_id"], "--state", sharded.state]
-    wide = sharded.run(*command).stdout.splitlines()
-    narrow = sharded.run(*command, env={"COLUMNS": "40"}).stdout.splitlines()
+def test_the_lines_to_paste_are_whole_in_a_narrow_terminal(busy, calls):
+    command = ["audit", "show", calls[5]["invocation_id"], "--state", busy.state]
+    wide = busy.run(*command).stdout.splitlines()
+    narrow = busy.run(*command, env={"COLUMNS": "40"}).stdout.splitlines()
     for name in ("to prove it", "resolve it"):
         (line,) = [line for line in wide if line.startswith(name)]
         assert line in narrow
 
 
-def test_the_nearest_configuration_needs_no_naming(sharded, calls):
+def test_the_nearest_configuration_needs_no_naming(busy, calls):
     for command in (["audit", "show", calls[5]["invocation_id"]], ["audit", "list", "--in-doubt"]):
-        assert "--config" not in sharded.run(*command).stdout
-    named = ["--config", sharded.folder / "agentguard.toml"]
-    assert "--config" not in sharded.run("audit", "list", "--in-doubt", *named).stdout
+        assert "--config" not in busy.run(*command).stdout
+    named = ["--config", busy.folder / "agentguard.toml"]
+    assert "--config" not in busy.run("audit", "list", "--in-doubt", *named).stdout
 
 
-def test_every_list_of_calls_in_doubt_says_how_to_act_from_elsewhere(sharded, tmp_path):
-    elsewhere, toml = replace(sharded, folder=tmp_path), sharded.folder / "agentguard.toml"
+def test_every_list_of_calls_in_doubt_says_how_to_act_from_elsewhere(busy, tmp_path):
+    elsewhere, toml = replace(busy, folder=tmp_path), busy.folder / "agentguard.toml"
     for command in (["audit", "list", "--in-doubt"], ["audit", "verify"]):
         assert f" --note TEXT --config {toml}\n" in elsewhere.run(*command, "--config", toml).stdout
 
 
-def test_a_shard_that_is_gone_is_said_to_be_missing_wherever_it_is_named(reshaped):
-    for path in reshaped.state.glob("shards/1.sqlite*"):
-        path.unlink()
-    shown = reshaped.run("audit", "verify")
-    assert shown.returncode == 1
-    assert "shard 1, whose head it embeds, is missing" in shown.stdout
-    assert "agentguard init" not in shown.stdout
-
-
-def test_agents_are_gathered_from_all_shards(sharded):
-    agents = [json.loads(x) for x in sharded.run("agents", "list", "--json").stdout.splitlines()]
+def test_agents_are_gathered_of_all_guards(busy):
+    agents = [json.loads(x) for x in busy.run("agents", "list", "--json").stdout.splitlines()]
     counts = {a["name"]: (a["instances"], a["allow"], a["deny"]) for a in agents}
     assert counts == {"assistant": (2, 3, 1), "reviewer": (1, 1, 1)}
 
@@ -198,8 +189,7 @@ def test_a_call_in_doubt_that_a_person_has_settled(told, reshaped, calls, ran, o
     story = told(reshaped, doubtful)
     assert story["resolution"]["ran"] is (ran == "--ran")
     assert (story["resolution"]["note"], story["problems"]) == (note, [])
-    place = f"{story['resolution']['shard']}/{story['resolution']['index']}"
-    assert told(reshaped, place) == story
+    assert told(reshaped, str(story["resolution"]["index"])) == story
     shown = reshaped.run("audit", "show", doubtful).stdout
     assert "resolved by a person" in shown
     assert said in shown
@@ -222,16 +212,15 @@ def test_a_resolution_that_the_admin_key_has_not_signed_settles_no_story(told, r
     doubtful = calls[5]["invocation_id"]
     assert reshaped.run("resolve", doubtful, "--ran", "--note", "x").returncode == 0
     row = json.loads(reshaped.run("audit", "list", "--kind", "resolution", "--json").stdout)
-    path = reshaped.state / f"shards/{row['shard']}.sqlite"
-    with closing(sqlite3.connect(path)) as connection, connection:
+    with closing(sqlite3.connect(path_in(reshaped.state))) as connection, connection:
         (body,) = connection.execute(
-            "SELECT body FROM entries WHERE idx = ?", (row["index"],)
+            "SELECT body FROM entry WHERE idx = ?", (row["index"],)
         ).fetchone()
         members = json.loads(body)
         sealed = members["statement"]["signatures"][0]
         sealed["sig"] = ("B" if sealed["sig"][0] == "A" else "A") + sealed["sig"][1:]
         body = json.dumps(members, sort_keys=True, separators=(",", ":")).encode()
-        connection.execute("UPDATE entries SET body = ? WHERE idx = ?", (body, row["index"]))
+        connection.execute("UPDATE entry SET body = ? WHERE idx = ?", (body, row["index"]))
     story = told(reshaped, doubtful, code=1)
     assert story["resolution"] is None
     assert "the resolution at" in story["problems"][0]
@@ -256,8 +245,8 @@ def test_what_was_erased_is_said_to_be(told, reshaped, calls):
 
 def test_what_was_removed_without_a_word_is_not_said_to_be_erased(told, reshaped, calls):
     call = calls[1]
-    with closing(sqlite3.connect(reshaped.state / "shards/1.sqlite")) as connection, connection:
-        connection.execute("DELETE FROM attachments WHERE idx = ?", (call["index"],))
+    with closing(sqlite3.connect(path_in(reshaped.state))) as connection, connection:
+        connection.execute("DELETE FROM attachment WHERE idx = ?", (call["index"],))
     assert told(reshaped, call["invocation_id"])["erasure"] is None
     assert (
         "gone, and no erasure is on record; the entry commits to"

@@ -1,6 +1,4 @@
-"""Evidence over several shards, and with the administrator's statements, is refused where it was
-forged.
-"""
+"""Evidence with what the administrator and the issuer state is refused where it was forged."""
 
 from __future__ import annotations
 
@@ -14,7 +12,7 @@ from evidence_mutants import Log, accepted, is_form, refusal, spliced, written
 
 from agentguard.audit.entry import CallPlace
 from agentguard.audit.evidence import verify_evidence
-from agentguard.audit.kinds import parse_entry
+from agentguard.audit.kinds import administration, parse_entry
 from agentguard.audit.kinds.administration import ErasureEntry, ResolutionEntry
 from agentguard.audit.kinds.announcements import KeyEntry
 from agentguard.audit.prove import prove_call
@@ -32,14 +30,13 @@ def settled(log: Log, call: CallPlace, *, by: str = "admin", announced: bool = T
     admin = Ed25519Signer.from_seed(b"a" * 32)
     since = log.trust.keys[0].not_before
     trusted = TrustedKey("admin", admin.public_key, since)
-    at = parse_entry(log.shards_[0][-1]).at
+    at = parse_entry(log.bodies[-1]).at
     signer = admin if by == "admin" else log.signers[by]
     more = [KeyEntry.new(log.signers["issuer"], trusted.as_json(), at=at)] if announced else []
     more.append(ResolutionEntry.new(signer, call, ran=True, note="it was seen", at=at))
     more.append(ErasureEntry.new(signer, call, note="asked for", at=at))
     trust = replace(log.trust, keys=(*log.trust.keys, trusted))
-    bodies = [*log.shards_[0], *(record.body for record in more)]
-    return replace(log, trust=trust, shards_=[bodies])
+    return replace(log, trust=trust, bodies=[*log.bodies, *(record.body for record in more)])
 
 
 def rfc3339(seconds: int) -> str:
@@ -48,7 +45,7 @@ def rfc3339(seconds: int) -> str:
 
 def place_of(log: Log, nth: int) -> CallPlace:
     index, read = list(log.calls())[nth]
-    return CallPlace(0, index, str(read.invocation_id), read.invocation_sha256)
+    return CallPlace(index, str(read.invocation_id), read.invocation_sha256)
 
 
 @pytest.mark.slow("all edits of the largest proof; those of two smaller ones are always tried")
@@ -104,9 +101,9 @@ def test_an_entry_older_than_its_call_revives_no_stolen_admin_key(
     ]
     trust = replace(whole.trust, keys=tuple(keys)) if is_compromised else whole.trust
     long_after = log.changed(call, lambda members: members.update(at=rfc3339(before + 60)))
-    announced, resolution, erasure = range(len(log.shards_[0]), len(whole.shards_[0]))
-    bodies = [*long_after.shards_[0], *whole.shards_[0][announced:]]
-    late = replace(whole, shards_=[bodies], trust=trust)
+    announced, resolution, erasure = range(len(log.bodies), len(whole.bodies))
+    bodies = [*long_after.bodies, *whole.bodies[announced:]]
+    late = replace(whole, bodies=bodies, trust=trust)
     for index in (announced, resolution, erasure):
         late = late.changed(index, lambda members: members.update(at=rfc3339(before)))
     forged = late.forged([*places, announced, resolution, erasure], call)
@@ -117,9 +114,7 @@ def test_an_entry_older_than_its_call_revives_no_stolen_admin_key(
     assert len(made.admin_statements) == (0 if is_compromised else 2)
 
 
-@pytest.mark.parametrize(
-    "change", [{"shard": 1}, {"index": 0}, {"invocation_id": "f" * 32}], ids=str
-)
+@pytest.mark.parametrize("change", [{"index": 0}, {"invocation_id": "f" * 32}], ids=str)
 def test_a_resolution_names_its_call_in_full(log, change):
     place = replace(place_of(log, 0), **change)
     with pytest.raises(VerificationError) as error:
@@ -127,111 +122,38 @@ def test_a_resolution_names_its_call_in_full(log, change):
     assert error.value.code == "evidence.mismatch"
 
 
-# --- several shards -----------------------------------------------------------------------------
+def test_a_resolution_of_a_call_in_another_log_is_refused(log, places, call, monkeypatch):
+    with monkeypatch.context() as patched:
+        patched.setattr(administration, "LOG", 1)
+        other = settled(log, place_of(log, 0))
+    said = range(len(log.bodies), len(other.bodies))
+    data = other.forged([*places, *said], call)
+    assert refusal(data, other.trust, form=True) == "statement.mismatch"
+    own = settled(log, place_of(log, 0))
+    assert refusal(own.forged([*places, *said], call), own.trust) is None
 
 
-def second_shard(log: Log, *, keys: bool = False, **changes: Any) -> Log:
-    """The log with another shard, in which the first call stands; the keys stand in the first."""
-    said: dict[str, object] = {
-        "trust_domain": log.trust.trust_domain,
-        "origin": log.origin(1),
-        "shard": 1,
-        "log_key": log.signers["log"].public_key.jwk(),
-        "heads": [],
-    } | changes
-    subject = canonical.sha256_hex(log.origin(1).encode())
-    sealed = dsse.seal(dsse.statement("shard", subject, "origin", said), log.signers["issuer"])
-    first = log.shards_[0]
-    at = parse_entry(first[0]).at
-    opening = canonical.dumps({"kind": "shard", "at": at, "statement": sealed.as_json()})
-    kinds = ("config", "policy", "identity", "call")
-    moved = [log.index(kind) for kind in kinds]
-    moved += [log.index("key", nth) for nth in range(2 if keys else 0)]
-    rest = [body for index, body in enumerate(first) if index != log.index("call")]
-    return replace(log, shards_=[rest, [opening, *(first[index] for index in moved)]], beside={})
-
-
-def test_a_proof_may_need_two_shards(log):
-    """The call is in one; the keys, and the checkpoint that it had seen, in the other."""
-    two = second_shard(log)
-    value = two.proof(log.ids()[0])
-    origins = {item["proof"].split("\n\n")[1].split("\n")[0] for item in value["entries"]}
-    assert origins == {log.origin(0), log.origin(1)}
-    assert refusal(written(value), log.trust) is None
-    kinds = {"evidence.incomplete", "evidence.mismatch", "evidence.superfluous", "proof.invalid"}
-    for at in range(len(value["entries"])):
-        cut = {**value, "entries": value["entries"][:at] + value["entries"][at + 1 :]}
-        form = is_form(f"entries: without {at}", cut, value)
-        assert refusal(written(cut), log.trust, form=form) in kinds
-
-
-def test_what_the_administrator_said_may_stand_in_another_shard(log):
-    opening = second_shard(log).shards_[1][0]
-    whole = settled(log, place_of(log, 0))
-    said = whole.shards_[0][-3:]
-    two = replace(whole, shards_=[log.shards_[0], [opening, *said]])
-    value = two.proof(log.ids()[0])
-    assert refusal(written(value), two.trust) is None
-    told = verify_evidence(written(value), two.trust).admin_statements
-    assert [(one.ran, place.shard) for one, place in told] == [(True, 1), (None, 1)]
+# --- what the issuer says -------------------------------------------------------------------------
 
 
 def test_without_columns_the_keys_are_found_all_the_same(log, monkeypatch):
-    two = second_shard(log)
-    whole = two.proof(log.ids()[0])
+    whole = log.proof(log.ids()[0])
     monkeypatch.setattr(Log, "search", lambda *_wanted, **_options: iter(()))
-    assert two.proof(log.ids()[0]) == whole
-
-
-@pytest.mark.parametrize(("nth", "shards"), [(0, [0, 1]), (1, [0])])
-def test_a_shard_with_nothing_of_the_call_is_not_read(log, monkeypatch, nth, shards):
-    """And each of the others once: the first call's, and the one with the keys."""
-    two, read = second_shard(log), []
-    if nth:  # a call of the first shard, as it was
-        two = replace(two, shards_=[log.shards_[0], two.shards_[1]])
-
-    entries = Log.entries
-
-    def noted(self, shard, *, after=-1):
-        if after < 0:  # not for one entry alone
-            read.append(shard)
-        return entries(self, shard, after=after)
-
-    monkeypatch.setattr(Log, "entries", noted)
-    assert refusal(written(two.proof(log.ids()[nth])), log.trust) is None
-    assert sorted(read) == shards
-
-
-def test_the_shard_whose_checkpoint_the_call_carries_is_needed(log):
-    value = second_shard(log, keys=True).proof(log.ids()[0])
-    assert refusal(written(value), log.trust) is None
-    kinds = [json.loads(item["entry"])["kind"] for item in value["entries"]]
-    assert kinds[:2] == ["shard", "shard"]
-    cut = {**value, "entries": value["entries"][1:]}
-    assert refusal(written(cut), log.trust) == "evidence.incomplete"
-
-
-def test_another_shard_that_nothing_needs_is_refused(log, ran):
-    two = second_shard(log)
-    value = two.proof(log.ids()[0])
-    opening = value["entries"][-5]
-    assert json.loads(opening["entry"])["kind"] == "shard"
-    more = {**ran, "entries": [*ran["entries"], opening]}
-    assert refusal(written(more), log.trust, form=True) == "evidence.superfluous"
+    assert log.proof(log.ids()[0]) == whole
 
 
 def announcing(log: Log, signer: Ed25519Signer) -> Log:
     """The log in which the issuer announces one more key for checkpoints, at its end."""
     trusted = TrustedKey("log", signer.public_key, log.trust.keys[0].not_before)
-    at = parse_entry(log.shards_[0][-1]).at
+    at = parse_entry(log.bodies[-1]).at
     record = KeyEntry.new(log.signers["issuer"], trusted.as_json(), at=at)
-    return replace(log, shards_=[[*log.shards_[0], record.body]])
+    return replace(log, bodies=[*log.bodies, record.body])
 
 
 def test_a_key_is_announced_that_nobody_trusts(log, places, call, stranger):
     """The issuer's word in the log puts no key into a trust document."""
     more = announcing(log, stranger)
-    data = more.forged([*places, len(log.shards_[0])], call)
+    data = more.forged([*places, len(log.bodies)], call)
     assert refusal(data, log.trust, form=True) == "key.unknown"
     known = TrustedKey("log", stranger.public_key, log.trust.keys[0].not_before)
     trust = replace(log.trust, keys=(*log.trust.keys, known))
@@ -247,16 +169,10 @@ def test_a_key_is_announced_as_it_is_trusted(log, places, call, stranger):
         sealed = dsse.seal(canonical.dumps(payload), log.signers["issuer"])
         members["statement"] = sealed.as_json()
 
-    bodies = log.shards_[0]
+    bodies = log.bodies
     index = log.index("key")
     moved = [len(bodies) if at == index else at for at in places]
-    again = replace(log, shards_=[[*bodies, bodies[index]]])
+    again = replace(log, bodies=[*bodies, bodies[index]])
     assert refusal(again.forged(moved, call), log.trust) is None
     other = again.changed(len(bodies), rename)
     assert refusal(other.forged(moved, call), log.trust, form=True) == "key.unknown"
-
-
-@pytest.mark.parametrize("change", [{"shard": 0}, {"origin": "elsewhere/log/a/1"}])
-def test_an_opening_entry_of_another_shard_opens_none(log, change):
-    with pytest.raises(VerificationError, match="another shard or log"):
-        second_shard(log, **change).proof(log.ids()[0])
