@@ -6,11 +6,15 @@ What bob approved for the rehearsal lets nothing run in earnest.
 from __future__ import annotations
 
 import os
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from embedded_parts import runtime_of
 
 from agentguard import ApprovalPending, Decision, Denied, Guard, Requirement
+from agentguard.audit.kinds.requests import RequestEntry
+from agentguard.call.invocation import timestamp
 from agentguard.signing.keys import Ed25519Signer
 
 BOB = Ed25519Signer.from_seed(os.urandom(32))
@@ -38,11 +42,14 @@ def opened(trust_domain: str) -> tuple[Guard, Any, list[str]]:
 
 
 def carried(source: Guard, target: Guard) -> None:
-    """Put what waits in ``source`` in the place of what waits in ``target``."""
+    """Put what waits in ``source`` in the place of what waits in ``target``, and into its log."""
     store: Any = target.approvals._store
     theirs: Any = source.approvals._store
     (key,), (asked,) = store._requests, theirs._requests.values()
     store._requests[key] = asked
+    runtime_of(target).current_ports().log.append(
+        RequestEntry.new(asked.request, None, at=timestamp(datetime.now(UTC)))
+    )
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from approval_desk import keyless_approvals
 
 from agentguard import (
     ApprovalError,
@@ -32,7 +33,6 @@ from agentguard.domain import config
 from agentguard.signing import canonical
 from agentguard.signing.dsse import Envelope
 from agentguard.signing.keys import Ed25519Signer
-from agentguard.storage.approval_files import FileApprovals
 
 PEOPLE = ("bob", "carol", "dora")
 TWO = Requirement("a refund needs two people", roles=("lead",), quorum=2)
@@ -276,7 +276,7 @@ def test_the_applications_word_is_the_word_of_who_holds_the_logs_key(place):
         folder = refunds.folder / "answers" / request.request_id
         refunds.lay(request, unsigned)
         assert refunds.call(guard) == "approval.pending"
-        keyless = FileApprovals(place.config.state, place.take_up().ledger())  # as a command has it
+        keyless = keyless_approvals(place)
         with pytest.raises(ApprovalError) as refused:
             keyless.answer(request, unsigned)
         assert refused.value.code == "approval.unsigned"

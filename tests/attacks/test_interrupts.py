@@ -8,11 +8,9 @@ interrupted.
 from __future__ import annotations
 
 import gc
-import os
 import signal
 import sys
 import threading
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from functools import partial
@@ -21,6 +19,7 @@ from typing import Any
 import pytest
 
 from agentguard import Decision, Denied, Guard, StorageError
+from agentguard.audit.state import State
 from agentguard.domain.verify import examine
 from agentguard.storage import flusher, owned_lock
 from agentguard.store import log, sqlite, store, transaction
@@ -140,39 +139,27 @@ def test_outside_of_a_commit_it_is_allowed(place, ran, handled):
 def test_a_handler_that_makes_a_call_while_one_is_counted_is_denied(
     place, ran, handled, monkeypatch, durable
 ):
-    """Both are under one delegation, of which the count is locked meanwhile."""
     codes: list[str] = []
+    count = State.count
 
     def call():
         with pytest.raises(Denied) as caught:
             agent.call(tool, "from the handler")
         codes.append(caught.value.code)
 
-    def interrupted(*args):
+    def interrupted(state, chain):
         monkeypatch.undo()
         signal.raise_signal(signal.SIGUSR1)
-        return fdatasync(*args)
+        count(state, chain)
 
-    class Interrupted(Counter[str]):
-        def __getitem__(self, key):
-            if not codes:
-                signal.raise_signal(signal.SIGUSR1)
-            return super().__getitem__(key)
-
-    fdatasync = os.fdatasync
     guard: Any = place.open() if durable else Guard.ephemeral(lambda _d: Decision.allow())
     with guard:
         agent = guard.new_agent("reader")
         tool = guard.tool(ran.append, name="note")
-        lent = guard.delegate("user:alice", scope=[], max_calls=3)
-        with lent:
+        with guard.delegate("user:alice", scope=[], max_calls=3):
             agent.call(tool, "before")
             handled(call)
-            if durable:
-                monkeypatch.setattr(os, "fdatasync", interrupted)
-            else:
-                counters = guard._parts.runtime._ports.revocations
-                counters._calls = Interrupted(counters._calls)
+            monkeypatch.setattr(State, "count", interrupted)
             agent.call(tool, "interrupted")
             agent.call(tool, "afterwards")
             with pytest.raises(Denied) as caught:

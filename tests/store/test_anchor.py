@@ -10,9 +10,9 @@ from store_place import FIRST, KEYS, LOG, SIGNER, add
 from agentguard.audit import checkpoint, head, merkle
 from agentguard.audit.checkpoint import Checkpoint
 from agentguard.audit.head import Head
+from agentguard.audit.map import EMPTY_ROOT
 from agentguard.errors import AgentguardError, StorageError
 from agentguard.store.anchor import Anchor
-from agentguard.store.map import EMPTY_ROOT
 
 NOTE = FIRST[0]
 PUBLIC = (SIGNER.public_key,)

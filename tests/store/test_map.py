@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agentguard.audit.map import EMPTY_ROOT, MAX_VALUE, Bucket, Cache, Inner, Map, key
 from agentguard.errors import StorageError
-from agentguard.store.map import EMPTY_ROOT, MAX_VALUE, Bucket, Cache, Inner, Map, key
 
 KINDS = 3
 NAMES = st.integers(0, 60)

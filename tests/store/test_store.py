@@ -9,8 +9,8 @@ import pytest
 from store_place import KIND, LOG, OTHER, START, add, record
 
 from agentguard.audit import merkle
+from agentguard.audit.map import MAX_VALUE, key
 from agentguard.errors import StorageError
-from agentguard.store.map import MAX_VALUE, key
 
 
 def code_of(call, *given):
@@ -227,3 +227,27 @@ def test_an_error_that_nobody_expects_is_a_denial_and_in_the_process_log(on_disk
     assert "the log can't be written" in caplog.text
     store.before_commit = before
     assert add(store, "a") == 0
+
+
+def test_who_reads_beside_a_writer_sees_one_moment(place):
+    store = place.open()
+    stop = threading.Event()
+    found: list[Exception] = []
+
+    def read() -> None:
+        while not stop.is_set():
+            try:
+                store.get(key(KIND, "0"), key(KIND, "none"))
+                store.items(KIND)
+            except StorageError as error:
+                found.append(error)
+
+    threads = [threading.Thread(target=read) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for number in range(150):
+        add(store, str(number))
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert found == []

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from store_place import KEYS, KIND, LOG, SIGNER, Place, add, record
 
+from agentguard.audit.map import key
 from agentguard.errors import StorageError
 from agentguard.store import sqlite
-from agentguard.store.map import key
 from agentguard.store.store import Store
 
 
@@ -105,3 +105,40 @@ def test_what_nobody_waits_for_is_written_once(engine, store, when):
     with engine.reading() as query:
         names = query("SELECT invocation_id FROM entry ORDER BY idx", ())
     assert names.count(("enqueued",)) == 1
+
+
+def test_who_is_refused_by_a_commit_that_fails_is_not_refused_for_it(engine, store):
+    """The first job is not durable, and so nothing stands against the second one."""
+    taken = key(KIND, "taken")
+
+    def take(tx):
+        if tx.get(taken) is not None:
+            raise LookupError("taken")
+        tx.put(taken, b"")
+        return tx.append(record("taken", tx.at))
+
+    first = store.enqueue(take)
+    second = store.enqueue(take)
+    engine.commit = "before"
+    with pytest.raises(StorageError):
+        store.flush()
+    assert [one.is_settled for one in (first, second)] == [False, False]
+    store.flush()
+    assert (first.error, type(second.error)) == (None, LookupError)
+    assert store.verify().size == 1
+
+
+def test_an_error_of_the_storage_in_a_job_loses_no_job(store):
+    failures = [StorageError("the disk is out"), StorageError("damaged", code="storage.corrupt")]
+
+    def job(tx):
+        if failures:
+            raise failures.pop()
+        return tx.append(record("late", tx.at))
+
+    store.enqueue(job)
+    for _ in range(2):
+        with pytest.raises(StorageError):
+            add(store, "a")
+    assert add(store, "a") == 1
+    assert store.verify().size == 2

@@ -17,8 +17,11 @@ from agentguard import (
 )
 from agentguard.approvals.answer import read_answer, seal_answer
 from agentguard.domain import config
+from agentguard.domain.keystore import load_trust
 from agentguard.signing.canonical import dumps, loads_object
 from agentguard.signing.keys import Ed25519Signer
+from agentguard.storage.approval_files import FileApprovals
+from agentguard.store import ledger
 
 TOKEN = "s3cret-t0ken-of-a-person"
 PEOPLE = {"bob": "user:bob", "carol": "user:carol"}
@@ -97,6 +100,14 @@ class Desk:
         path = self.folder / "answers" / request.request_id / read_answer(sealed).approval_id
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(dumps(sealed.as_json()))
+
+
+def keyless_approvals(place: Any) -> FileApprovals:
+    """Return the requests of a domain, as a command without the log's key has them."""
+    trust = load_trust(place.config.state)
+    where = place.config.state, place.config.anchor
+    known = ledger.Ledger(*where, lambda: trust)
+    return FileApprovals(place.config.state, known, ledger.requests(*where, trust))
 
 
 def folder(path: Path) -> None:

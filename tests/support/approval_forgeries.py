@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from remade_maps import map_of
+
 from agentguard import ApprovalRequest, Requirement
 from agentguard.approvals.answer import seal_answer
 from agentguard.audit import checkpoint, merkle
@@ -34,7 +36,6 @@ from agentguard.signing.dsse import Envelope
 from agentguard.signing.keys import Ed25519Signer
 from agentguard.store import store
 from agentguard.store import tree as trees
-from agentguard.store.map import EMPTY_ROOT
 from agentguard.store.reader import StoredLog
 from agentguard.store.sqlite import MemoryEngine
 
@@ -232,11 +233,13 @@ def log_of(log: str, signer: Ed25519Signer, records: Sequence[Record]) -> Stored
     for record in records:
         tree.append(merkle.leaf_hash(record.body), completed)
     at = max((str(loads_object(one.body)["at"]) for one in records), default=BEGINNING)
-    head = Head(log, tree.size, tree.root(), EMPTY_ROOT, at)
+    root, nodes = map_of(one.body for one in records)
+    head = Head(log, tree.size, tree.root(), root, at)
     point = Checkpoint(log, tree.size, tree.root())
     notes = heads.sign(head, signer), checkpoint.sign(point, signer)
     engine = MemoryEngine(*notes)
     with engine.writing() as rows:
+        rows.write(store._PUT_NODE, [(LOG, *node) for node in nodes.items()])
         rows.write(
             store._ADD_ENTRY,
             [

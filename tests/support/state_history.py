@@ -10,7 +10,7 @@ from unittest.mock import patch
 
 from embedded_parts import runtime_of
 from given_up import give_up
-from state_scene import BRIEFLY, PASSPHRASE, SERVER, Call, Crash, LeftError, Scene
+from state_scene import BEFORE, BRIEFLY, PASSPHRASE, SERVER, Call, Crash, LeftError, Scene
 
 from agentguard import ApprovalPending, Denied, Guard, ReceiverLog
 from agentguard.adapters import run_store
@@ -43,6 +43,7 @@ READ = Call("clerk", "read", "clerk")
 UNLOCKED = Call("clerk", "unlock", "door")
 PLAIN = Call("worker", "read", "plain", "plain")
 LEAVER = Call("worker", "read", "leaver", "leaver")
+ENDED = Call("worker", "read", "ended", "ended")
 MALLORY = Call("worker", "read", "mallory", "mallory")
 FORBIDDEN = Call("clerk", "forbidden", "x")
 UNLENT = Call("worker", "read", "more", "nothing")
@@ -56,6 +57,7 @@ def play(scene: Scene) -> None:
     """Have the scene live through all that a state can hold; ``end`` and ``frozen`` come last."""
     scene.found()
     _adopt(scene)
+    _expire(scene)
     with scene.open() as first, scene.open() as second:
         _lend(first, scene)
         _ask(first, scene)
@@ -85,6 +87,17 @@ def _adopt(scene: Scene) -> None:
     scene.restore("founded", "state")
     different = adoption.compare(scene.settings)
     adoption.adopt(scene.settings, PASSPHRASE, different, note="n", now=scene.clock())
+    scene.clock.advance(seconds=1)  # limits that were set until then are void
+
+
+def _expire(scene: Scene) -> None:
+    """Have a delegation end for good, which the next one takes out of the map."""
+    with scene.open() as guard:
+        for since, lasting in ((0, BRIEFLY), (BEFORE, 24 * 3600)):
+            scene.clock.advance(seconds=since)
+            lent = guard.delegate("user:alice", scope=["act"], expires_in=lasting, max_calls=2)
+            scene.lent["ended"] = lent.dumps()
+            scene.make(guard, ENDED)
 
 
 def _lend(guard: Guard, scene: Scene) -> None:

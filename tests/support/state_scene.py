@@ -18,6 +18,7 @@ from login_provider import Provider
 
 from agentguard import ApprovalRequest, Decision, Guard, Requirement, adapters, secret
 from agentguard.adapters import Arguments, CallOptions, CallSite, Invocation
+from agentguard.audit.state import EXPIRY_SLACK
 from agentguard.domain import config, domain
 from agentguard.domain.config import Config
 from agentguard.errors import EncodeError
@@ -37,6 +38,9 @@ SECRET = "DOOR_CODE"
 SERVER = "https://door.example"
 BRIEFLY = 600
 """Seconds for which some requests and delegations last; the others outlive the history."""
+
+BEFORE = BRIEFLY + EXPIRY_SLACK + 60
+"""Seconds after which nothing counts that lasts briefly; the history begins so long ago."""
 
 
 class LeftError(Exception):
@@ -111,7 +115,7 @@ def tables(folder: Path, people: dict[str, Ed25519Signer], provider: Provider) -
 class Clock:
     """The wall clock of the history; nobody but the history moves it."""
 
-    now: datetime = field(default_factory=lambda: datetime.now(UTC))
+    now: datetime = field(default_factory=lambda: datetime.now(UTC) - timedelta(seconds=BEFORE))
 
     def __call__(self) -> datetime:
         return self.now

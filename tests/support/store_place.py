@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from agentguard.audit.entry import Attachment, Record
+from agentguard.audit.map import key
 from agentguard.audit.summary import Summary
 from agentguard.identity.trust import TrustedKey
 from agentguard.signing.keys import Ed25519Signer
 from agentguard.store import sqlite
 from agentguard.store.anchor import Anchor
-from agentguard.store.map import key
 from agentguard.store.store import Store, first_head
 from agentguard.store.transaction import Transaction
 

@@ -18,7 +18,13 @@ from agentguard.audit.kinds.administration import (
     ResolutionEntry,
     RevocationEntry,
 )
-from agentguard.audit.kinds.announcements import ConfigEntry, KeyEntry, PolicyEntry, RosterEntry
+from agentguard.audit.kinds.announcements import (
+    ConfigEntry,
+    ExpiryEntry,
+    KeyEntry,
+    PolicyEntry,
+    RosterEntry,
+)
 from agentguard.audit.kinds.calls import (
     CallEntry,
     LoggedRuling,
@@ -142,6 +148,7 @@ def built(signer):
         "roster": RosterEntry.new(signer, "acme.example", Roster({"bob": bob}), at=AT),
         "request": RequestEntry.new(asked, None, at=AT),
         "request_end": RequestEndEntry.new(asked, "expired", (), "0" * 64, at=AT),
+        "expiry": ExpiryEntry.new([bytes(32)], at=AT),
         "config": ConfigEntry.new(b'{"a":1}', at=AT),
         "identity": IdentityEntry.new(issued, at=AT),
         "call": CallEntry.new(sealed, PREDICATE, ruling, at=AT),
@@ -195,6 +202,7 @@ def built(signer):
 
 KINDS = [
     "key",
+    "expiry",
     "policy",
     "roster",
     "request",

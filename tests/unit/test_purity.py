@@ -98,7 +98,7 @@ def test_what_is_planted_in_a_pure_module_is_found(planted, found):
     assert list(reaches(ast.parse(f"{text}{planted}\n"))) == [f"{line}: {what}"]
 
 
-STEPS = ("guarded_call", "prepare", "decide", "consume", "attempt", "endings", "log_entries")
+STEPS = ("guarded_call", "prepare", "decide", "attempt", "endings", "log_entries")
 
 
 def test_all_that_the_flow_imports_is_held_to_this():

@@ -1,14 +1,11 @@
-"""What was revoked, how that is kept, and how calls are counted (``storage/revocations.py``).
+"""What was revoked, and how that is kept (``storage/revocations.py``).
 
 What a running guard makes of it is in tests/attacks/revocation.
 """
 
 from __future__ import annotations
 
-import os
 import shutil
-import sys
-import threading
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -21,7 +18,7 @@ from agentguard.audit.entry import Entry, Record
 from agentguard.audit.kinds import parse_entry
 from agentguard.audit.kinds.administration import FreezeEntry, RevocationEntry
 from agentguard.audit.kinds.announcements import ConfigEntry
-from agentguard.audit.restrictions import Restrictions, UseCount
+from agentguard.audit.restrictions import Restrictions
 from agentguard.call.invocation import timestamp
 from agentguard.domain import config, domain, keystore
 from agentguard.domain.domain import StateDomain
@@ -30,9 +27,7 @@ from agentguard.identity.trust import TrustDocument
 from agentguard.signing import canonical
 from agentguard.storage import files, restrictions_file
 from agentguard.storage.anchor import log_folder
-from agentguard.storage.memory_state import MemoryRevocations
 from agentguard.storage.restrictions_file import FILE
-from agentguard.storage.revocations import CALLS, FileRevocations
 from agentguard.store import ledger
 
 PASSPHRASE = b"correct horse"
@@ -60,12 +55,11 @@ def test_a_name_that_is_revoked_denies_all_that_go_by_it():
 
 
 def test_of_the_word_of_a_compromised_key_nothing_counts_that_lets_a_call_run():
-    own = Restrictions(sequence=3, frozen=True, newest="2026", used={"a": UseCount(1, 9)})
+    own = Restrictions(sequence=3, frozen=True, newest="2026")
     thawed = own.with_freeze(4, frozen=False)
-    thief = Restrictions(sequence=9, newest="9999", used={"a": UseCount(0, 9), "b": UseCount(1, 9)})
+    thief = Restrictions(sequence=9, newest="9999")
     # a process may know the thaw, under which nothing is frozen: the freeze has a number above it
-    used = {"a": UseCount(1, 9), "b": UseCount(1, 9)}
-    assert own.with_refusals(thief) == own._replace(sequence=10, used=used)
+    assert own.with_refusals(thief) == own._replace(sequence=10)
     frozen = Restrictions(sequence=2**53 - 1, frozen=True, revoked=frozenset({"agent:x"}))
     joined = thawed.with_refusals(frozen)
     assert joined.revoked == {"agent:x"}
@@ -294,7 +288,6 @@ MALFORMED: list[dict[str, Any]] = [
     {"used": {"a": [1, "2"]}},
     {"requests": {"a": [1, 2]}},
     {"chains": {"a": [["b"]]}},
-    {"calls": []},
     {"unsettled": {"a": ["b", None, 1]}},
     {"erased": [1]},
     {"newest": None},
@@ -418,83 +411,3 @@ def test_what_it_can_not_read_denies(place, data):
         assert refused(running.refusal, frozenset()) == "storage.missing"
     place.rebuilt()
     assert running.refusal(frozenset()) is None
-
-
-# --- counted calls --------------------------------------------------------------------------------
-
-
-@pytest.fixture(params=["file", "memory"])
-def counting(request) -> Any:
-    if request.param == "memory":
-        return MemoryRevocations()
-    return counter(request.getfixturevalue("place"))
-
-
-def counter(place: Place) -> FileRevocations:
-    return FileRevocations(place.state, place.home.ledger())
-
-
-A, B = "jti-aaaaaaaa", "jti-bbbbbbbb"
-
-
-def test_so_many_calls_and_no_more(counting):
-    assert [counting.consume([(A, 3)]) for _ in range(5)] == [True] * 3 + [False] * 2
-    assert counting.consume([(B, 1)])
-    assert counting.consume([])
-
-
-def test_under_several_limits_it_counts_under_each_or_under_none(counting):
-    limits = [(B, 3), (A, 1)]
-    assert [counting.consume(limits) for _ in range(4)] == [True, False, False, False]
-    assert [counting.consume([(B, 3)]) for _ in range(3)] == [True, True, False]
-
-
-def test_exactly_so_many_under_many_threads(counting):
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    left: list[bool] = []
-    try:
-        threads = [
-            threading.Thread(
-                target=lambda: left.extend(counting.consume([(A, 50), (B, 60)]) for _ in range(20))
-            )
-            for _ in range(8)
-        ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    finally:
-        sys.setswitchinterval(interval)
-    assert left.count(True) == 50
-    assert [counting.consume([(B, 60)]) for _ in range(11)].count(True) == 10
-
-
-def test_two_that_count_in_one_state_share_the_number(place):
-    one, two = (counter(place) for _ in range(2))
-    assert [each.consume([(A, 3)]) for each in (one, two, one, two)] == [
-        True,
-        True,
-        True,
-        False,
-    ]
-    assert (place.state / CALLS / A).stat().st_size == 3
-
-
-@pytest.mark.parametrize(
-    "jti", ["../../x1234", "", "short", "x" * 129, "a/b-aaaaaaa", "12345678\0"]
-)
-def test_an_id_is_no_path(place, jti):
-    counted = counter(place)
-    assert counted.consume([(A, 1)])
-    assert refused(counted.consume, [(jti, 1)]) == "storage.failed"
-    assert [path.name for path in (place.state / CALLS).iterdir()] == [A]
-
-
-def test_what_can_not_be_counted_is_an_error(place):
-    (place.state / CALLS).write_text("in the way")
-    counted = counter(place)
-    with pytest.raises(StorageError):
-        counted.consume([(A, 1)])
-    os.remove(place.state / CALLS)  # noqa: PTH107
-    assert counted.consume([(A, 1)])

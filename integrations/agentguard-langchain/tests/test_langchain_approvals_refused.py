@@ -14,7 +14,10 @@ from payment_team import APPROVE, BIG, BIGGER, LOOK, REJECT, SMALL, edit
 
 from agentguard import ApprovalPending, Decision, Requirement
 from agentguard.adapters import CallSite
+from agentguard.audit.kinds.announcements import ExpiryEntry
+from agentguard.audit.state import State
 from agentguard.guard import process
+from agentguard.store.transaction import Transaction
 from agentguard_langchain import GuardedToolDenied, approval_step, guard_tools
 
 # --- what is refused ----------------------------------------------------------------------------
@@ -150,8 +153,12 @@ async def test_after_a_crash_the_model_is_not_told_that_a_tool_has_not_run(peopl
 
 def begin_elsewhere(inbox, request):
     """Use the approval of a request up, as another process that makes the call does first."""
-    approvals = inbox.guard._parts.runtime.current_ports().approvals
-    assert approvals.spend(request, [])
+
+    def use(tx: Transaction) -> None:
+        State(tx).close(request.request_id, "used")
+        tx.append(ExpiryEntry.new([], at=tx.at))
+
+    inbox.guard._parts.runtime.current_ports().log._store.run(use)
 
 
 @SYNC

@@ -44,11 +44,13 @@ class StoredRequest(NamedTuple):
 
     ``altered`` is true where the log has no such request for the call: somebody has changed the
     request in the store, or has put the request there. Then neither request nor answers count.
+    ``is_over`` is true where no call can use the request any more, whatever people answer.
     """
 
     request: ApprovalRequest
     answers: tuple[Envelope, ...]
     altered: bool = False
+    is_over: bool = False
 
 
 Recorder = Callable[[StoredRequest], object]
@@ -77,17 +79,6 @@ class Approvals(Protocol):
         Raises ``ApprovalError`` (``approval.limit``) where too many requests wait already.
         """
 
-    def spend(self, request: ApprovalRequest, approval_ids: Sequence[str]) -> bool:
-        """Mark a request and its approvals as used, durably; return whether all were unused.
-
-        ``request`` is the request on which the call rests. The store may hold another request
-        under the same key by now. Only one of ``spend`` and ``InboxStore.withdraw``
-        returns true for one request.
-        """
-
-    def is_alone(self, request: ApprovalRequest) -> bool:
-        """Return whether only one call in the log rests on a request."""
-
     def remove(self, key: str) -> None:
         """Remove the request under ``key``, with its answers, once its call is decided."""
 
@@ -99,7 +90,7 @@ class InboxStore(Protocol):
         """Read the request under ``key`` and compare it with the log; None without a request."""
 
     def withdraw(self, request: ApprovalRequest) -> bool:
-        """Mark a request as withdrawn, durably; return whether no call has used the request.
+        """End a request; return whether no call has used it.
 
         Where the method returns true, no call can use the request afterwards, the recorder has put
         the end on record, once, and the store does not hold the request any more. A withdrawn

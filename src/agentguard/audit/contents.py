@@ -7,7 +7,6 @@ head, and feeds the entries to this verifier.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -16,13 +15,14 @@ from typing import TYPE_CHECKING
 from agentguard.approvals.roster import Roster
 from agentguard.audit import late_calls, statements
 from agentguard.audit.ahead import ReadEntry
-from agentguard.audit.entry import Content, Here, Signed, StoredEntry, parse_time
+from agentguard.audit.entry import Content, Entry, Here, Signed, StoredEntry, parse_time
 from agentguard.audit.findings import LatestCall, MissingData, OpenCall, Problems
 from agentguard.audit.kinds import parse_entry
+from agentguard.audit.state import Remade
 from agentguard.audit.statements import Credentials
 from agentguard.audit.summary import Summary
 from agentguard.delegation.chain import Chain
-from agentguard.errors import VerificationError
+from agentguard.errors import AgentguardError, VerificationError
 from agentguard.identity.credential import Credential
 from agentguard.identity.login import LogOut
 from agentguard.identity.trust import TrustDocument
@@ -68,12 +68,13 @@ class ContentsVerifier:
     asked_calls: set[str] = field(default_factory=set)
     """The digests of the calls that people were asked to approve."""
 
-    used_requests: dict[str, int] = field(default_factory=dict)
-    """The requests whose answers let a call run, with the index of the call."""
-
-    ended_requests: dict[str, int] = field(default_factory=dict)
     adoptions: list[tuple[int, AdoptionEntry]] = field(default_factory=list)
-    call_counts: Counter[tuple[str, int]] = field(default_factory=Counter)
+    values: Remade = field(default_factory=Remade)
+    """The map, made again from the entries."""
+
+    changed: int = 0
+    """How many entries have made their changes in the map."""
+
     logouts: list[tuple[LogOut, int]] = field(default_factory=list)
     surrenders: list[tuple[str, int]] = field(default_factory=list)
     latest_calls: dict[str, LatestCall] = field(default_factory=dict)
@@ -106,11 +107,23 @@ class ContentsVerifier:
             raise VerificationError("a log begins with the announcement of a key")
         if entry.kind != "key" and not self._is_vouched():  # the issuer vouches for a key
             self.unvouched.append(stored.index)
+        refused = self._change(entry)
         content = entry.check(self, Here(stored.index, at, reading.signer))
         statements.check_attachments(stored.attachments, content.commitments)
         self._note_missing_data(stored, content)
         if stored.summary != content.summary:
             raise VerificationError(_column_problem(stored.summary, content.summary))
+        if refused is not None:
+            raise refused
+
+    def _change(self, entry: Entry) -> AgentguardError | None:
+        """Make the changes of an entry in the map, also of one that does not verify."""
+        try:
+            self.values.apply(entry.change)
+        except AgentguardError as error:
+            return error
+        self.changed += 1
+        return None
 
     def _is_vouched(self) -> bool:
         """Whether a key of the log counts by now, and the one announced last is not compromised.
@@ -132,10 +145,6 @@ class ContentsVerifier:
             if call.invocation_id in self.unauthorised:
                 what = f"an outcome of another call has the id of the call at {call.place}"
                 self.problems.add(self.unauthorised[call.invocation_id], what)
-        for (jti, most), used in sorted(self.call_counts.items()):
-            if used > most:
-                what = f"{used} calls were made under the delegation {jti}, which allows {most}"
-                self.problems.add(None, what)
         latest = self.latest_calls.values()
         for index, what in late_calls.late_calls(latest, self.logouts, self.surrenders):
             self.problems.add(index, what)
@@ -197,31 +206,17 @@ class ContentsVerifier:
         return roster
 
     def use_approval(self, request: RequestDigests, here: Here) -> None:
-        """Note the call that the answers to a request let run; only one may."""
-        used = self.used_requests.setdefault(request.request_id, here.index)
-        if used != here.index:
-            what = f"its approval was used before, by entry {used}"
-            self.problems.add(here.index, what)
+        """Note that the answers to a request let a call run; ``State.close`` lets only one."""
         stated = self.requests.get(request.request_id)
-        if stated is None or stated.digests != request:
+        if stated is not None and stated.digests != request:
             what = "no entry states the request that was approved, as it was approved"
             self.problems.add(here.index, what)
-        self._require_either(request.request_id, here)
 
     def end_request(self, end: RequestEndEntry, here: Here) -> None:
-        """Note that a request has ended without a call."""
-        ended = self.ended_requests.setdefault(end.request_id, here.index)
-        if ended != here.index:
-            self.problems.add(here.index, f"its request has ended before, by entry {ended}")
+        """Note that a request has ended without a call; ``State.close`` lets it end once."""
         stated = self.requests.get(end.request_id)
-        if stated is None or stated.asked != end.asked:
+        if stated is not None and stated.asked != end.asked:
             what = "no entry states the request that ended, as it ended"
-            self.problems.add(here.index, what)
-        self._require_either(end.request_id, here)
-
-    def _require_either(self, request_id: str, here: Here) -> None:
-        if request_id in self.used_requests and request_id in self.ended_requests:
-            what = "its request has let a call run, and can't have ended without one"
             self.problems.add(here.index, what)
 
     def note_latest(self, chain: Chain, here: Here) -> None:

@@ -28,6 +28,7 @@ from agentguard.signing.keys import PublicKey, Signer
 if TYPE_CHECKING:
     from agentguard.audit.contents import ContentsVerifier
     from agentguard.audit.later_calls import LaterCalls
+    from agentguard.audit.state import State
 
 Status = Literal["ok", "error", "unknown", "not_run"]
 Role = Literal["arguments", "input", "result"]
@@ -61,11 +62,15 @@ class Attachment(NamedTuple):
 
 
 class Record(NamedTuple):
-    """A new entry for the log: the canonical bytes, the summary, and the attachments."""
+    """A new entry for the log: the canonical bytes, the summary, the attachments, and the entry.
+
+    What the ``entry`` changes for later calls (``Entry.change``) is changed with it.
+    """
 
     body: bytes
     summary: Summary
     attachments: tuple[Attachment, ...] = ()
+    entry: Entry | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +177,12 @@ class Entry(Declared, dict=True):
         Raises as ``check`` does.
         """
 
+    def change(self, state: State) -> None:
+        """Make the changes of the entry in the map; raises ``AgentguardError`` where it may not.
+
+        Nothing but the entry and the earlier changes decides (``audit/state.py``).
+        """
+
     def record(
         self, attachments: tuple[Attachment, ...] = (), *, about: Summary | None = None
     ) -> Record:
@@ -183,7 +194,7 @@ class Entry(Declared, dict=True):
         if len(body) > canonical.MAX_BYTES:
             message = f"an entry of the kind {self.kind} with {len(body)} bytes is too long"
             raise EncodeError(f"{message} to be read again", code="entry.too_large")
-        return Record(body, self.summary if about is None else about, attachments)
+        return Record(body, self.summary if about is None else about, attachments, self)
 
 
 D = TypeVar("D", bound=Declared)

@@ -1,32 +1,22 @@
 """``LaterCalls``: builds ``Restrictions`` from the entries of the log, entry by entry.
 
-The caller first verifies that the log's key has signed the entries (``storage/ledger.py``); the
+The caller first verifies that the log's key has signed the entries (``store/ledger.py``); the
 builder looks at no checkpoint.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from typing import Final
 
-from agentguard.approvals.status import RequestEnd
-from agentguard.audit.entry import KINDS, Entry, parse_time
+from agentguard.audit.entry import KINDS, Entry
 from agentguard.audit.journal_names import NAME_SIZE
 from agentguard.audit.kinds import parse_entry
 from agentguard.audit.restrictions import (
-    EXPIRY_SLACK,
-    REQUEST_KEPT,
-    CallCount,
-    CallLimit,
-    PendingRequest,
     Restrictions,
     UnsettledCall,
-    UseCount,
 )
-from agentguard.delegation.grant import Grant
 from agentguard.errors import AgentguardError
 from agentguard.identity.login import LogOut
 from agentguard.identity.trust import TrustDocument, TrustedKey
@@ -34,7 +24,6 @@ from agentguard.identity.trust import TrustDocument, TrustedKey
 _AT: Final = re.compile(rb'"at":"([0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:]{8}\.[0-9]{6}Z)"')
 _AUTHORIZATION: Final = b'"kind":"call"'
 _OUTCOME: Final = b'"kind":"outcome"'
-_UNAPPROVED: Final = b'"approvals":[]'
 _JOURNAL: Final = b'"journal":"'
 
 
@@ -54,10 +43,6 @@ class LaterCalls:
             keys=tuple(TrustedKey(trusted.use, trusted.key, 0) for trusted in trust.keys),
         )
         self._newest = start.newest.encode()
-        self._used = dict(start.used)
-        self._requests = dict(start.requests)
-        self._chains = dict(start.chains)
-        self._calls = dict(start.calls)
         self._unsettled = dict(start.unsettled)
         self._erased = set(start.erased)
         self._new_names: set[bytes] = set()
@@ -91,7 +76,7 @@ class LaterCalls:
     def _matters(self, body: bytes) -> bool:
         """Return whether an entry may change the restrictions; most entries are never parsed."""
         if _AUTHORIZATION in body:
-            return bool(self._chains) or _UNAPPROVED not in body or _JOURNAL in body
+            return _JOURNAL in body
         if _OUTCOME in body:
             return bool(self._unsettled)
         return any(kind in body for kind in self._changing)
@@ -122,88 +107,31 @@ class LaterCalls:
         """A call in doubt is settled: it runs no second time if it ran, and else may run."""
         call = self._unsettled.pop(invocation_sha256, None)
         if ran and call is not None:
-            self._add_name_of(call)
+            self._new_names.add(bytes.fromhex(call.name))
 
-    def ask(
-        self, request_id: str, displayed_sha256: str, expires_at: int, end: RequestEnd | None
-    ) -> None:
-        """People are asked, or with an ``end`` are not any more."""
-        known = self._requests.get(request_id)
-        end = end or (known.end if known is not None else None)
-        self._requests[request_id] = PendingRequest(displayed_sha256, expires_at, end)
-
-    def limit(self, chain_sha256: str, hops: Iterable[Grant]) -> None:
-        """Calls under these hops are counted, of which some have a limit of calls."""
-        limits = tuple(CallLimit(h.jti, h.expires_at) for h in hops if h.max_calls is not None)
-        if limits:
-            self._chains[chain_sha256] = limits
-
-    def use(self, ids: AbstractSet[tuple[str, int]]) -> None:
-        """Approvals and requests are used once more; each is an id, and when that expires."""
-        for key, expires_at in ids:
-            times = self._used[key].times if key in self._used else 0
-            self._used[key] = UseCount(times + 1, expires_at)
-
-    def call(
-        self, invocation_sha256: str, invocation_id: str, chain: str | None, name: str | None
-    ) -> None:
-        """A call may run, under the chain with that digest, with that name in the journal."""
-        chain = chain if chain in self._chains else None
-        if chain is not None:
-            self._count(chain)
-        if chain is not None or name is not None:
-            short = name[: 2 * NAME_SIZE] if name is not None else None
-            self._unsettled[invocation_sha256] = UnsettledCall(invocation_id, chain, short)
+    def call(self, invocation_sha256: str, invocation_id: str, name: str | None) -> None:
+        """A call may run, with that name in the journal."""
+        if name is not None:
+            self._unsettled[invocation_sha256] = UnsettledCall(invocation_id, name[: 2 * NAME_SIZE])
 
     def end(self, invocation_sha256: str, *, has_run: bool) -> None:
         """A call has ended; one that has run, or may have, runs no second time."""
         call = self._unsettled.pop(invocation_sha256, None)
         if call is not None and has_run:
-            self._add_name_of(call)
-
-    # --- what follows ----------------------------------------------------------------------------
-
-    def _add_name_of(self, call: UnsettledCall) -> None:
-        if call.name is not None:
             self._new_names.add(bytes.fromhex(call.name))
 
-    def _count(self, chain: str) -> None:
-        for jti, expires_at in self._chains.get(chain, ()):
-            before = self._calls[jti].calls if jti in self._calls else 0
-            self._calls[jti] = CallCount(before + 1, expires_at)
+    # --- what follows ----------------------------------------------------------------------------
 
     @property
     def restrictions(self) -> Restrictions:
         """The restrictions so far, without what has expired for more than a day."""
         newest = self._newest.decode()
-        past = parse_time(newest) - EXPIRY_SLACK
-        chains = {
-            sha256: limits
-            for sha256, limits in self._chains.items()
-            if any(limit.expires_at >= past for limit in limits)
-        }
         names = self._base.names
         return self._base._replace(
             newest=newest,
-            used={key: one for key, one in self._used.items() if one.expires_at >= past},
-            requests={
-                key: one for key, one in self._requests.items() if self._keeps(key, one, past)
-            },
-            chains=chains,
-            calls={jti: one for jti, one in self._calls.items() if one.expires_at >= past},
-            unsettled=dict(self._still_open(chains)),
+            unsettled=dict(self._unsettled),
             erased=frozenset(self._erased),
             names=names._replace(added=names.added | self._new_names) if self._new_names else names,
             read=self.read,
             malformed=self._malformed,
         ).without_ended()
-
-    def _keeps(self, request_id: str, request: PendingRequest, past: int) -> bool:
-        """Whether a request stays: for long, where it has expired and nobody has said so yet."""
-        is_over = request.end is not None or request_id in self._used
-        return request.expires_at >= (past if is_over else past + EXPIRY_SLACK - REQUEST_KEPT)
-
-    def _still_open(self, chains: Mapping[str, object]) -> Iterator[tuple[str, UnsettledCall]]:
-        for sha256, call in self._unsettled.items():
-            if call.name is not None or call.chain in chains:
-                yield sha256, call

@@ -31,7 +31,8 @@ class AuditLog(Protocol):
     def append(self, record: Record) -> LogPlace:
         """Make ``record``, and all signed records enqueued before, durable; return its place.
 
-        Raises ``StorageError``; the record is not in the log then.
+        Raises ``StorageError``, and what ``Entry.change`` raises: the record is not in the log
+        then.
         """
 
     def enqueue(self, record: Record | UnsignedOutcome) -> None:
@@ -69,7 +70,7 @@ class LogReader(Protocol):
         """Return how many entries the stored head says that there are."""
 
     def head(self) -> bytes | None:
-        """Return the signed note of the head (``store/head.py``); None without one."""
+        """Return the signed note of the head (``audit/head.py``); None without one."""
 
     def checkpoint(self) -> bytes | None:
         """Return the signed note of the newest checkpoint; None without one."""

@@ -1,10 +1,9 @@
 """The restrictions: how the entries of the log restrict later calls.
 
-``Restrictions`` holds the revocations, the freeze, the used approvals, the calls made under a
-limit, the calls that must not run twice, the log-outs of users, the delegations that were given up,
-and the newest time. The waiting requests are here, too.
-``restrictions_builder.py`` builds the restrictions from entries; ``storage/restrictions_file.py``
-stores them.
+``Restrictions`` holds the revocations, the freeze, the calls that must not run twice, the log-outs
+of users, the delegations that were given up, and the newest time.
+``later_calls.py`` builds the restrictions from entries; ``storage/restrictions_file.py`` stores
+them.
 """
 
 from __future__ import annotations
@@ -14,9 +13,9 @@ from collections.abc import Set as AbstractSet
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
-from agentguard.approvals.status import RequestEnd
 from agentguard.audit.entry import BEGINNING, parse_time
 from agentguard.audit.journal_names import NAME_SIZE, JournalNames
+from agentguard.audit.state import EXPIRY_SLACK
 from agentguard.call.reason_codes import CODES
 from agentguard.identity import login
 from agentguard.identity.login import Ended, LogOut
@@ -26,12 +25,6 @@ LOGGED_OUT: Final = "the user has logged out since: a new log-in lets the agent 
 
 SURRENDERED: Final = "the agent, or one before it in the chain, has given the delegation up"
 """The reason of each denial because of a surrender."""
-
-REQUEST_KEPT: Final = 30 * 24 * 3600
-"""Seconds for which an expired request stays that has no end yet: a guard may open weeks later."""
-
-EXPIRY_SLACK: Final = 24 * 3600
-"""Seconds for which an expired item stays, because a process may have a slow clock."""
 
 _LAST_SEQUENCE: Final = 2**48
 """The highest ``sequence`` of a freeze that counts.
@@ -47,55 +40,17 @@ class ReadPlace(NamedTuple):
     peaks: bytes = b""
 
 
-class UseCount(NamedTuple):
-    """The number of calls that used an approval or a request, and the expiry of the latter."""
-
-    times: int
-    expires_at: int
-
-
-class PendingRequest(NamedTuple):
-    """A request in the log: the digest of the request as people see it, and its expiry.
-
-    ``end`` is the end that the log has of the request; None while it has none.
-    """
-
-    displayed_sha256: str
-    expires_at: int
-    end: RequestEnd | None = None
-
-
-class CallCount(NamedTuple):
-    """The number of calls under a hop with a limit of calls, and the hop's expiry."""
-
-    calls: int
-    expires_at: int
-
-
-class CallLimit(NamedTuple):
-    """A hop with a limit of calls: the hop's ``jti`` and expiry."""
-
-    jti: str
-    expires_at: int
-
-
 class UnsettledCall(NamedTuple):
-    """An allowed call that has no outcome yet, and is journalled or counts against a limit.
-
-    ``chain`` is the digest of the call's chain of delegation, ``name`` the first bytes of the
-    journalled call's name (hex).
-    """
+    """A journalled call that has no outcome yet; ``name`` is the first bytes of its name (hex)."""
 
     invocation_id: str
-    chain: str | None
-    name: str | None
+    name: str
 
 
 class Restrictions(NamedTuple):
     """How the entries read so far restrict later calls.
 
-    Some members restrict no call. ``requests`` is here because people are shown only requests that
-    the log has. ``read`` and ``malformed`` say which entries the restrictions come from.
+    ``read`` and ``malformed`` restrict no call: they say which entries the restrictions come from.
 
     - ``revoked``: the names that an administrator has revoked.
     - ``logouts``: which log-ins of users have ended, by the keys of ``LogOut.keys``.
@@ -104,10 +59,6 @@ class Restrictions(NamedTuple):
     - ``frozen``: whether every call is denied until a thaw.
     - ``newest``: the time of the newest entry, in the form of ``BEGINNING``; a guard that opens
       later writes no older entry.
-    - ``used``: how many calls used each approval or request, by its id.
-    - ``requests``: requests by their id, waiting or ended.
-    - ``chains``: for each chain, by its digest, the hops that limit the number of calls.
-    - ``calls``: how many calls were made under each limited hop, by its id.
     - ``unsettled``: calls by the digest of their invocation.
     - ``erased``: the ids of the invocations whose data were erased; no result is replayed.
     - ``names``: the names of journalled calls, which must not run twice.
@@ -119,10 +70,6 @@ class Restrictions(NamedTuple):
     sequence: int = 0
     frozen: bool = False
     newest: str = BEGINNING
-    used: Mapping[str, UseCount] = MappingProxyType({})
-    requests: Mapping[str, PendingRequest] = MappingProxyType({})
-    chains: Mapping[str, tuple[CallLimit, ...]] = MappingProxyType({})
-    calls: Mapping[str, CallCount] = MappingProxyType({})
     unsettled: Mapping[str, UnsettledCall] = MappingProxyType({})
     erased: frozenset[str] = frozenset()
     names: JournalNames = JournalNames()
@@ -169,7 +116,7 @@ class Restrictions(NamedTuple):
         return self._replace(sequence=sequence, frozen=frozen)
 
     def joined(self, other: Restrictions) -> Restrictions:
-        """Add what denies calls in ``other``, but for used approvals; the later time counts."""
+        """Add what denies calls in ``other``; the later time counts."""
         union = self._replace(
             revoked=self.revoked | other.revoked,
             logouts=_joined(self.logouts, other.logouts),
@@ -180,11 +127,11 @@ class Restrictions(NamedTuple):
         return union.with_freeze(other.sequence, frozen=other.frozen).without_ended()
 
     def with_refusals(self, other: Restrictions) -> Restrictions:
-        """Add the revocations, log-outs, surrenders, erasures, freeze and used approvals.
+        """Add the revocations, log-outs, surrenders, erasures and freeze.
 
-        Somebody with a stolen key of the log may have signed ``other``: it thaws nothing, sets no
-        time and counts no calls. The ``sequence`` of ``other`` counts: a running process may have
-        seen this number, so the next freeze needs a higher number. A number above
+        Somebody with a stolen key of the log may have signed ``other``: it thaws nothing and sets
+        no time. The ``sequence`` of ``other`` counts: a running process may have seen this number,
+        so the next freeze needs a higher number. A number above
         ``_LAST_SEQUENCE`` does not count: no administrator can have reached it, and no thaw could
         have a higher number.
         """
@@ -193,7 +140,6 @@ class Restrictions(NamedTuple):
             logouts=_joined(self.logouts, other.logouts),
             surrendered={**self.surrendered, **other.surrendered},
             erased=self.erased | other.erased,
-            used={**other.used, **self.used},
         )
         if other.sequence <= self.sequence:
             return union

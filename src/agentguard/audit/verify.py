@@ -99,9 +99,21 @@ class LogVerifier:
             )
             self._fail(self.entries, what)
         self.said.finish()
+        self._compare_map()
         self._tell_unvouched()
         if self.head is not None and key is not None and self.entries:
             self._check_time(self.head, key)
+
+    def _compare_map(self) -> None:
+        """Make the map again from the entries, and compare it with the head's.
+
+        After an entry that can't be read, or is refused, nobody can say what the map should be.
+        """
+        if self.head is None or self.said.changed != self.head.size:
+            return
+        if self.said.values.root() != self.head.map_root:
+            what = "the map of what decides later calls is not the one that the entries make"
+            self._fail(None, what)
 
     def _tell_unvouched(self) -> None:
         unvouched = self.said.unvouched

@@ -34,7 +34,7 @@ anchor.unreadable | | The anchor can't be read. |
 anchor.unwritable | | The anchor can't be written. |
 approval | | | have somebody answer whom the requirement names: agentguard approvals show REQUEST names them
 approval.altered | agent | The request was changed where it lies, and is not the one in the log. The call, made once more after this refusal, asks anew. |
-approval.consumed | agent | The approval was used already, or its request was withdrawn. |
+approval.consumed | agent | The request does not wait any more: a call has used it, it was withdrawn or rejected, it has expired, or an adoption made it void. |
 approval.expired | agent | The time in which the call could be approved and run is over. |
 approval.failed | | The demo's approver could not answer. | read the message of the demo's approver
 approval.insufficient | agent | The policy asks, by now, for more than the answers that are there. |
@@ -66,7 +66,7 @@ call.duplicate | agent | Two calls of one message have the same id (LangChain). 
 call.interrupted | agent | The call was cancelled or cut short before it was decided. |
 call.settled | | A call that is to be resolved has an outcome, is resolved, or was denied. | nothing: the log knows what became of the call
 call.unknown | | No call of this id, index or name is in the log. |
-calls.exceeded | agent | All calls that the delegation allows are made. |
+calls.exceeded | agent | All calls that the delegation allows are made, or an adoption made those that were left void. |
 calls.rate | agent | The MCP gateway has made as many calls of the server in this minute as it may. |
 calls.simultaneous | agent | As many calls of the MCP server are under way as the gateway may make. |
 chain | | | do not trust the chain, and ask whoever sent it for a new one
@@ -110,6 +110,7 @@ delegation.missing | developer | The agent acts only under a delegation, and non
 delegation.refused | | What is to be delegated is malformed, or more than there is. |
 delegation.revoked | operator | The delegation, or something that it goes back to, was revoked. | nobody can undo a revocation: let the principal lend again, or give the agent another name
 delegation.surrendered | agent | The agent, or an agent before it in the chain, has given the delegation up (`/revoke`). |
+delegation.unknown | | The log has no entry of the delegation under which the call is made. |
 delegation.unstorable | | Only what `Guard.delegate` made can be stored. |
 directory | | | name an empty folder that you can write
 directory.taken | | The demo's directory is not empty. |
@@ -289,6 +290,7 @@ request | | | take the request's id from agentguard approvals list
 request.altered | | The request was changed where it lies, and is not the one in the log. | make the call again: it asks anew; find out who can write the state
 request.ambiguous | | More than one request has an id that begins so. |
 request.ended | | The request does not wait any more: it was approved, rejected or withdrawn, or has expired. The message says by whom, and what became of the call. | nothing: the message says what became of the call
+request.exists | | The log has a request of this id already. |
 request.unknown | | No request of this id waits. |
 revocation | | | take the name from agentguard agents list or audit show
 revocation.ambiguous | | The name means several things that could be revoked. |

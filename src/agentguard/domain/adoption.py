@@ -17,7 +17,6 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -28,7 +27,7 @@ from agentguard.audit.kinds.administration import AdoptionEntry, LostEntries, Un
 from agentguard.call.invocation import timestamp
 from agentguard.domain import keystore, trust_pin
 from agentguard.domain.config import Config
-from agentguard.domain.domain import StateDomain, require_trusted, take_up
+from agentguard.domain.domain import StateDomain, changed, require_trusted, take_up
 from agentguard.domain.verify import examine
 from agentguard.errors import AgentguardError, StorageError
 from agentguard.identity.trust import TrustDocument
@@ -91,7 +90,7 @@ def adopt(
     without_anchor = replace(domain, settings=replace(settings, anchor=None))
     with _alone(confirmed.original, state):
         _require_unchanged(confirmed, domain)
-        log = without_anchor.open_log(now, trusts_compromised=True)
+        log = without_anchor.open_log(now, adopts=heads.parse(confirmed.head or b""))
         try:
             statement = AdoptionEntry.new(
                 admin,
@@ -101,7 +100,7 @@ def adopt(
                 note=note,
                 at=timestamp(max(now, log.last_at)),
             )
-            place = log.append(statement, check=partial(_require_head, confirmed, settings))
+            place = log.append(statement)
             with closing(domain.read()) as reader:
                 head = reader.head()
             if anchors is not None and head is not None:
@@ -163,20 +162,7 @@ def _require_unchanged(confirmed: Difference, domain: StateDomain) -> None:
             )
             raise StorageError(message, code="storage.corrupt")
         if _difference(settings.anchor, settings.state, domain.trust, reader) != confirmed:
-            raise _changed(settings)
-
-
-def _require_head(confirmed: Difference, settings: Config, head: heads.Head) -> None:
-    if head != heads.parse(confirmed.head):
-        raise _changed(settings)
-
-
-def _changed(settings: Config) -> StorageError:
-    message = (
-        f"{settings.state} or its anchor has changed since the comparison that was confirmed: stop "
-        f"the processes that write there, and run {anchor.ADOPT} again; the anchor was not changed"
-    )
-    return StorageError(message, code="storage.locked")
+            raise changed(settings.state)
 
 
 @contextmanager

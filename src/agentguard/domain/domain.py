@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from agentguard.approvals.store import Limits, Recorder
+from agentguard.audit.head import Head
 from agentguard.call.invocation import timestamp
 from agentguard.domain import founding, handover, keystore, trust_pin
 from agentguard.domain.config import NO_DOMAIN, Config
@@ -34,7 +35,7 @@ from agentguard.storage import (
     state_location,
     state_lock,
 )
-from agentguard.storage.approval_files import FileApprovals
+from agentguard.storage.approval_files import FileApprovals, Logged
 from agentguard.storage.journal_files import FileJournal
 from agentguard.storage.revocations import FileRevocations
 from agentguard.storage.runs import FileRuns
@@ -70,13 +71,14 @@ class StateDomain:
         )
 
     def open_log(
-        self, now: datetime, clock: Clock | None = None, *, trusts_compromised: bool = False
+        self, now: datetime, clock: Clock | None = None, *, adopts: Head | None = None
     ) -> StoreLog:
         """Open the log, and record each rotation and revocation of a key so far.
 
         Without a ``clock``, it is this machine's, and not before ``now``. Entries that only a
         compromised key vouches for are refused (``storage.unvouched``), unless an administrator
-        ``trusts_compromised``, or the key that replaces it is announced here.
+        ``adopts`` the log with this head, or the key that replaces it is announced here. A log with
+        another head is not adopted (``storage.locked``).
         """
         now = self.in_force(now)
         state, anchors, log = self.settings.state, self.settings.anchor, self.trust.log
@@ -93,7 +95,7 @@ class StateDomain:
                 self.log_key,
                 anchor=anchor_,
                 clock=clock or (lambda: max(now, datetime.now(UTC))),
-                trusts_compromised=trusts_compromised
+                trusts_compromised=adopts is not None
                 or "log" in keystore.next_keys(state, adopted=True),
             )
         except StorageError as error:
@@ -103,6 +105,7 @@ class StateDomain:
             raise
         opened = StoreLog(store, state)
         try:
+            _require_head(store, adopts, state)
             handover.announce(state, opened, self.issuer, now)
         except BaseException:
             opened.close()
@@ -120,14 +123,14 @@ class StateDomain:
         """Read the log to its end, store the restrictions found there, and return revocations."""
         ledger = ledger or self.ledger()
         ledger.keep()
-        return FileRevocations(self.settings.state, ledger)
+        return FileRevocations(ledger)
 
     def approvals(
-        self, limits: Limits, ledger: Ledger | None = None, record: Recorder | None = None
+        self, limits: Limits, logged: Logged, record: Recorder, ledger: Ledger | None = None
     ) -> FileApprovals:
         """Return the requests in the state's folder, each of which is compared with the log."""
         return FileApprovals(
-            self.settings.state, ledger or self.ledger(), limits, self._keys_by_now, record
+            self.settings.state, ledger or self.ledger(), logged, limits, self._keys_by_now, record
         )
 
     def journal(self, ledger: Ledger | None = None) -> FileJournal:
@@ -304,3 +307,17 @@ def require_trusted(state: Path, trust: TrustDocument, signers: Mapping[Use, Sig
         if signer.public_key not in trust.current(use):
             message = f"the {use} key in {state} is not the one of {state / keystore.TRUST}"
             raise KeyMaterialError(f"{message}: restore the state", code="key.mismatch")
+
+
+def _require_head(store: Store, adopts: Head | None, state: Path) -> None:
+    if adopts is not None and store.seen != adopts:
+        raise changed(state)
+
+
+def changed(state: Path) -> StorageError:
+    """Return the error for a state that is not the one that an administrator has confirmed."""
+    message = (
+        f"{state} or its anchor has changed since the comparison that was confirmed: stop the "
+        f"processes that write there, and run {anchor.ADOPT} again; the anchor was not changed"
+    )
+    return StorageError(message, code="storage.locked")

@@ -32,6 +32,7 @@ from agentguard.store.sqlite import MemoryEngine
 from agentguard.store.store import Store, first_head
 
 if TYPE_CHECKING:
+    from agentguard.storage.approval_files import Logged
     from agentguard.store.ledger import Inheritance, Ledger
 
 
@@ -69,17 +70,18 @@ class MemoryDomain:
         return StoredLog(self.engine)
 
     def revocations(self, ledger: Ledger | None = None) -> MemoryRevocations:  # noqa: ARG002
-        """Return revocations without a revoked name, which count calls."""
+        """Return revocations without a revoked name."""
         return MemoryRevocations()
 
     def approvals(
         self,
         limits: Limits,
+        logged: Logged,
+        record: Recorder,
         ledger: Ledger | None = None,  # noqa: ARG002
-        record: Recorder | None = None,
     ) -> MemoryApprovals:
         """Return a new store of requests, in memory."""
-        return MemoryApprovals(limits, record)
+        return MemoryApprovals(limits, logged, record)
 
     def journal(self, ledger: Ledger | None = None) -> MemoryJournal:  # noqa: ARG002
         """Return a new journal, in memory."""

@@ -19,6 +19,7 @@ from agentguard.signing.keys import Signer
 from agentguard.store.log import StoreLog
 
 if TYPE_CHECKING:
+    from agentguard.storage.approval_files import Logged
     from agentguard.store.ledger import Inheritance, Ledger
 
 
@@ -65,14 +66,14 @@ class Domain(Protocol):
         """Open the log to read; raises ``StorageError``."""
 
     def revocations(self, ledger: Ledger | None = None) -> Revocations:
-        """Return the revoked names and the counts of calls; raises as ``open_log`` does."""
+        """Return the revoked names; raises as ``open_log`` does."""
 
     def approvals(
-        self, limits: Limits, ledger: Ledger | None = None, record: Recorder | None = None
+        self, limits: Limits, logged: Logged, record: Recorder, ledger: Ledger | None = None
     ) -> Store:
-        """Return the store of the requests for approvals, whose ends ``record`` puts on record.
+        """Return the store of the requests for approvals; raises ``StorageError``.
 
-        Raises ``StorageError``.
+        ``logged`` returns what the log has of requests, and ``record`` puts their ends on record.
         """
 
     def journal(self, ledger: Ledger | None = None) -> Journal:

@@ -1,4 +1,4 @@
-"""One attempt of a call: what is known of the attempt, its journal entry and its end.
+"""One attempt of a call: what is known of it, its request, its journal entry and its end.
 
 ``Attempt.close`` carries out an ``Ending``: the outcome in the log, then the entry in the journal,
 then the record that the enclosing call keeps of its inner calls. The journal makes a call run at
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from agentguard.approvals.nested import NestedCalls
@@ -73,6 +73,40 @@ class Attempt:
     def invocation_id(self) -> Any:
         """The id of the invocation; None where no random bytes could be had."""
         return self.prepared.predicate["invocation_id"]
+
+    # --- the request for an approval --------------------------------------------------------------
+
+    def give_up(self, refusal: Decision) -> Generator[Effect, Any, Decision]:
+        """Return ``refusal`` for a call whose approvals may be used up; their request is removed.
+
+        The reasons say what happens when the call is made again. A call in doubt is refused until
+        somebody has found out whether it ran, so nothing more is said of one.
+        """
+        if not self.spends_approvals:
+            return refusal
+        yield from self.remove_request()
+        reason = "the approvals of this call may be used up"
+        if refusal.code != "journal.in_doubt":
+            once = "" if self.is_request_removed else "is refused once more, and after that "
+            reason = f"{reason}: the call, made again, {once}asks anew"
+        return replace(refusal, reasons=(*refusal.reasons, reason))
+
+    def remove_request(self) -> Generator[Effect, Any, None]:
+        """Remove the request of a call that is decided for good, with the arguments in it."""
+        prepared = self.prepared
+        if (
+            prepared.stored_request is None
+            or prepared.request_key is None
+            or self.is_request_removed is not None
+        ):
+            return
+        self.is_request_removed = False
+        try:
+            yield Do(prepared.ports.approvals.remove, prepared.request_key)
+            self.is_request_removed = True
+        except Exception:
+            # nobody can use the request once more: its approvals are used up, or it has expired
+            _LOGGER.exception("a request for an approval could not be removed")
 
     # --- the journal ------------------------------------------------------------------------------
 

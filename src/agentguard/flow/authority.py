@@ -23,10 +23,10 @@ class Authority:
 
     ``principal`` is on whose behalf the agent acts; ``scope`` is what the agent may do, None for
     everything. ``actors`` are the chain's delegatees (``Chain.actors``). ``names`` are all names
-    by which the authority can be revoked. ``limits`` are the hops that allow a number of calls
-    only, each with that number. ``since`` is the time from which the authority counts, which may
-    be a moment after the call has looked at the clock: another thread may have derived it.
-    ``ends_at`` is the end of the delegation, in seconds since the epoch; None on the agent's own.
+    by which the authority can be revoked. ``since`` is the time from which the authority
+    counts, which may be a moment after the call has looked at the clock: another thread may have
+    derived it. ``ends_at`` is the end of the delegation, in seconds since the epoch; None on the
+    agent's own.
     """
 
     principal: str
@@ -36,7 +36,6 @@ class Authority:
     chain_sha256: str | None = None
     token_jti: str | None = None
     task_id: str | None = None
-    limits: Sequence[tuple[str, int]] = ()
     since: datetime | None = None
     ends_at: int | None = None
     description: Fragment | None = None

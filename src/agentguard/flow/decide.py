@@ -3,7 +3,8 @@
 A call that needs an approval leaves a request and waits (``ApprovalPending``). Once enough answers
 are there, the policy is evaluated again, with the answers in its input: the policy may still
 deny, or require more. The answers must also meet the requirements that the approvers were shown,
-whatever the policy requires by now (policy-document.md). What a call uses up is in ``consume.py``.
+whatever the policy requires by now (policy-document.md). The commit of the call uses the answers
+up (``audit/state.py``).
 """
 
 from __future__ import annotations
@@ -250,6 +251,8 @@ def _judge_answers(
     rejections = tuple(answer for answer in answers if answer.approval.verdict == "reject")
     if refusal is None and rejections:
         ruling, refusal = ruling._replace(answers=rejections), _rejected(rejections[0])
+    if refusal is None and stored.is_over:  # people do not see it, so the call would wait in vain
+        refusal = _OVER
     if refusal is not None:
         if refusal is _EXPIRED:
             yield Tell(prepared.ports.end_expired)
@@ -281,6 +284,11 @@ _NOBODY: Final = (
 _EXPIRED: Final = Decision.refusal(
     "the time in which the call could be approved and run is over: make the call again to ask anew",
     code="approval.expired",
+)
+_OVER: Final = Decision.refusal(
+    "the request for an approval of this call does not wait any more: make the call again to ask "
+    "anew",
+    code="approval.consumed",
 )
 _ALTERED: Final = Decision.refusal(
     "the request for an approval of this call was changed where it lies, and is not the one in the "

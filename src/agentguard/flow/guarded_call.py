@@ -4,7 +4,7 @@ The numbers in the comments are the steps of architecture.md. The generator yiel
 long or run somebody else's code (facts, the engine, the log, the tool) as an effect. The drivers
 (``drive.py``: synchronous, ``drive_async.py``: asynchronous) carry the effect out, and send the
 result back or throw the exception in. The details of each step are in ``prepare.py``,
-``decide.py``, ``consume.py`` and ``attempt.py``. ``Ports`` holds the engine, the log and whatever
+``decide.py`` and ``attempt.py``. ``Ports`` holds the engine, the log and whatever
 else the steps use.
 
 The modules of the flow import nothing that does I/O. Five calls on the values that they are given
@@ -26,10 +26,9 @@ from typing import Any, Final
 from agentguard.audit.entry import LogPlace, Record
 from agentguard.call.decision import Decision, Denied
 from agentguard.call.invocation import statement
-from agentguard.errors import AgentguardError, EncodeError
+from agentguard.errors import AgentguardError, ApprovalError, DelegationError, EncodeError
 from agentguard.flow import endings, log_entries
 from agentguard.flow.attempt import Attempt
-from agentguard.flow.consume import confirm, consume, give_up, remove_request
 from agentguard.flow.decide import Ruling, rule
 from agentguard.flow.effects import Do, Effect, NotRun, Run
 from agentguard.flow.listener import LoggedInvocation
@@ -77,9 +76,9 @@ def guarded_call(call: CallInput) -> Generator[Effect, Any, Any]:
     if attempt.journal_entry is not None:
         yield from attempt.close(endings.REPLAYED)
         return attempt.stored_result
-    refusal = (yield from confirm(attempt)) or (yield from attempt.begin())
+    refusal = yield from attempt.begin()
     if refusal is not None:
-        refusal = yield from give_up(attempt, refusal)
+        refusal = yield from attempt.give_up(refusal)
         yield from attempt.close(endings.OVERTAKEN)
         raise Denied(refusal)
     releases = attempt.start()
@@ -88,7 +87,7 @@ def guarded_call(call: CallInput) -> Generator[Effect, Any, Any]:
             attempt.invocation_id, prepared.authority, call.nested_calls, releases
         )  # 8
     except NotRun as not_run:
-        refusal = yield from give_up(attempt, not_run.refusal)
+        refusal = yield from attempt.give_up(not_run.refusal)
         yield from attempt.close(endings.NOT_RUN)
         raise Denied(refusal) from None
     except BaseException as error:
@@ -111,18 +110,22 @@ def _authorize(attempt: Attempt) -> Generator[Effect, Any, None]:
     if ruling.runs and attempt.journal_entry is not None:
         refusal = attempt.load_result()
         ruling = ruling if refusal is None else ruling.refused(refusal)
-    else:
-        ruling = yield from consume(attempt, ruling)
     attempt.redactions = log_entries.redactions_of(attempt.prepared, ruling.decision)
-    attempt.is_enforced = ruling.enforced
-    record, ruling = yield from _authorization(attempt, envelope, ruling)
-    attempt.place = place = yield from _append(record, attempt, runs=ruling.runs)  # 7
+    record, ruling = _authorization(attempt, envelope, ruling)
+    try:
+        place = yield from _append(record, attempt, ruling)  # 7
+    except (ApprovalError, DelegationError) as error:  # another call was first
+        ruling = ruling.refused(Decision.of_error(error))
+        record, ruling = _authorization(attempt, envelope, ruling)
+        place = yield from _append(record, attempt, ruling)
+    attempt.place, attempt.is_enforced = place, ruling.enforced
+    attempt.spends_approvals = ruling.runs and bool(ruling.answers)
     invocation = LoggedInvocation(
         attempt.invocation_id, attempt.invocation_sha256, record.attachments, ruling.enforced
     )
     listener.recorded(ruling.decision, invocation, place, attempt.prepared.ports.log.head)
     if ruling.runs or ruling.decision.code in _FINAL_FOR_THE_REQUEST:
-        yield from remove_request(attempt)
+        yield from attempt.remove_request()
     if not ruling.runs:
         is_final = ruling.interrupt is None and ruling.decision.is_final
         yield from attempt.close(endings.REFUSED if is_final else endings.POSTPONED)
@@ -151,9 +154,7 @@ def _sign(attempt: Attempt) -> tuple[Envelope, Decision | None]:
     return Envelope(dsse.PAYLOAD_TYPE, payload, joint=joint), None
 
 
-def _authorization(
-    attempt: Attempt, envelope: Envelope, ruling: Ruling
-) -> Generator[Effect, Any, tuple[Record, Ruling]]:
+def _authorization(attempt: Attempt, envelope: Envelope, ruling: Ruling) -> tuple[Record, Ruling]:
     """Return the authorization entry, and the ruling: a refusal if no entry can hold the first."""
     stored = attempt.journal_entry
     runs_once = stored is None and not attempt.options.reentrant
@@ -166,23 +167,30 @@ def _authorization(
         return log_entries.authorization(prepared, envelope, ruling, redactions, **names), ruling
     except EncodeError as error:  # policy or approvers say more than an entry can hold
         refusal = Decision.refusal(str(error), code="policy.malformed")
-        refusal = yield from give_up(attempt, refusal)
         ruling = ruling._replace(decision=refusal, answers=(), evaluation=None)
         return log_entries.authorization(prepared, envelope, ruling, redactions, **names), ruling
 
 
-def _append(record: Record, attempt: Attempt, *, runs: bool) -> Generator[Effect, Any, LogPlace]:
-    """Make the authorization durable; refuse a call whose authorization can't be made durable."""
+def _append(record: Record, attempt: Attempt, ruling: Ruling) -> Generator[Effect, Any, LogPlace]:
+    """Make the authorization durable; refuse a call whose authorization can't be made durable.
+
+    Raises ``DelegationError`` where the delegation has no call left, and ``ApprovalError`` where
+    the request for the approval does not wait any more.
+    """
     try:
         place: LogPlace = yield Do(attempt.prepared.ports.log.append, record)
+    except (ApprovalError, DelegationError):
+        raise
     except Exception as error:
-        if runs and isinstance(error, AgentguardError) and error.code == "storage.unknown":
+        is_unknown = isinstance(error, AgentguardError) and error.code == "storage.unknown"
+        attempt.spends_approvals = is_unknown and bool(ruling.answers)
+        if ruling.runs and is_unknown:
             yield from attempt.close(endings.UNRECORDED, error=error)
         refusal = Decision.of_exception(error, "storage.failed", "the log can't be written")
-        raise Denied((yield from give_up(attempt, refusal))) from error
+        raise Denied((yield from attempt.give_up(refusal))) from error
     except BaseException as error:
         # interrupted while the entry may already be durable: say that the tool did not run
-        if runs:
+        if ruling.runs:
             yield from attempt.close(endings.UNRECORDED, error=error)
         raise
     return place

@@ -282,7 +282,6 @@ class Instance:
             chain_sha256=chain.sha256,
             token_jti=token.jti,
             task_id=chain.root.task_id,
-            limits=chain.limits,
             since=datetime.fromtimestamp(chain.leaf.issued_at, UTC),
             ends_at=chain.leaf.expires_at,
             description=delegation_description(chain, self._roles_of(chain)),

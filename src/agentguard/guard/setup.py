@@ -94,7 +94,7 @@ def ports_on(
     """Put the ports of a configuration together; return them and their store of requests."""
     engine, settings, callbacks = setup.engine, setup.settings, setup.callbacks
     ends = RequestEnds(log, settings.roster, clock, callbacks, settings.approvals.expiring_seconds)
-    approvals = domain.approvals(settings.approvals.limits, ledger, ends.record)
+    approvals = domain.approvals(settings.approvals.limits, log.requests, ends.record, ledger)
     revocations = domain.revocations(ledger)
     ports = Ports(
         engine=engine,

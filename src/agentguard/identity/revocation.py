@@ -1,4 +1,4 @@
-"""The protocol ``Revocations``: who may act no more, and how many calls a delegation has left.
+"""The protocol ``Revocations``: who may act no more.
 
 ``storage/revocations.py`` implements the protocol in the state's folder. ``require_unrevoked`` is
 the check that calls, access tokens and stored delegations share.
@@ -6,7 +6,6 @@ the check that calls, access tokens and stored delegations share.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from typing import Literal, Protocol
 
@@ -15,23 +14,13 @@ from agentguard.identity.login import LogOut
 
 
 class Revocations(Protocol):
-    """The revoked names, the log-outs, the freeze and the counts of calls, of all processes."""
+    """The revoked names, the log-outs and the freeze, of all processes."""
 
     def refusal(self, names: AbstractSet[str]) -> tuple[str, str] | None:
         """Return the reason code and the reason why no bearer of ``names`` may act now, or None.
 
         Every call asks for this, so it must be fast. Raises ``StorageError``.
         """
-
-    def consume(self, limits: Sequence[tuple[str, int]]) -> bool:
-        """Count one call under each limit ``(jti, max_calls)``; return False if one is used up.
-
-        The count is durable and atomic: if one limit is used up, no limit counts the call. Raises
-        ``StorageError``, and the errors of reading the log.
-        """
-
-    def is_within(self, limits: Sequence[tuple[str, int]]) -> bool:
-        """Whether the log has no more calls than the limits allow; raises as ``consume`` does."""
 
     def has_ended(self, logout: LogOut) -> bool:
         """Whether the log is known to have a log-out that ends all that this log-out ends."""
@@ -42,7 +31,7 @@ class Revocations(Protocol):
     def publish(self) -> None:
         """Have every process of the state learn, before this returns, what the log has by now.
 
-        Raises as ``consume`` does.
+        Raises ``StorageError``, and the errors of reading the log.
         """
 
 

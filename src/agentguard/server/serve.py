@@ -1,7 +1,7 @@
 """``GuardServer``: listens on a unix socket, and serves each connection in a thread.
 
 A thread serves one connection with blocking reads and writes; the threads that write to the log at
-the same time share one commit (``storage/log.py``). The kernel says which user is at the other end
+the same time share one commit (``store/store.py``). The kernel says which user is at the other end
 of the socket. For a client on another machine, a certificate or a token says who the client is.
 """
 

@@ -247,7 +247,6 @@ class _Lent(NamedTuple):
             chain_sha256=chain.sha256,
             token_jti=subject.token.jti,
             task_id=chain.root.task_id,
-            limits=chain.limits,
             description=delegation_description(chain, self.parts.guard.delegations.roles_of(chain)),
         )
 

@@ -1,19 +1,16 @@
 """The store of approvals in a state directory: small files that all processes share.
 
 A request is a file under the key by which a guarded call finds the request. The answers to the
-request lie in a folder of their own, and each used request or approval leaves an empty file for
-ever. A request that has ended without a call leaves such a file as well, with a word in it: of a
-call, a withdrawal and the end of its time, the first to write the file wins. No file here is
-believed by itself: the log has the digest of a request, readers verify each answer, and the log has
-the calls that an answer has allowed. An unsigned answer, given through the application, is signed
-with the log's key.
+request lie in a folder of their own. No file here is believed by itself: the log's map has the
+digest of a request and what became of it, and readers verify each answer. An unsigned answer, given
+through the application, is signed with the log's key.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
@@ -21,7 +18,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 from agentguard.approvals.answer import read_answer
 from agentguard.approvals.request import MAX_REQUEST_BYTES, ApprovalRequest
 from agentguard.approvals.store import Check, Limits, Recorder, StoredRequest
-from agentguard.audit.restrictions import Restrictions
+from agentguard.audit.state import LoggedRequest
 from agentguard.errors import AgentguardError, ApprovalError, StorageError
 from agentguard.signing import canonical
 from agentguard.signing.dsse import Envelope
@@ -36,12 +33,12 @@ _LOGGER = logging.getLogger("agentguard")
 FOLDER: Final = "approvals"
 _REQUESTS: Final = "requests"
 _ANSWERS: Final = "answers"
-_USED: Final = "used"
 _ANNOUNCED: Final = "announced"
-_ENDED: Final = b"ended"
-"""What the file of a request that has ended holds among the used; that of a used one is empty."""
 
 _TYPE: Final = "application/vnd.agentguard.answer+json"
+Logged = Callable[[Sequence[str]], Mapping[str, LoggedRequest]]
+"""Returns the requests of these ids that the log has, by id, as of its newest head."""
+
 MAX_ANSWERS: Final = 64
 """The most answers to one request that are read."""
 
@@ -49,18 +46,17 @@ MAX_ANSWERS: Final = 64
 class FileApprovals:
     """The ``Approvals`` of a state directory, for all its processes.
 
-    A request counts only as the ``ledger`` has it, and a request that the ledger knows as used is
-    used, whatever the files say. ``record`` puts the end of a request into the log; without
-    ``record`` no request ends here, but for one that is withdrawn. ``keys`` returns the log's key
-    and the trust document; without ``keys`` an unsigned answer is refused. Each method raises
-    ``StorageError``; the methods that read the log raise as ``Ledger.read_on`` does, and those that
-    end a request as ``record``.
+    A request counts only as the log has it, of which ``logged`` returns the requests of some ids.
+    ``record`` puts the end of a request into the log; without ``record`` no request ends here.
+    ``keys`` returns the log's key and the trust document; without ``keys`` an unsigned answer is
+    refused. Each method raises ``StorageError``, and those that end a request raise as ``record``.
     """
 
     def __init__(
         self,
         state: Path,
         ledger: Ledger,
+        logged: Logged,
         limits: Limits = Limits(),  # noqa: B008  a value
         keys: Keys | None = None,
         record: Recorder | None = None,
@@ -69,6 +65,7 @@ class FileApprovals:
         self._requests = os.fspath(self._folder / _REQUESTS)
         self._limits = limits
         self._ledger = ledger
+        self._logged = logged
         self._record = record
         self._over: set[str] = set()
         self._seal = Seal(keys or _no_keys, _TYPE, "answer", MAX_REQUEST_BYTES)
@@ -91,55 +88,31 @@ class FileApprovals:
             return None
         request = ApprovalRequest.loads(data)
         answers = tuple(self._answers(request.request_id))
-        return StoredRequest(request, answers, altered=not self._is_logged(key, request))
+        state = self._state_of(request)
+        altered = state is None or not request.has_key(key)
+        return StoredRequest(request, answers, altered, is_over=state != "waiting")
 
     def ask(self, key: str, request: ApprovalRequest) -> ApprovalRequest:
         """Write the request, or return the one that another process has written first."""
         with self._locked():
             waiting = self._remove_expired(request.requested_at)
             stored = next((other for name, other in waiting if name == key), None)
-            if stored is not None and self._is_logged(key, stored):
+            if stored is not None and self._is_waiting(stored) and stored.has_key(key):
                 return stored
             if stored is not None:
                 self._remove(key, None)
-            self._limits.check([other for _key, other in waiting], request)
+            logged = self._logged([other.request_id for _key, other in waiting])
+            others = [other for _key, other in waiting if other.request_id in logged]
+            open_ = [other for other in others if logged[other.request_id].state == "waiting"]
+            self._limits.check(open_, request)
             files.add(self._folder / _REQUESTS / key, request.dumps())
         return request
 
-    def spend(self, request: ApprovalRequest, approval_ids: Sequence[str]) -> bool:
-        """Write an empty file for each id; return whether neither files nor log had one before.
-
-        The file of the request comes first: ``withdraw`` writes the same file. The log is read
-        after the files are written. ``is_alone`` reads the log once more.
-        """
-        ids = (request.request_id, *approval_ids)
-        used = self._folder / _USED
-        were_unused = all(files.add_if_absent(used / name, b"") for name in ids)
-        known = self._ledger.read_on()
-        has_ended = _has_ended(known, request.request_id)
-        return were_unused and known.used.keys().isdisjoint(ids) and not has_ended
-
-    def is_alone(self, request: ApprovalRequest) -> bool:
-        """Return whether only one call in the log rests on this request.
-
-        Somebody may have removed the files of ``spend`` between two calls that use one request.
-        Then the log shows both calls here, to the later one at least. The use is kept at once.
-        """
-        known = self._ledger.keep(at_once=True)
-        used = known.used.get(request.request_id)
-        return used is not None and used.times == 1 and not _has_ended(known, request.request_id)
-
     def withdraw(self, request: ApprovalRequest) -> bool:
-        """Write the file that a use of the request would write; return whether no call had.
-
-        Of a withdrawal and a call, the first to write the file wins. Where somebody has removed the
-        file of a use, the log has the call.
-        """
+        """End the request, and remove it; return whether no call has used it."""
         with self._locked():
-            if not self._claim(request):
+            if self._state_of(request) is not None and not self._end(request):
                 return False
-            if self._is_known(request):
-                self._put_on_record(request)
             for key, stored in self._stored():
                 if stored == request:  # the call may have asked anew meanwhile
                     self._remove(key, request)
@@ -153,8 +126,8 @@ class FileApprovals:
 
     def _expire(self, now: int) -> None:
         for key, request in self._newly_expired(now):
-            if self._is_logged(key, request) and self._claim(request):
-                self._put_on_record(request)
+            if self._is_logged(key, request):
+                self._end(request)
             self._over.add(request.request_id)
 
     def _newly_expired(self, now: int) -> Iterator[tuple[str, ApprovalRequest]]:
@@ -175,18 +148,13 @@ class FileApprovals:
             is_there = any(one == request for _key, one in self._stored())
             return is_there and files.add_if_absent(path, b"")
 
-    def _claim(self, request: ApprovalRequest) -> bool:
-        """Take a request from all calls, durably; return whether none has used it."""
-        mark = self._folder / _USED / request.request_id
-        files.add_if_absent(mark, _ENDED)
-        is_ours = files.read_if_present(mark, limit=len(_ENDED)) == _ENDED
-        return is_ours and request.request_id not in self._ledger.read_on().used
-
-    def _put_on_record(self, request: ApprovalRequest) -> None:
-        """Have the recorder log the end of a request, unless the log has it."""
-        if self._record is None or _has_ended(self._ledger.read_on(), request.request_id):
-            return
-        self._record(StoredRequest(request, tuple(self._answers(request.request_id))))
+    def _end(self, request: ApprovalRequest) -> bool:
+        """Have the recorder log the end of a request that waits; return whether no call has it."""
+        stored = StoredRequest(request, tuple(self._answers(request.request_id)))
+        if self._record is not None and self._is_waiting(request):
+            with suppress(ApprovalError):  # a call was first
+                self._record(stored)
+        return self._state_of(request) in ("expired", "withdrawn")
 
     def remove(self, key: str) -> None:
         """Remove the request, then the answers to the request."""
@@ -201,14 +169,15 @@ class FileApprovals:
 
         A request that can't be read is left out: the call that looks for the request is refused.
         """
-        known = self._ledger.read_on()
+        stored = [(key, request) for key, request in self._stored() if request is not None]
+        logged = self._logged([request.request_id for _key, request in stored])
         waiting = [
             (key, request)
-            for key, request in self._stored()
-            if request is not None
-            and request.request_id not in known.used
-            and not _was_withdrawn(known, request.request_id)
-            and self._is_logged(key, request)
+            for key, request in stored
+            if (known := logged.get(request.request_id)) is not None
+            and known.state in ("waiting", "expired")
+            and known.displayed_sha256 == request.displayed_sha256
+            and request.has_key(key)
         ]
         return sorted(waiting, key=lambda item: (item[1].requested_at, item[1].request_id))
 
@@ -239,8 +208,7 @@ class FileApprovals:
         folder = self._folder / _ANSWERS / request.request_id
         with self._locked():
             waiting = {one.request_id for _key, one in self.pending()}
-            has_ended = _has_ended(self._ledger.restrictions, request.request_id)
-            if has_ended or request.request_id not in waiting:
+            if request.request_id not in waiting or not self._is_waiting(request):
                 message = f"the request {request.request_id} does not wait any more"
                 raise ApprovalError(message, code="request.unknown")
             if check is not None:
@@ -275,15 +243,17 @@ class FileApprovals:
 
     def _is_logged(self, key: str, request: ApprovalRequest) -> bool:
         """Whether the log has this request, as it is shown to people, for the call of this key."""
-        return self._is_known(request) and request.has_key(key)
+        return self._state_of(request) is not None and request.has_key(key)
 
-    def _is_known(self, request: ApprovalRequest) -> bool:
-        """Whether the log has this request, as it is shown to people."""
-        requests = self._ledger.restrictions.requests
-        if request.request_id not in requests:  # another process may have written the request
-            requests = self._ledger.read_on().requests
-        logged = requests.get(request.request_id)
-        return logged is not None and logged.displayed_sha256 == request.displayed_sha256
+    def _state_of(self, request: ApprovalRequest) -> str | None:
+        """Return the state of this request, as it is shown to people; None for no such request."""
+        logged = self._logged([request.request_id]).get(request.request_id)
+        if logged is None or logged.displayed_sha256 != request.displayed_sha256:
+            return None
+        return logged.state
+
+    def _is_waiting(self, request: ApprovalRequest) -> bool:
+        return self._state_of(request) == "waiting"
 
     def _remove_expired(self, now: int) -> list[tuple[str, ApprovalRequest]]:
         """Remove expired requests, with the arguments in them; return the others."""
@@ -331,16 +301,6 @@ class FileApprovals:
             raise _unreadable(self._folder, error) from error
         with lock.held(self._folder / "lock"):
             yield
-
-
-def _has_ended(known: Restrictions, request_id: str) -> bool:
-    request = known.requests.get(request_id)
-    return request is not None and request.end is not None
-
-
-def _was_withdrawn(known: Restrictions, request_id: str) -> bool:
-    request = known.requests.get(request_id)
-    return request is not None and request.end == "withdrawn"
 
 
 def warn_if_unused(request: ApprovalRequest, answers: Iterable[Envelope]) -> None:

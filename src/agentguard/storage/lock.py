@@ -42,9 +42,14 @@ def acquire(path: Path) -> int:
     (``storage.readonly``, ``storage.locked``).
     """
     lock = _open(path)
-    with _releasing_on_error(lock, path):
+    try:
         if not _try(lock):
             _wait(lock, path)
+    except BaseException as error:
+        release(lock)
+        if isinstance(error, OSError):
+            raise _unlockable(path, error) from error
+        raise
     return lock
 
 
@@ -53,12 +58,15 @@ def try_acquire(path: Path, *, shared: bool = False) -> int | None:
 
     A ``shared`` lock excludes only the others.
     """
-    lock = _open(path)
-    with _releasing_on_error(lock, path):
-        if _try(lock, shared=shared):
-            return lock
-    release(lock)
-    return None
+    lock, is_held = _open(path), False
+    try:
+        is_held = _try(lock, shared=shared)
+    except OSError as error:
+        raise _unlockable(path, error) from error
+    finally:
+        if not is_held:
+            release(lock)
+    return lock if is_held else None
 
 
 @contextmanager
@@ -74,7 +82,7 @@ def held(path: Path) -> Iterator[None]:
 def _open(path: Path) -> int:
     try:
         with _OPENING:
-            # no link is followed: what counts calls is written to, and must be the state's own
+            # no link is followed: a lock's file must be the state's own
             flags = os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
             lock = os.open(path, flags, 0o600)
             _HELD.add(lock)
@@ -84,17 +92,9 @@ def _open(path: Path) -> int:
     return lock
 
 
-@contextmanager
-def _releasing_on_error(lock: int, path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        release(lock)
-        message = f"{path} can't be locked ({error.strerror}): keep the state on a local disk"
-        raise StorageError(message, code="storage.locked") from error
-    except BaseException:
-        release(lock)
-        raise
+def _unlockable(path: Path, error: OSError) -> StorageError:
+    message = f"{path} can't be locked ({error.strerror}): keep the state on a local disk"
+    return StorageError(message, code="storage.locked")
 
 
 def _try(lock: int, *, shared: bool = False) -> bool:

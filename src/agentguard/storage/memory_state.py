@@ -1,6 +1,6 @@
 """What a state directory holds beside the log, in memory: for tests, notebooks and one process.
 
-All of it is gone with its process. The log in memory stands in ``memory.py``.
+All of it is gone with its process. The log in memory is a store (``store/sqlite.py``).
 """
 
 from __future__ import annotations
@@ -8,9 +8,8 @@ from __future__ import annotations
 import hmac
 import os
 import threading
-from collections import Counter
-from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
+from contextlib import suppress
 from typing import Literal
 
 from agentguard.approvals.answer import read_answer
@@ -20,20 +19,18 @@ from agentguard.call.journal import JournalEntry
 from agentguard.errors import ApprovalError, StorageError
 from agentguard.identity.login import LogOut
 from agentguard.signing.dsse import Envelope
-from agentguard.storage.approval_files import warn_if_unused
+from agentguard.storage.approval_files import Logged, warn_if_unused
 from agentguard.storage.owned_lock import OwnedLock
-from agentguard.storage.revocations import COUNTING
 
 
 class MemoryApprovals:
-    """The ``Approvals`` of a guard in memory."""
+    """The ``Approvals`` of a guard in memory; ``logged`` returns what the log has of requests."""
 
-    def __init__(self, limits: Limits, record: Recorder | None = None) -> None:
+    def __init__(self, limits: Limits, logged: Logged, record: Recorder) -> None:
         self._limits = limits
+        self._logged = logged
         self._record = record
         self._requests: dict[str, StoredRequest] = {}
-        self._used: set[str] = set()
-        self._ended: set[str] = set()
         self._announced: set[str] = set()
         self._lock = threading.RLock()  # the check of an answer reads the store
 
@@ -65,49 +62,39 @@ class MemoryApprovals:
         """Put the end of each request on record whose time is over."""
         with self._lock:
             for key in self._expired(now):
-                if self._requests[key].request.request_id not in self._used:
-                    self._end(self._requests[key])
+                self._end(self._requests[key])
 
-    def _end(self, stored: StoredRequest) -> None:
-        """Put the end of a request on record, unless it is there."""
-        request_id = stored.request.request_id
-        if self._record is not None and request_id not in self._ended:
-            self._record(stored)
-        self._ended.add(request_id)
-        self._announced.discard(request_id)
+    def _end(self, stored: StoredRequest) -> bool:
+        """Put the end of a request on record that waits; return whether no call has used it."""
+        if self._state_of(stored.request) == "waiting":
+            with suppress(ApprovalError):  # a call was first
+                self._record(stored)
+        self._announced.discard(stored.request.request_id)
+        return self._state_of(stored.request) in ("expired", "withdrawn")
+
+    def _state_of(self, request: ApprovalRequest) -> str | None:
+        logged = self._logged([request.request_id]).get(request.request_id)
+        return None if logged is None else logged.state
 
     def announce(self, request: ApprovalRequest) -> bool:
         """Mark that people hear of a request's coming end; return whether nobody had before."""
         with self._lock:
             is_there = any(one.request == request for one in self._requests.values())
-            told = self._announced | self._ended
+            is_told = request.request_id in self._announced
             self._announced.add(request.request_id)
-            return is_there and request.request_id not in told
-
-    def spend(self, request: ApprovalRequest, approval_ids: Sequence[str]) -> bool:
-        """Mark the request and its approvals as used; return whether all were unused."""
-        ids = {request.request_id, *approval_ids}
-        with self._lock:
-            if request.request_id in self._ended:
-                return False
-            fresh = self._used.isdisjoint(ids)
-            self._used.update(ids)
-            return fresh
-
-    def is_alone(self, request: ApprovalRequest) -> bool:  # noqa: ARG002
-        """Return true: nobody removes what ``spend`` has marked in memory."""
-        return True
+            return is_there and not is_told and self._state_of(request) == "waiting"
 
     def withdraw(self, request: ApprovalRequest) -> bool:
-        """Mark the request as withdrawn, and remove it; return whether no call has used it."""
+        """End the request, and remove it; return whether no call has used it."""
         with self._lock:
-            if request.request_id in self._used:
+            there = [
+                (k, stored) for k, stored in self._requests.items() if stored.request == request
+            ]
+            stored = there[0][1] if there else StoredRequest(request, ())
+            if not self._end(stored):
                 return False
-            for key, stored in list(self._requests.items()):
-                if stored.request == request:
-                    self._end(stored)
-                    del self._requests[key]
-            self._ended.add(request.request_id)
+            for key, _stored in there:
+                del self._requests[key]
             return True
 
     def remove(self, key: str) -> None:
@@ -135,9 +122,10 @@ class MemoryApprovals:
         with self._lock:
             if check is not None:
                 check()
-            waits = request.request_id not in self._ended | self._used
             for key, stored in self._requests.items():
-                if waits and stored.request.request_id == request.request_id:
+                if stored.request.request_id == request.request_id and (
+                    self._state_of(request) == "waiting"
+                ):
                     name = read_answer(envelope).approval_id
                     if name in {read_answer(other).approval_id for other in stored.answers}:
                         message = f"the answer {name} is there already"
@@ -206,26 +194,10 @@ class MemoryRuns:
 
 
 class MemoryRevocations:
-    """The ``Revocations`` of a guard in memory: nothing is revoked, and calls are counted."""
-
-    def __init__(self) -> None:
-        self._calls: Counter[str] = Counter()
-        self._counting = OwnedLock(COUNTING)
+    """The ``Revocations`` of a guard in memory: nothing is revoked."""
 
     def refusal(self, names: AbstractSet[str]) -> None:
         """Return None: nobody is revoked."""
-
-    def consume(self, limits: Sequence[tuple[str, int]]) -> bool:
-        """Count a call under each limit, or under none."""
-        with self._counting.held():
-            if any(self._calls[jti] >= most for jti, most in limits):
-                return False
-            self._calls.update(jti for jti, _most in limits)
-            return True
-
-    def is_within(self, limits: Sequence[tuple[str, int]]) -> bool:  # noqa: ARG002
-        """Return true: nobody changes a count in memory."""
-        return True
 
     def has_ended(self, logout: LogOut) -> bool:  # noqa: ARG002
         """Return false: a guard in memory learns of no log-out."""

@@ -167,6 +167,5 @@ def _decisive(restrictions: Restrictions) -> tuple[object, ...]:
         restrictions.surrendered,
         restrictions.sequence,
         restrictions.frozen,
-        restrictions.used,
         restrictions.erased,
     )

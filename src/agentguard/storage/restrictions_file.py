@@ -17,18 +17,13 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Final, NamedTuple, TypeVar, get_args
+from typing import Any, Final, NamedTuple, TypeVar
 
-from agentguard.approvals.status import RequestEnd
 from agentguard.audit.journal_names import NAME_SIZE, JournalNames
 from agentguard.audit.restrictions import (
-    CallCount,
-    CallLimit,
-    PendingRequest,
     ReadPlace,
     Restrictions,
     UnsettledCall,
-    UseCount,
 )
 from agentguard.errors import AgentguardError, DecodeError, StorageError, VerificationError
 from agentguard.identity.login import Ended
@@ -206,20 +201,13 @@ def _encoded(restrictions: Restrictions, names: NamesFile) -> dict[str, JSON]:
         "sequence": restrictions.sequence,
         "frozen": restrictions.frozen,
         "newest": restrictions.newest,
-        "used": _rows(restrictions.used),
-        "requests": _rows(restrictions.requests),
-        "chains": {
-            key: [[*limit] for limit in limits] for key, limits in restrictions.chains.items()
-        },
-        "calls": _rows(restrictions.calls),
         "unsettled": _rows(restrictions.unsettled),
         "erased": erased,
         "names": [*names],
         "read": [restrictions.read.size, b64_encode(restrictions.read.peaks)],
         "malformed": restrictions.malformed,
-        # a reader of an earlier release refuses the file only where it would miss something
-        **({"logouts": _rows(restrictions.logouts)} if restrictions.logouts else {}),
-        **({"surrendered": {**restrictions.surrendered}} if restrictions.surrendered else {}),
+        "logouts": _rows(restrictions.logouts),
+        "surrendered": {**restrictions.surrendered},
     }
 
 
@@ -232,37 +220,21 @@ _MEMBERS: Final = frozenset(_encoded(Restrictions(), NamesFile.of(b"")))
 
 def _parse(members: Mapping[str, Any]) -> tuple[Restrictions, NamesFile]:
     """Read the members; raises what the reading of other shapes raises."""
-    if members.keys() - {"logouts", "surrendered"} != _MEMBERS:
+    if members.keys() != _MEMBERS:
         raise ValueError(sorted(members))
     restrictions = Restrictions(
         revoked=frozenset(_texts(members["revoked"])),
         sequence=_of(int, members["sequence"]),
         frozen=_of(bool, members["frozen"]),
         newest=_of(str, members["newest"]),
-        used=_each(members["used"], lambda row: UseCount(*_row(row, int, int))),
-        requests=_each(members["requests"], _pending_request),
-        chains=_each(
-            members["chains"], lambda rows: tuple([CallLimit(*_row(row, str, int)) for row in rows])
-        ),
-        calls=_each(members["calls"], lambda row: CallCount(*_row(row, int, int))),
-        unsettled=_each(
-            members["unsettled"],
-            lambda row: UnsettledCall(*_row(row, str, (str, type(None)), (str, type(None)))),
-        ),
+        unsettled=_each(members["unsettled"], lambda row: UnsettledCall(*_row(row, str, str))),
         erased=frozenset(_texts(members["erased"])),
         read=_read_place(members["read"]),
         malformed=_of(int, members["malformed"]),
-        surrendered=_each(members.get("surrendered", {}), lambda end: _of(int, end)),
-        logouts=_each(members.get("logouts", {}), lambda row: Ended(*_row(row, int, int))),
+        surrendered=_each(members["surrendered"], lambda end: _of(int, end)),
+        logouts=_each(members["logouts"], lambda row: Ended(*_row(row, int, int))),
     )
     return restrictions, NamesFile(*_row(members["names"], str, int))
-
-
-def _pending_request(row: object) -> PendingRequest:
-    displayed, expires_at, end = _row(row, str, int, (str, type(None)))
-    if end not in (None, *get_args(RequestEnd)):
-        raise ValueError(end)
-    return PendingRequest(displayed, expires_at, end)
 
 
 def _each(values: object, read: Callable[[Any], _T]) -> dict[str, _T]:

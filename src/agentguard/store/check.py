@@ -10,11 +10,11 @@ from typing import Final
 from agentguard.audit import head as heads
 from agentguard.audit import merkle
 from agentguard.audit.entry import LOG
+from agentguard.audit.map import EMPTY_ROOT, Cache, Fetch, Map
 from agentguard.audit.merkle import CompactRange
 from agentguard.errors import DecodeError, StorageError
 from agentguard.store import tree
 from agentguard.store.engine import IN_LIST, Query, Row
-from agentguard.store.map import EMPTY_ROOT, Cache, Fetch, Map
 
 Reading = Callable[[], AbstractContextManager[Query]]
 
@@ -114,7 +114,8 @@ def hashes(query: Query) -> tree.Hashes:
         rows = (
             query(_TREE, (LOG, level, first, last)) if level else query(LEAVES, (LOG, first, last))
         )
-        return [bytes(found) for (found,) in rows]
+        require_types(rows, bytes)
+        return [found for (found,) in rows]
 
     return look
 
@@ -123,7 +124,9 @@ def fetching(query: Query) -> Fetch:
     """Return what reads nodes of the map."""
 
     def fetch(addresses: list[str]) -> dict[str, bytes]:
-        return {at: bytes(node) for at, node in query(_NODES, (LOG, addresses))}
+        rows = query(_NODES, (LOG, addresses))
+        require_types(rows, str, bytes)
+        return dict(rows)
 
     return fetch
 

@@ -12,21 +12,28 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from collections.abc import Set as AbstractSet
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
 from agentguard.audit.later_calls import LaterCalls
 from agentguard.audit.restrictions import Restrictions
 from agentguard.errors import StorageError
-from agentguard.identity.trust import TrustDocument
+from agentguard.identity.trust import TrustDocument, TrustedKey
 from agentguard.signing.keys import Signer
 from agentguard.storage import anchor, state_location, state_lock
+from agentguard.storage.approval_files import Logged
 from agentguard.storage.owned_lock import OwnedLock
 from agentguard.storage.restrictions_copies import RestrictionsCopies, Status
 from agentguard.store import incremental
+from agentguard.store.anchor import Anchor
 from agentguard.store.incremental import DivergedError
+from agentguard.store.log import logged_requests
+from agentguard.store.sqlite import FileEngine, path_in
+from agentguard.store.store import Store
 
 _LOGGER = logging.getLogger("agentguard")
 
@@ -155,18 +162,11 @@ class Ledger:
         with self._reading.held():
             trust = self._trust()
             start, is_sure = self._start(trust)
-            try:
+            with _telling_of_a_copy(self._state, self._anchors, self._log):
                 try:
                     read = self._read_log(start, trust, is_sure=is_sure)
                 except DivergedError:
                     read = self._read_anew(start, trust)
-            except StorageError as error:
-                if error.code == "storage.rolled_back" and self._anchors is not None:
-                    # the state may be the original of a copy that was adopted elsewhere: such a
-                    # state is behind its anchor, too, and the error says so
-                    folder = anchor.log_folder(self._anchors, self._log)
-                    state_location.refuse_copy(folder, self._state)
-                raise
             with self._learning:
                 self._has_read = True
                 if read.entries != self._knowledge.restrictions.entries:
@@ -186,7 +186,7 @@ class Ledger:
         return saved.restrictions, saved.is_sure
 
     def _read_anew(self, start: Restrictions, trust: TrustDocument) -> Restrictions:
-        """Read the log from its start; what was known as revoked or used before stays so."""
+        """Read the log from its start; what was known as revoked before stays so."""
         if self._has_read:
             message = (
                 f"the log in {self._state} is not the one that this process has read: "
@@ -197,7 +197,7 @@ class Ledger:
             read = self._read_log(Restrictions(names=start.names), trust, is_sure=False)
         except DivergedError as error:  # never: a reading from the start diverges from nothing
             raise StorageError("the log can't be read from its start") from error
-        return read.joined(start)._replace(used={**start.used, **read.used})
+        return read.joined(start)
 
     def _read_log(
         self, start: Restrictions, trust: TrustDocument, *, is_sure: bool
@@ -258,3 +258,32 @@ def _may_keep(trust: TrustDocument, signer: Signer) -> bool:
 def current(state: Path, anchors: Path | None, trust: TrustDocument) -> Restrictions:
     """Return what the log says by now, verified, and save nothing; raises as ``read_on``."""
     return Ledger(state, anchors, lambda: trust).read_on()
+
+
+def requests(state: Path, anchors: Path | None, trust: TrustDocument) -> Logged:
+    """Return what reads the requests for approvals in a state's log, under its verified head."""
+
+    def keys() -> Iterable[TrustedKey]:
+        return trust.keys_for("log")
+
+    @cache
+    def opened() -> Store:
+        kept = None
+        if anchors is not None:
+            kept = Anchor(anchor.head_path(anchors, trust.log), trust.log, keys)
+        engine = FileEngine(path_in(state), writes=False)
+        with _telling_of_a_copy(state, anchors, trust.log):
+            return Store(engine, trust.log, keys, anchor=kept)
+
+    return lambda ids: logged_requests(opened(), ids)
+
+
+@contextmanager
+def _telling_of_a_copy(state: Path, anchors: Path | None, log: str) -> Iterator[None]:
+    """Say so where a state behind its anchor is a copy, or the original of an adopted one."""
+    try:
+        yield
+    except StorageError as error:
+        if error.code == "storage.rolled_back" and anchors is not None:
+            state_location.refuse_copy(anchor.log_folder(anchors, log), state)
+        raise

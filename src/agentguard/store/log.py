@@ -15,9 +15,12 @@ from pathlib import Path
 from typing import Final
 
 from agentguard.audit.checkpoint import Checkpoint
-from agentguard.audit.entry import LOG, LogPlace, Record
+from agentguard.audit.entry import LOG, LogPlace, Record, parse_time
 from agentguard.audit.head import Head
+from agentguard.audit.kinds.announcements import ExpiryEntry
 from agentguard.audit.kinds.calls import UnsignedOutcome
+from agentguard.audit.map import key
+from agentguard.audit.state import REQUESTS, LoggedRequest, State
 from agentguard.signing import dsse
 from agentguard.signing.dsse import JointSignature
 from agentguard.signing.keys import Signer
@@ -28,6 +31,9 @@ from agentguard.store.transaction import Transaction
 
 MAX_UNSIGNED: Final = 256
 """Most outcomes that wait, of all instances together."""
+
+_MOST_ENDED: Final = 64
+"""The most keys of the map that one entry takes away."""
 
 
 class StoreLog:
@@ -66,11 +72,15 @@ class StoreLog:
     def append(self, record: Record, *, check: Callable[[Head], object] | None = None) -> LogPlace:
         """Make ``record`` durable, with all signed records enqueued before; return its place.
 
-        ``check`` gets the head before the entry, while nobody else writes the log, and raises to
-        have nothing written. Raises ``StorageError`` (``storage.busy`` where this thread was
-        interrupted in a commit), and what ``check`` raises.
+        ``check`` gets the head that the commit continues, while no other process writes the log,
+        and raises to have nothing written. Raises ``StorageError`` (``storage.busy`` where this
+        thread was interrupted in a commit), and what ``check`` and ``Entry.change`` raise.
         """
         return LogPlace(LOG, self._store.run(partial(_append, record, check)))
+
+    def requests(self, ids: Sequence[str]) -> dict[str, LoggedRequest]:
+        """Return the requests of these ids that the log has, as of its newest head."""
+        return logged_requests(self._store, ids)
 
     def enqueue(self, record: Record | UnsignedOutcome) -> None:
         """Queue ``record``, which becomes durable with the next append, or within 50 ms.
@@ -179,10 +189,27 @@ class StoreLog:
         return self._store.closed
 
 
+def logged_requests(store: Store, ids: Sequence[str]) -> dict[str, LoggedRequest]:
+    """Return the requests of these ids that a store's log has; raises ``StorageError``."""
+    values = store.get(*(key(REQUESTS, one) for one in ids))
+    found = zip(ids, map(LoggedRequest.read, values), strict=True)
+    return {request_id: request for request_id, request in found if request is not None}
+
+
 def _append(record: Record, check: Callable[[Head], object] | None, tx: Transaction) -> int:
     if check is not None:
         check(tx.head)
-    return tx.append(record)
+    state = State(tx)
+    if record.entry is not None:
+        record.entry.change(state)
+    index = tx.append(record)
+    if tx.ends:  # whoever adds a key that ends takes away some that have ended
+        now = parse_time(tx.at)
+        ended = [one for one in tx.ended(now, _MOST_ENDED) if state.has_ended(one, now)]
+        if ended:
+            state.end(ended, now)
+            tx.append(ExpiryEntry.new(ended, at=tx.at))
+    return index
 
 
 def _leave_out(_tx: Transaction) -> None:

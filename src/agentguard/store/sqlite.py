@@ -47,13 +47,17 @@ def make(path: Path, note: bytes, checkpoint: bytes) -> None:
 class Connection:
     """One connection of SQLite: the queries of a moment, or a transaction."""
 
-    def __init__(self, connection: sqlite3.Connection, path: Path | None = None) -> None:
+    def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
         self.raw = connection
         self._path = path
 
     def query(self, statement: str, values: Sequence[object]) -> list[Row]:
         """Run one statement that reads."""
-        return _rows(self.raw, statement, values)
+        try:
+            return _rows(self.raw, statement, values)
+        except sqlite3.Error:
+            with shared.errors(self._path):  # a job sees what kind of error it is
+                raise
 
     def write(self, statement: str, rows: Sequence[Sequence[object]]) -> None:
         """Run one statement for each of the rows."""
@@ -66,10 +70,9 @@ class Connection:
 
     def touch(self) -> None:
         """Write the file's first page again as it is, where there is room for more entries."""
-        if self._path is not None:
-            files.require_room(self._path.parent, _ROOM)  # one page may fit where no entry does
-            # SQLite writes no row that stays the same
-            self.raw.execute(f"PRAGMA user_version={FORMAT.version}")
+        files.require_room(self._path.parent, _ROOM)  # one page may fit where no entry does
+        # SQLite writes no row that stays the same
+        self.raw.execute(f"PRAGMA user_version={FORMAT.version}")
 
     def commit(self) -> None:
         """Commit, with the disk waited for (``synchronous=FULL``)."""

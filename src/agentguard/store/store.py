@@ -27,6 +27,7 @@ from agentguard.audit import head as heads
 from agentguard.audit.checkpoint import Checkpoint
 from agentguard.audit.entry import LOG
 from agentguard.audit.head import Head
+from agentguard.audit.map import EMPTY_ROOT, Cache, Map
 from agentguard.audit.merkle import CompactRange
 from agentguard.call.invocation import timestamp
 from agentguard.errors import AgentguardError, StorageError, VerificationError
@@ -38,7 +39,6 @@ from agentguard.storage.owned_lock import OwnedLock, busy
 from agentguard.store import check, tree
 from agentguard.store.anchor import Anchor
 from agentguard.store.engine import Engine, Query, Writing
-from agentguard.store.map import EMPTY_ROOT, Cache, Map
 from agentguard.store.transaction import Batch, Transaction
 
 _LOGGER: Final = logging.getLogger("agentguard")
@@ -281,8 +281,8 @@ class Store:
 
     def _followed(self, seen: _Seen | None, query: Query) -> _Seen:
         """Return the head in the database, if it is signed and continues the one that was seen."""
-        if seen is not None and not self._engine.is_shared:
-            return seen
+        if self._seen is not None and not self._engine.is_shared:
+            return self._seen  # of this moment: a commit holds the lock that this reading has
         rows = query(check.HEAD, (LOG,))
         if len(rows) != 1 or {*map(type, rows[0])} != {bytes}:
             raise _corrupt("the store has no head")
@@ -499,9 +499,8 @@ class Store:
         with self._mutex:
             if self._leader != threading.get_ident():
                 return
-            batch, self._batch = self._batch, []
             again = []
-            for queued in batch:
+            for queued in self._batch:
                 # an interrupt may have come before the batch was taken from what waits
                 if queued.is_settled or queued in self._waiting:
                     continue
@@ -510,6 +509,7 @@ class Store:
                 elif queued is not own:  # an interrupt is for this thread alone
                     again.append(queued)
             self._waiting[:0] = again
+            self._batch = []  # last: a second interrupt loses nothing
             if failure is not None and own in self._waiting:  # it failed before it took a batch
                 self._waiting.remove(own)
                 own.error, own.is_settled = failure, True
@@ -521,39 +521,50 @@ class Store:
             self._resolve(self._uncertain)
         if self._anchor is not None:
             self._anchor.settle()
-        done: list[Queued] = []
-        attempt: _Attempt | None = None
         try:
-            with self._writing() as (rows, newest):
-                with self._mutex:
-                    ready = [one for one in self._waiting if one.job is not None]
-                    self._batch = ready[:MOST_AT_ONCE]
-                    later = [one for one in self._waiting if one.job is None]
-                    self._waiting = later + ready[MOST_AT_ONCE:]
-                map_ = self._map(newest, rows.query)
-                map_.prefetch([key for queued in self._batch for key in queued.keys])
-                batch = Batch(newest.head, newest.peaks, self._now(newest.head), map_, rows)
-                done = [queued for queued in self._batch if self._ran(queued, batch)]
-                if batch.records:
-                    written = self._written(batch, rows)
-                    attempt = _Attempt(batch.head.size, batch.leaves[0], done, written)
-                    rows.commit()
-                    self._accept(written)
+            self._write()
         except BaseException as error:
-            # the commit itself may have succeeded: the store tells
-            try:
-                is_durable = attempt is not None and self._resolve(attempt)
-            except StorageError as unread:
-                if isinstance(error, Exception):
-                    message = f"whether the entry is in the log is not known yet: {unread}"
-                    raise StorageError(message, code="storage.unknown") from unread
-                is_durable = False  # an interrupt comes first; the next commit asks again
-            if not (is_durable and isinstance(error, Exception)):
+            if not (self._is_durable_after(error) and isinstance(error, Exception)):
                 raise
-        for queued in done:
+        for queued in self._batch:
             queued.is_settled = True
-        if attempt is not None and self._anchor is not None and self._seen is not None:
+        self._uncertain = None
+        if self._anchor is not None and self._seen is not None:
             self._anchor.write(self._seen.head.size, self._seen.note)
+
+    def _write(self) -> None:
+        """Run the jobs that wait, and commit what they want."""
+        with self._writing() as (rows, newest):
+            self._take_batch()
+            map_ = self._map(newest, rows.query)
+            map_.prefetch([key for queued in self._batch for key in queued.keys])
+            batch = Batch(newest.head, newest.peaks, self._now(newest.head), map_, rows)
+            for queued in self._batch:
+                self._run(queued, batch)
+            if batch.records:
+                written = self._written(batch, rows)
+                # until its jobs are settled, nobody knows
+                self._uncertain = _Attempt(batch.head.size, batch.leaves[0], self._batch, written)
+                rows.commit()
+                self._accept(written)
+
+    def _is_durable_after(self, error: BaseException) -> bool:
+        """Whether a commit is durable that has raised ``error``: the store tells."""
+        attempt = self._uncertain
+        try:
+            return attempt is not None and self._resolve(attempt)
+        except StorageError as unread:
+            if isinstance(error, Exception):
+                message = f"whether the entry is in the log is not known yet: {unread}"
+                raise StorageError(message, code="storage.unknown") from unread
+            return False  # an interrupt comes first; the next commit asks again
+
+    def _take_batch(self) -> None:
+        with self._mutex:
+            ready = [one for one in self._waiting if one.job is not None]
+            self._batch = ready[:MOST_AT_ONCE]
+            later = [one for one in self._waiting if one.job is None]
+            self._waiting = later + ready[MOST_AT_ONCE:]
 
     def _resolve(self, attempt: _Attempt) -> bool:
         """Return whether a commit is durable, and settle its jobs if so.
@@ -564,14 +575,14 @@ class Store:
         self._uncertain = attempt
         with self._reading.held(), self._engine.reading() as query:
             found = query(check.LEAVES, (LOG, attempt.first, attempt.first + 1))
-        self._uncertain = None
-        is_durable = [bytes(leaf) for (leaf,) in found] == [attempt.leaf]
+        is_durable = found == [(attempt.leaf,)]
         if is_durable:
             self._accept(attempt.newest)
             with self._mutex:
                 for queued in attempt.batch:
                     queued.is_settled = True
                 self._waiting = [one for one in self._waiting if not one.is_settled]
+        self._uncertain = None
         return is_durable
 
     @contextmanager
@@ -605,20 +616,26 @@ class Store:
         except Exception:  # noqa: BLE001  the clock is a port, and may fail in any way
             return head.at
 
-    def _ran(self, queued: Queued, batch: Batch) -> bool:
-        """Run a job; return whether it is settled by the commit of the batch."""
+    def _run(self, queued: Queued, batch: Batch) -> None:
+        """Run a job, whose result or error counts once the batch is durable.
+
+        A job is refused by what is before it, in the same batch as well.
+        """
         wanted = Transaction(batch)
+        queued.error = None
         try:
             assert queued.job is not None  # noqa: S101  a batch takes no other
             queued.result = queued.job(wanted)
             wanted.require_entry()
-        except Exception as error:  # noqa: BLE001  it is the error of this job alone
-            queued.error, queued.is_settled = error, True
+        except Exception as error:
+            is_of_storage = isinstance(error, StorageError) and error.code != "storage.locked"
+            if is_of_storage or isinstance(error, MemoryError):
+                raise  # it is no job's own, and no job's work is lost for it
+            queued.error = error
             if not queued.has_waiter:
                 flusher.LOGGER.exception("an enqueued entry was refused")
-            return False
-        batch.take(wanted)
-        return True
+        else:
+            batch.take(wanted)
 
     def _written(self, batch: Batch, rows: Writing) -> _Seen:
         """Write what the batch wants, and the head over it, without committing."""
@@ -731,8 +748,10 @@ def _require_continuation(
         return
     if peaks is not None and after.size - before.size <= _FOLLOWED:
         grown = peaks.copy()
-        for (leaf,) in query(check.LEAVES, (LOG, before.size, after.size)):
-            grown.append(bytes(leaf))
+        leaves = query(check.LEAVES, (LOG, before.size, after.size))
+        check.require_types(leaves, bytes)
+        for (leaf,) in leaves:
+            grown.append(leaf)
         if (grown.size, grown.root()) != (after.size, after.root):
             raise _rolled_back("the entries since the head that was seen lead to another one")
         return

@@ -7,18 +7,19 @@ from typing import Final
 from agentguard.audit import merkle
 from agentguard.audit.entry import LOG, Record
 from agentguard.audit.head import Head
+from agentguard.audit.map import KEY_SIZE, Map, Overlay
 from agentguard.audit.merkle import CompactRange
 from agentguard.store import tree
 from agentguard.store.engine import Writing
-from agentguard.store.map import Map, require_value
 
 _ENDED: Final = "SELECT ends, key FROM ending WHERE log = ? AND ends <= ? ORDER BY ends LIMIT ?"
 
 
-class Transaction:
+class Transaction(Overlay):
     """What one job reads, and what it wants to have written. Keep no transaction after the job."""
 
     def __init__(self, batch: Batch) -> None:
+        super().__init__(batch.map)
         self._batch = batch
         self.at: Final = batch.at
         """The time of the commit (RFC 3339): no entry before is newer."""
@@ -26,25 +27,20 @@ class Transaction:
         self.head: Final = batch.head
         """The head that the job decides by."""
 
-        self.puts: dict[bytes, bytes | None] = {}
         self.ends: list[tuple[int, bytes]] = []
         self.looked_at: list[tuple[int, bytes]] = []
         self.records: list[Record] = []
-
-    def get(self, key: bytes) -> bytes | None:
-        """Return the value of a key, with this job's own changes; None for no such key."""
-        return self.puts[key] if key in self.puts else self._batch.map.get(key)
 
     def put(self, key: bytes, value: bytes | None, *, ends: int | None = None) -> None:
         """Give a key a value, or take the key away (None).
 
         ``ends`` says from when on the key means nothing, in seconds since the epoch; ``ended`` then
-        tells of it. Raises ``ValueError`` for what the map can't hold.
+        tells of it. A key that is there keeps its end. Raises ``ValueError`` for what the map can't
+        hold.
         """
-        require_value(key, value)
-        self.puts[key] = value
-        if ends is not None:
+        if ends is not None and self.get(key) is None:
             self.ends.append((ends, key))
+        super().put(key, value)
 
     def ended(self, at: int, most: int) -> list[bytes]:
         """Return keys that ended by a time, oldest first; the store tells of each once.
@@ -53,7 +49,7 @@ class Transaction:
         """
         found = [(ends, key) for ends, key in self._batch.rows.query(_ENDED, (LOG, at, most))]
         self.looked_at += found
-        return [key for _ends, key in found]
+        return [key for _ends, key in found if isinstance(key, bytes) and len(key) == KEY_SIZE]
 
     def require_entry(self) -> None:
         """Raise ``ValueError`` for a change of the map that follows from no entry."""

@@ -158,8 +158,9 @@ def test_the_application_does_not_vouch_for_who_asks(vouched):
 def test_one_approval_lets_one_call_run(two):
     twice = [*two.records, again(two)]
     reader = replace(two, records=tuple(twice)).reader()
-    what = f"its approval was used before, by entry {two.last}"
-    assert two.problems(reader) == [(two.last + 1, what)]
+    ((index, what),) = two.problems(reader)
+    assert index == two.last + 1
+    assert "is used already" in what
 
 
 def test_other_answers_to_one_request_let_no_second_call_run(two):
@@ -216,8 +217,9 @@ def test_a_request_that_says_something_else_than_was_approved_is_found(two, said
 def test_a_request_that_was_left_out_is_missed(two):
     index = two.index("request")
     gone = replace(two, records=(*two.records[:index], *two.records[index + 1 :])).signed_anew()
-    what = "no entry states the request that was approved, as it was approved"
-    assert gone.problems() == [(gone.last, what)]
+    ((last, what),) = gone.problems()
+    assert last == gone.last
+    assert "is not in the log" in what
     assert gone.refusals() == (None, False)  # which holds no requests
 
 

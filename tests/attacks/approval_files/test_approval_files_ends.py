@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from approval_desk import keyless_approvals
 
 from agentguard import (
     ApprovalError,
@@ -28,7 +29,6 @@ from agentguard import (
     adapters,
 )
 from agentguard.adapters import Arguments, CallOptions, CallSite, Invocation
-from agentguard.storage.approval_files import FileApprovals
 
 TTL = 100
 
@@ -211,8 +211,7 @@ def test_a_command_without_the_logs_key_ends_nothing(brief, clock):
     with brief.open() as guard:
         request = brief.ask(guard)
         clock.advance(seconds=TTL)
-        keyless = FileApprovals(brief.place.config.state, brief.place.take_up().ledger())
-        keyless.expire(request.expires_at)
+        keyless_approvals(brief.place).expire(request.expires_at)
         assert brief.path().exists()
         assert ends(brief) == []
 
@@ -358,27 +357,26 @@ def test_people_hear_of_no_coming_end_in_memory_that_has_come_already(telling):
     assert not store.announce(request)
 
 
-def test_an_answer_in_memory_while_a_call_uses_the_request_is_too_late(telling, monkeypatch):
+def test_an_answer_in_memory_after_a_call_has_used_the_request_is_too_late(telling, monkeypatch):
     tool, agent = telling.tool(name="deploy")(lambda: "done"), telling.new_agent("reader")
     with pytest.raises(ApprovalPending) as pending:
         agent.call(tool)
     request, late = pending.value.request, []
     telling.approvals.vouch(request, "approve", principal="user:bob")
     store = telling.approvals._store
-    spend = store.spend
+    remove = store.remove
 
     def reject() -> None:
         with pytest.raises(ApprovalError) as caught:
             telling.approvals.vouch(request, "reject", principal="user:bob")
         late.append(caught.value.code)
 
-    def meanwhile(*used: Any) -> bool:
-        is_fresh: bool = spend(*used)
+    def meanwhile(key: str) -> None:
         with ThreadPoolExecutor(1) as elsewhere:
             elsewhere.submit(reject).result()
-        return is_fresh
+        remove(key)
 
-    monkeypatch.setattr(store, "spend", meanwhile)
+    monkeypatch.setattr(store, "remove", meanwhile)
     assert agent.call(tool) == "done"
     assert late == ["request.ended"]
 

@@ -7,7 +7,6 @@ of a call.
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import os
 import shutil
 import sqlite3
@@ -19,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rotations import next_second
 
 from agentguard import (
     ApprovalPending,
@@ -32,7 +30,7 @@ from agentguard import (
 )
 from agentguard.adapters import Arguments, CallOptions, CallSite, Invocation
 from agentguard.domain import adoption, rotation
-from agentguard.storage import lock, sqlite
+from agentguard.storage import sqlite
 from agentguard.storage.approval_files import MAX_ANSWERS
 from agentguard.store.sqlite import path_in
 
@@ -47,14 +45,6 @@ class Codec:
 
     def loads(self, data: bytes) -> str:
         return data.decode()
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold a lock of the state's, as another process does: through a file of its own."""
-    with path.open("ab") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 # --- once -----------------------------------------------------------------------------------------
@@ -114,13 +104,15 @@ def test_an_old_copy_of_all_of_it_brings_nothing_back_to_a_guard_that_is_open(de
         assert guard.verify().problems == ()
 
 
-@pytest.mark.parametrize("rotated", [False, True], ids=["", "the log's key was compromised"])
-def test_an_old_state_that_is_adopted_brings_no_used_approval_back(desk, tmp_path, rotated):
-    """The use is lost with the log's entries, and is kept beside the anchor."""
+def test_an_old_state_that_is_adopted_brings_no_approval_back(desk, tmp_path):
+    """The use is lost with the log's entries: nobody knows which approvals of then are left."""
     settings, state = desk.place.config, desk.place.config.state
+    asked = ["main", "twin", "unanswered"]
     with desk.open() as guard:
-        for what in ("main", "twin"):
-            desk.answer(desk.ask(guard, what), "bob")
+        for what in asked:
+            request = desk.ask(guard, what)
+            if what != "unanswered":
+                desk.answer(request, "bob")
     shutil.copytree(state, tmp_path / "old")
     with desk.open() as guard:
         assert desk.call(guard) == "merged main"
@@ -129,16 +121,14 @@ def test_an_old_state_that_is_adopted_brings_no_used_approval_back(desk, tmp_pat
     different = adoption.compare(settings)
     assert different.lost
     adoption.adopt(settings, PASSPHRASE, different, note="n", now=datetime.now(UTC))
-    if rotated:
-        next_second()
-        now = datetime.now(UTC)
-        rotation.rotate(settings, PASSPHRASE, "log", now=now, compromised_since=now)
-    said = []
-    for what in ("main", "main", "twin"):
-        with desk.open() as guard:
-            said.append(desk.call(guard, what))
-    assert said == ["approval.consumed", "approval.pending", "merged twin"]
-    assert desk.ran == ["main", "twin"]
+    with desk.open() as guard:
+        assert guard.approvals.pending() == []
+        for what in asked:
+            assert desk.call(guard, what) == "approval.consumed"
+            guard.approvals.approve(desk.ask(guard, what), desk.keys["bob"])
+        assert desk.ran == ["main"]
+        assert [desk.call(guard, what) for what in asked] == [f"merged {what}" for what in asked]
+        assert guard.verify().problems == ()
 
 
 # --- a call that is refused after it took its approvals -------------------------------------------
@@ -174,16 +164,12 @@ FAULTS: dict[str, tuple[str, Callable[[Path], AbstractContextManager[None]]]] = 
     "the log is gone": ("storage.failed", log_gone),
     "another program writes": ("storage.locked", log_held),
     "the journal is a file": ("storage.readonly", lambda state: file_for(state / "journal")),
-    "no use can be noted": (
-        "storage.readonly",
-        lambda state: file_for(state / "approvals" / "used"),
-    ),
 }
 
 
 @pytest.mark.parametrize("use", ["sync", "async"])
 @pytest.mark.parametrize("fault", list(FAULTS))
-def test_a_call_that_is_refused_after_it_took_its_approvals_asks_anew_at_once(
+def test_a_call_that_is_refused_has_used_its_approvals_only_where_it_is_in_the_log(
     desk, monkeypatch, fault, use
 ):
     """The fault begins while the policy is asked with the answers, and ends with the call."""
@@ -225,9 +211,12 @@ def test_a_call_that_is_refused_after_it_took_its_approvals_asks_anew_at_once(
         (first,) = guard.approvals.pending()
         desk.answer(first, "bob")
         assert call() == code
-        assert "may be used up: the call, made again, asks anew" in desk.told
         during.close()
         assert ran == []
+        if fault != "the journal is a file":
+            assert call() == "paid"
+            return
+        assert "may be used up: the call, made again, asks anew" in desk.told
         assert call() == "approval.pending"
         (second,) = guard.approvals.pending()
         assert second.request_id != first.request_id
@@ -289,20 +278,6 @@ def test_an_approved_call_after_the_log_s_key_was_compromised_runs_once(desk, tm
     assert desk.ran == ["twin", "main"]
 
 
-def test_who_is_told_to_try_again_is_told_that_people_are_asked_anew(desk, monkeypatch):
-    """The call's use of the approval is durable, and can't be kept beside the anchor."""
-    with desk.open() as guard:
-        agent = guard.new_agent("reader")
-        desk.answer(desk.ask(guard), "bob")
-        with monkeypatch.context() as patched, locked(desk.place.config.state / "state.lock"):
-            patched.setattr(lock, "PATIENCE", 0.1)
-            assert desk.call(guard, "main", agent) == "storage.locked"
-        assert "the call, made again, asks anew" in desk.told
-        desk.answer(desk.ask(guard), "bob")
-        assert desk.call(guard, "main", agent) == "merged main"  # the twin
-        assert desk.ran == ["main"]
-
-
 COLUMNS = ("tool = 'x'", "decision = 'deny'", "agent = 'x'", "at = '1999'", "kind = 'policy'")
 
 
@@ -323,26 +298,6 @@ def test_an_old_copy_and_an_edited_column_bring_nothing_back(desk, tmp_path, col
     with desk.open() as guard:
         assert desk.call(guard) == "approval.consumed"
     assert desk.ran == ["main"]
-
-
-def test_files_that_are_removed_between_two_that_use_one_approval_let_one_run(desk, monkeypatch):
-    """Each reads the log once more, when its own call is in it."""
-    with desk.open() as guard, desk.open() as other:
-        desk.answer(desk.ask(guard), "bob")
-        approvals, became = guard._parts.runtime.current_ports().approvals, []
-        spend = approvals.spend
-
-        def meanwhile(*request: Any) -> bool:
-            fresh = spend(*request)
-            shutil.rmtree(desk.folder / "used")
-            became.append(desk.call(other))
-            return fresh
-
-        monkeypatch.setattr(approvals, "spend", meanwhile)
-        assert desk.call(guard) == "approval.consumed"
-        assert became == ["merged main"]
-        assert desk.ran == ["main"]
-    assert desk.place.examine().in_doubt == ()
 
 
 def test_a_request_that_is_taken_away_meanwhile_is_looked_for_in_the_log_all_the_same(
@@ -401,12 +356,12 @@ def test_a_flood_of_answers_ends(desk):
         assert desk.call(guard) == "approval.pending"
 
 
-# --- a request that is withdrawn ------------------------------------------------------------------
+# --- what happens at once -------------------------------------------------------------------------
 
 
 @pytest.fixture(params=["in the state", "in memory"])
 def asking(request, desk) -> Iterator[tuple[Guard, Guard, list[Callable[[], object]]]]:
-    """A guard, the guard of a person who withdraws, and what happens while the policy is asked.
+    """A guard, another one of the same state, and what happens while the policy is asked.
 
     It happens when the answers were read, and before they are used up. In memory both are one.
     """
@@ -423,6 +378,16 @@ def asking(request, desk) -> Iterator[tuple[Guard, Guard, list[Callable[[], obje
         return
     with desk.place.open(policy) as guard, desk.place.open(policy) as other:
         yield guard, other, meanwhile
+
+
+def test_of_two_that_have_read_one_approval_one_runs(desk, asking):
+    guard, other, meanwhile = asking
+    guard.approvals.approve(desk.ask(guard), desk.keys["bob"])
+    became: list[str] = []
+    meanwhile.append(lambda: became.append(desk.call(other)))
+    assert desk.call(guard) == "approval.consumed"
+    assert (became, desk.ran) == (["merged main"], ["main"])
+    assert guard.verify().problems == ()
 
 
 def test_a_request_that_is_withdrawn_while_its_call_is_made_lets_no_call_run(desk, asking):
@@ -443,20 +408,19 @@ def test_a_request_that_is_withdrawn_while_its_call_is_made_lets_no_call_run(des
     assert guard.verify().problems == ()
 
 
-def test_who_withdraws_what_a_call_uses_is_told_so(desk, asking, monkeypatch):
-    """The call has used the approval, and is not in the log yet."""
+def test_who_withdraws_what_a_call_has_used_is_told_so(desk, asking, monkeypatch):
+    """The call is in the log, and its request still lies there."""
     guard, other, _meanwhile = asking
     request = desk.ask(guard)
     guard.approvals.approve(request, desk.keys["bob"])
     approvals, withdrawn = guard._parts.runtime.current_ports().approvals, []
-    spend = approvals.spend
+    remove = approvals.remove
 
-    def then(*used: Any) -> bool:
-        fresh = spend(*used)
+    def late(key: str) -> None:
         withdrawn.append(other.approvals.withdraw(request))
-        return fresh
+        remove(key)
 
-    monkeypatch.setattr(approvals, "spend", then)
+    monkeypatch.setattr(approvals, "remove", late)
     assert desk.call(guard) == "merged main"
     assert (withdrawn, desk.ran) == ([False], ["main"])
     assert guard.verify().problems == ()
@@ -486,14 +450,12 @@ def test_of_a_withdrawal_and_a_call_in_two_threads_one_wins(desk, asking):
         assert (f"<{number}>" in desk.ran) is not withdrawn[0]
 
 
-def test_a_withdrawal_looks_into_the_log_where_the_use_was_removed(desk):
-    """Whoever can write there takes away what a call has left, and puts the request back."""
+def test_a_withdrawal_looks_into_the_log_where_the_request_was_put_back(desk):
     with desk.open() as guard, desk.open() as other:
         request, path = desk.ask(guard), desk.path()
         guard.approvals.approve(request, desk.keys["bob"])
         kept = path.read_bytes()
         assert desk.call(guard) == "merged main"
-        shutil.rmtree(desk.folder / "used")
         path.write_bytes(kept)
         assert not other.approvals.withdraw(request)
         unused = desk.ask(guard, "twin")

@@ -19,8 +19,8 @@ import pytest
 from rounds import FULL
 from store_place import KIND, OTHER, Place, add, record
 
+from agentguard.audit.map import key
 from agentguard.errors import StorageError
-from agentguard.store.map import key
 from agentguard.store.store import Store
 from agentguard.store.transaction import Transaction
 

@@ -170,7 +170,7 @@ def test_more_answers_than_an_entry_can_hold_deny(ran, people, code):
     for key in keys:
         guard.approvals.approve(pending.value.request, key, note="\U0001f600" * 1024)
     if code:
-        with pytest.raises(Denied, match="the approvals of this call may be used up") as caught:
+        with pytest.raises(Denied, match="is too long to be read again") as caught:
             agent.call(tool)
         assert caught.value.code == code
     else:

@@ -271,7 +271,6 @@ ELSEWHERE = {
     "approval.expired": "answers of people",
     "approval.insufficient": "answers of people",
     "approval.mismatch": "answers of people",
-    "calls.exceeded": "the delegation is in force: tests/attacks/revocation",
     "delegation.failed": "the code of an error without one",
     "delegation.mismatch": "answers of people",
     "delegation.missing": "there is no delegation",

@@ -31,6 +31,7 @@ NOTHING: Final = "nothing is lost"
 if TYPE_CHECKING:
     from agentguard.audit.contents import ContentsVerifier
     from agentguard.audit.later_calls import LaterCalls
+    from agentguard.audit.state import State
 
 
 class ByAdministrator(Signed):
@@ -375,3 +376,8 @@ class AdoptionEntry(ByAdministrator):
         found = super().check(log, here)
         log.adoptions.append((here.index, self))
         return found
+
+    def change(self, state: State) -> None:
+        """Where entries may be lost, what they may have used up is void."""
+        if self.adoption.lost is not None or self.adoption.unanchored is not None:
+            state.void(parse_time(self.at))

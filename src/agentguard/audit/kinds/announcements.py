@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from agentguard.approvals.roster import Roster
-from agentguard.audit.entry import Content, Entry, Here, Record, Signed, mismatch
+from agentguard.audit.entry import Content, Entry, Here, Record, Signed, mismatch, parse_time
+from agentguard.audit.map import require_value
+from agentguard.errors import DecodeError
 from agentguard.identity.trust import TrustDocument, Use
 from agentguard.signing import canonical
 from agentguard.signing.canonical import Fragment
@@ -14,6 +16,7 @@ from agentguard.signing.keys import Signer
 
 if TYPE_CHECKING:
     from agentguard.audit.contents import ContentsVerifier
+    from agentguard.audit.state import State
 
 
 class KeyEntry(Signed):
@@ -42,6 +45,42 @@ class KeyEntry(Signed):
         if use == "log":
             log.log_keys.add(kid)
         return Content(self.summary)
+
+
+class ExpiryEntry(Entry):
+    """Keys (hex) of the map that have ended are taken away."""
+
+    kind: ClassVar[str] = "expiry"
+    ended: list[str]
+
+    @classmethod
+    def new(cls, keys: Iterable[bytes], *, at: str) -> Record:
+        """Return the entry."""
+        return cls(at=at, ended=[one.hex() for one in keys]).record()
+
+    @property
+    def words(self) -> str:
+        """How many there are."""
+        return f"{len(self.ended)} keys of the map have ended"
+
+    @property
+    def keys(self) -> list[bytes]:
+        """The keys; raises ``DecodeError`` for what is no key."""
+        try:
+            keys = [bytes.fromhex(one) for one in self.ended]
+            for one in keys:
+                require_value(one, None)
+        except ValueError as error:
+            raise DecodeError(f"not a key of the map: {error}", code="entry.malformed") from error
+        return keys
+
+    def read(self) -> None:
+        """Read the keys."""
+        _ = self.keys
+
+    def change(self, state: State) -> None:
+        """Take the keys away."""
+        state.end(self.keys, parse_time(self.at))
 
 
 class PolicyEntry(Entry):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, NamedTuple, Self, cast
 
@@ -38,7 +39,7 @@ from agentguard.call.client import Client
 from agentguard.call.decision import Decision, Requirement
 from agentguard.call.invocation import REFUSED_CHAIN, is_proved
 from agentguard.delegation.chain import Chain
-from agentguard.errors import DecodeError, EncodeError, VerificationError
+from agentguard.errors import ApprovalError, DecodeError, EncodeError, VerificationError
 from agentguard.identity.credential import Credential
 from agentguard.identity.trust import TrustDocument
 from agentguard.signing import canonical, declared, dsse
@@ -50,6 +51,7 @@ from agentguard.signing.keys import Signer
 if TYPE_CHECKING:
     from agentguard.audit.contents import ContentsVerifier
     from agentguard.audit.later_calls import LaterCalls
+    from agentguard.audit.state import State
 
 Copies = dict[str, str]
 """The commitments to redacted copies, by role."""
@@ -188,6 +190,8 @@ class CallEntry(Entry):
             journal=journal if journal is not None and is_journalled else ABSENT,
             replay_of=ABSENT if replay_of is None else replay_of,
         )
+        # what ``change`` needs is not read again from the statement
+        vars(entry)["chain_sha256"] = predicate.get("chain_sha256")
         about = Summary(
             cls.kind,
             at,
@@ -269,7 +273,7 @@ class CallEntry(Entry):
         resource = self.predicate.get("resource")
         return resource if isinstance(resource, str) else None
 
-    @property
+    @cached_property
     def chain_sha256(self) -> str | None:
         """The digest of the chain of delegation; None on the agent's own authority."""
         return self.called.chain_sha256
@@ -440,8 +444,6 @@ class CallEntry(Entry):
                 log.use_approval(request, here)
             if chain is not None:
                 log.note_latest(chain, here)
-                if not self.is_replay:
-                    log.call_counts.update(chain.limits)
             log.open_calls[sha256] = OpenCall(
                 here.index,
                 str(self.invocation_id),
@@ -455,20 +457,28 @@ class CallEntry(Entry):
             )
         return Content(self.summary, self.commitments, (here.index, sha256))
 
+    def change(self, state: State) -> None:
+        """The call is counted, and uses up the request that its answers answer.
+
+        A call that gets an earlier result again does neither, since no tool runs.
+        """
+        runs = self.allowed and not self.is_replay
+        if runs and self.chain_sha256 is not None:
+            state.count(self.chain_sha256)
+        if not self.approvals:
+            return
+        for request_id in sorted({one.request_id for one in self.answers}):
+            if runs:
+                state.close(request_id, "used")
+            elif self.code == "approval.rejected":
+                with suppress(ApprovalError):  # the denial is on record all the same
+                    state.close(request_id, "rejected")
+
     def apply(self, later: LaterCalls) -> None:
-        """The answers are used, the call is counted, and it may run no second time."""
-        used = {(one.request_id, one.expires_at) for one in self.answers}
-        if self.code == "approval.rejected":
-            later.use(used)  # people do not see the request again, even if it is in the store again
+        """The call may run no second time."""
         if not self.allowed or self.is_replay:
             return  # no tool ran: at most, the agent got an earlier result again
-        later.use(used | {(one.approval_id, one.expires_at) for one in self.answers})
-        later.call(
-            self.invocation_sha256,
-            str(self.invocation_id),
-            self.chain_sha256,
-            present(self.journal),
-        )
+        later.call(self.invocation_sha256, str(self.invocation_id), present(self.journal))
 
 
 class Ended(Declared, forbid_unknown_fields=False):

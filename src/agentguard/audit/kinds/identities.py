@@ -22,6 +22,7 @@ from agentguard.signing.keys import PublicKey
 if TYPE_CHECKING:
     from agentguard.audit.contents import ContentsVerifier
     from agentguard.audit.later_calls import LaterCalls
+    from agentguard.audit.state import State
 
 WINDOW: Final = 60
 """How many seconds a proof may be older than the entry.
@@ -81,9 +82,10 @@ class DelegationEntry(Entry):
     @classmethod
     def new(cls, chain: Chain, *, at: str) -> Record:
         """Return the entry."""
-        encoded = cast("Any", Fragment(canonical.dumps(chain.as_json())))
-        entry = cls(at=at, chain=encoded)
-        return entry.record(about=_of_hop(cls.kind, chain.leaf, at))
+        members = chain.as_json()
+        encoded = cls(at=at, chain=cast("Any", Fragment(canonical.dumps(members))))
+        record = encoded.record(about=_of_hop(cls.kind, chain.leaf, at))
+        return record._replace(entry=cls(at=at, chain=members))
 
     @cached_property
     def hops(self) -> tuple[Grant, ...]:
@@ -133,9 +135,11 @@ class DelegationEntry(Entry):
         log.chains[chain.sha256] = chain
         return Content(_of_hop(self.kind, chain.leaf, self.at))
 
-    def apply(self, later: LaterCalls) -> None:
-        """Calls under a hop with a limit of calls are counted."""
-        later.limit(self.sha256, self.hops)
+    def change(self, state: State) -> None:
+        """The calls under the chain are counted, where its hops limit their number."""
+        tokens = tokens_of_chain(self.chain)[0]
+        digests = [hops_digest(tokens[:length]) for length in range(1, len(tokens) + 1)]
+        state.limit(list(zip(digests, self.hops, strict=True)))
 
 
 class SurrenderEntry(Entry):

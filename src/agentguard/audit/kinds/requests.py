@@ -19,7 +19,7 @@ from agentguard.signing.dsse import Envelope
 
 if TYPE_CHECKING:
     from agentguard.audit.contents import ContentsVerifier
-    from agentguard.audit.later_calls import LaterCalls
+    from agentguard.audit.state import State
 
 
 class RequestDigests(NamedTuple):
@@ -166,9 +166,9 @@ class RequestEntry(OfRequest, kw_only=True):
         log.asked_calls.add(self.call_digest)
         return Content(self.summary)
 
-    def apply(self, later: LaterCalls) -> None:
+    def change(self, state: State) -> None:
         """People may be shown the request."""
-        later.ask(self.request_id, self.displayed_sha256, self.expires_at, None)
+        state.ask(self.request_id, self.displayed_sha256, self.expires_at)
 
 
 class RequestEndEntry(OfRequest, kw_only=True):
@@ -234,9 +234,9 @@ class RequestEndEntry(OfRequest, kw_only=True):
         log.end_request(self, here)
         return Content(self.summary)
 
-    def apply(self, later: LaterCalls) -> None:
-        """People are not shown the request any more."""
-        later.ask(self.request_id, self.displayed_sha256, self.expires_at, self.end)
+    def change(self, state: State) -> None:
+        """People are not shown the request any more, and no call uses it."""
+        state.close(self.request_id, self.end)
 
 
 def requirements_of(listed: Iterable[Any]) -> tuple[Requirement, ...]:

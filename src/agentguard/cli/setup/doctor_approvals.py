@@ -19,6 +19,7 @@ from agentguard.identity.trust import TrustDocument, seconds
 from agentguard.policy.engine import Engine, StatesRequirements
 from agentguard.spelling import did_you_mean
 from agentguard.storage.approval_files import FileApprovals
+from agentguard.store import ledger
 from agentguard.store.ledger import Ledger
 
 
@@ -109,8 +110,9 @@ def _owners(settings: Config) -> Iterator[Finding]:
 def requests(settings: Config, trust: TrustDocument) -> Iterator[Finding]:
     """Check the open requests against the log."""
     try:
+        place = settings.state, settings.anchor
         store = FileApprovals(
-            settings.state, Ledger(settings.state, settings.anchor, lambda: trust)
+            settings.state, Ledger(*place, lambda: trust), ledger.requests(*place, trust)
         )
         pending = [request for _key, request in store.pending()]
         inbox = ApprovalInbox(store, settings.roster, times.now)

@@ -199,8 +199,7 @@ class Map:
 
     def _ask(self, addresses: list[str]) -> None:
         if addresses:
-            self._rows.update(dict.fromkeys(addresses))
-            self._rows.update(self._fetch(addresses))
+            self._rows.update({**dict.fromkeys(addresses), **self._fetch(addresses)})
 
     def _first_unknown(self, key: bytes) -> int | None:
         """Return the depth of the first node on a key's path that is not known; None for none."""
@@ -286,6 +285,29 @@ class Map:
         digest = sha256(data).digest()
         self._cache.put(digest, node)
         return digest
+
+
+class Overlay:
+    """Changes of a map that count only once somebody takes them (``puts``)."""
+
+    def __init__(self, below: Map) -> None:
+        self._below = below
+        self.puts: dict[bytes, bytes | None] = {}
+
+    def get(self, key: bytes) -> bytes | None:
+        """Return the value of a key, with these changes; None for no such key."""
+        return self.puts[key] if key in self.puts else self._below.get(key)
+
+    def items(self, kind: int) -> Iterable[tuple[bytes, bytes]]:
+        """Return every key of a kind with its value, with these changes."""
+        found: dict[bytes, bytes | None] = dict(self._below.items(kind))
+        found.update({one: value for one, value in self.puts.items() if one[0] == kind})
+        return [(one, value) for one, value in found.items() if value is not None]
+
+    def put(self, key: bytes, value: bytes | None, *, ends: int | None = None) -> None:  # noqa: ARG002
+        """Give a key a value, or take the key away; raises ``ValueError`` for no key or value."""
+        require_value(key, value)
+        self.puts[key] = value
 
 
 def require_value(key: bytes, value: bytes | None) -> None:
