@@ -164,7 +164,7 @@ def reforge(project, row):
             connection.execute(statement, (digest, level, index))
         (note,) = connection.execute("SELECT note FROM head").fetchone()
         head = heads.parse(note)._replace(root=grown.root())
-        point = checkpoint.sign(Checkpoint(head.log, head.size, head.root), signer)
+        point = checkpoint.sign(head.checkpoint, signer)
         connection.execute(
             "UPDATE head SET note = ?, checkpoint = ?, peaks = ?",
             (heads.sign(head, signer), point, grown.encode()),

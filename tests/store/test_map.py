@@ -161,3 +161,21 @@ def test_what_no_node_can_hold_is_refused_before_anything_changes(one, value):
     changed.put(key(0, "a"), b"x" * MAX_VALUE)
     rows.seal(changed)
     assert rows.map().get(key(0, "a")) == b"x" * MAX_VALUE
+
+
+def test_nodes_that_could_not_be_fetched_are_asked_for_again():
+    """Else a failure of the disk would look like a node that is gone."""
+    made = Map(EMPTY_ROOT, lambda _addresses: {}, Cache())
+    made.put(key(1, "a"), b"value")
+    root, nodes = made.seal()
+    failures = [OSError("the disk is out")]
+
+    def fetch(addresses):
+        if failures:
+            raise failures.pop()
+        return {at: nodes[at] for at in addresses if at in nodes}
+
+    again = Map(root, fetch, Cache())
+    with pytest.raises(OSError, match="out"):
+        again.get(key(1, "a"))
+    assert again.get(key(1, "a")) == b"value"

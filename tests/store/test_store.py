@@ -8,7 +8,6 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from store_place import KIND, LOG, OTHER, START, add, record
 
-from agentguard.audit import merkle
 from agentguard.audit.map import MAX_VALUE, key
 from agentguard.errors import StorageError
 
@@ -141,18 +140,6 @@ def test_an_enqueued_job_is_done_soon_in_a_file(on_disk):
     assert store.verify().size == 1
 
 
-def test_a_proof_of_each_entry_leads_to_the_head(place):
-    store = place.open()
-    for i in range(40):
-        add(store, str(i))
-    for i in range(40):
-        head, proof = store.inclusion_proof(i)
-        leaf = merkle.leaf_hash(f"entry {i}".encode())
-        merkle.verify_inclusion(i, head.size, leaf, proof, head.root)
-    with pytest.raises(IndexError):
-        store.inclusion_proof(40)
-
-
 def test_the_time_of_the_log_never_goes_back_whatever_the_clock_says(place):
     store = place.open()
     moment = datetime(2027, 1, 1, tzinfo=UTC)
@@ -229,25 +216,19 @@ def test_an_error_that_nobody_expects_is_a_denial_and_in_the_process_log(on_disk
     assert add(store, "a") == 0
 
 
-def test_who_reads_beside_a_writer_sees_one_moment(place):
+def test_a_commit_that_comes_as_a_reading_begins_is_read(place, monkeypatch):
+    """The nodes of the map are those of the newest head, and no others."""
     store = place.open()
-    stop = threading.Event()
-    found: list[Exception] = []
-
-    def read() -> None:
-        while not stop.is_set():
-            try:
-                store.get(key(KIND, "0"), key(KIND, "none"))
-                store.items(KIND)
-            except StorageError as error:
-                found.append(error)
-
-    threads = [threading.Thread(target=read) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for number in range(150):
+    for number in range(20):
         add(store, str(number))
-    stop.set()
-    for thread in threads:
-        thread.join()
-    assert found == []
+    reading = store._engine.reading
+
+    def late():
+        monkeypatch.undo()
+        other = threading.Thread(target=add, args=(store, "late"))
+        other.start()
+        other.join()
+        return reading()
+
+    monkeypatch.setattr(store._engine, "reading", late)
+    assert len(store.items(KIND)) == 21

@@ -142,3 +142,20 @@ def test_an_error_of_the_storage_in_a_job_loses_no_job(store):
             add(store, "a")
     assert add(store, "a") == 1
     assert store.verify().size == 2
+
+
+def test_what_a_commit_that_failed_has_refused_is_asked_again(engine, store):
+    refusals = [LookupError("not now")]
+
+    def job(tx):
+        if refusals:
+            raise refusals.pop()
+        return tx.append(record("then", tx.at))
+
+    store.enqueue(lambda tx: tx.append(record("first", tx.at)))
+    queued = store.enqueue(job)
+    engine.commit = "before"
+    with pytest.raises(StorageError):
+        store.flush()
+    store.flush()
+    assert (queued.error, queued.result) == (None, 1)

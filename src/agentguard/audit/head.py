@@ -35,10 +35,15 @@ class Head(NamedTuple):
     map_root: bytes
     at: str
 
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """The checkpoint of the same log and size."""
+        return Checkpoint(self.log, self.size, self.root)
+
     def text(self) -> bytes:
         """Return what is signed."""
-        point = Checkpoint(self.log, self.size, self.root)
-        return f"{KIND}\n{point.body().decode()}{b64_encode(self.map_root)}\n{self.at}\n".encode()
+        point = self.checkpoint.body().decode()
+        return f"{KIND}\n{point}{b64_encode(self.map_root)}\n{self.at}\n".encode()
 
 
 def sign(head: Head, signer: Signer) -> bytes:

@@ -16,7 +16,7 @@ from itertools import islice
 from agentguard.audit import head as heads
 from agentguard.audit import merkle, statements
 from agentguard.audit.ahead import EntryReader, InOneThread, ReadEntry, read_ahead
-from agentguard.audit.checkpoint import Checkpoint, WitnessedCheckpoint
+from agentguard.audit.checkpoint import WitnessedCheckpoint
 from agentguard.audit.contents import ContentsVerifier
 from agentguard.audit.entry import StoredEntry, parse_time
 from agentguard.audit.findings import Problems
@@ -73,7 +73,7 @@ class LogVerifier:
         key = self._read_head(head, point)
         witnesses = [*self.kept]
         if self.head is not None:
-            covered = Checkpoint(self.head.log, self.head.size, self.head.root)
+            covered = self.head.checkpoint
             witnesses.append(WitnessedCheckpoint(covered, "the log's own head"))
             entries = islice(entries, self.head.size)
         by_size: defaultdict[int, list[WitnessedCheckpoint]] = defaultdict(list)
@@ -169,7 +169,7 @@ class LogVerifier:
             return None
         try:
             covered, signer = statements.check_checkpoint(point or b"", self.trust, self.trust.log)
-            if covered != Checkpoint(self.head.log, self.head.size, self.head.root):
+            if covered != self.head.checkpoint:
                 raise VerificationError("it is not of the entries that the head covers")
             if signer.key != key:
                 raise VerificationError("another key has signed it than the head's")

@@ -4,8 +4,8 @@ The numbers in the comments are the steps of architecture.md. The generator yiel
 long or run somebody else's code (facts, the engine, the log, the tool) as an effect. The drivers
 (``drive.py``: synchronous, ``drive_async.py``: asynchronous) carry the effect out, and send the
 result back or throw the exception in. The details of each step are in ``prepare.py``,
-``decide.py`` and ``attempt.py``. ``Ports`` holds the engine, the log and whatever
-else the steps use.
+``decide.py`` and ``attempt.py``. ``Ports`` holds the engine, the log and whatever else the steps
+use.
 
 The modules of the flow import nothing that does I/O. Five calls on the values that they are given
 are no effects, because each takes microseconds and happens in every call: the clock, the random

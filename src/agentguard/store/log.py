@@ -65,8 +65,7 @@ class StoreLog:
     def _newest(self) -> tuple[Head, Checkpoint, datetime]:
         seen, head = self._seen, self._store.seen
         if seen is None or seen[0] is not head:
-            point = Checkpoint(head.log, head.size, head.root)
-            self._seen = seen = head, point, datetime.fromisoformat(head.at)
+            self._seen = seen = head, head.checkpoint, datetime.fromisoformat(head.at)
         return seen
 
     def append(self, record: Record, *, check: Callable[[Head], object] | None = None) -> LogPlace:

@@ -24,7 +24,6 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 from agentguard.audit import checkpoint, merkle
 from agentguard.audit import head as heads
-from agentguard.audit.checkpoint import Checkpoint
 from agentguard.audit.entry import LOG
 from agentguard.audit.head import Head
 from agentguard.audit.map import EMPTY_ROOT, Cache, Map
@@ -106,7 +105,7 @@ def _nothing(*_given: object) -> None:
 def first_head(log: str, signer: Signer, at: str) -> tuple[bytes, bytes]:
     """Return the signed head of an empty store, and its checkpoint."""
     head = Head(log, 0, merkle.EMPTY_ROOT, EMPTY_ROOT, at)
-    return heads.sign(head, signer), checkpoint.sign(Checkpoint(log, 0, head.root), signer)
+    return heads.sign(head, signer), checkpoint.sign(head.checkpoint, signer)
 
 
 class Queued:
@@ -231,15 +230,6 @@ class Store:
         """Return every key of a kind with its value, in the newest state: none can be hidden."""
         return self._read(lambda seen, query: dict(self._map(seen, query).items(kind)))
 
-    def inclusion_proof(self, index: int) -> tuple[Head, list[bytes]]:
-        """Return the proof of an entry under the newest head; raises ``IndexError`` without one."""
-        return self._read(
-            lambda seen, query: (
-                seen.head,
-                tree.inclusion_proof(index, seen.head.size, check.hashes(query)),
-            )
-        )
-
     def verify(self) -> Head:
         """Verify the whole store against its head: each entry, each node, and nothing besides.
 
@@ -256,7 +246,7 @@ class Store:
                 raise _corrupt(
                     f"the checkpoint beside the head does not verify: {error}"
                 ) from error
-            if signed != Checkpoint(self._log, seen.head.size, seen.head.root):
+            if signed != seen.head.checkpoint:
                 raise _corrupt("the checkpoint beside the head is another one than the head's")
             return seen.head
 
@@ -654,9 +644,8 @@ class Store:
 
         @cache
         def signed() -> tuple[bytes, bytes, bytes]:
-            point = Checkpoint(head.log, head.size, head.root)
             try:
-                return heads.sign(head, signer), checkpoint.sign(point, signer), peaks
+                return heads.sign(head, signer), checkpoint.sign(head.checkpoint, signer), peaks
             except Exception as error:  # a signer may be a service
                 message = f"the log's key can't sign ({type(error).__name__}: {error})"
                 raise StorageError(message) from error

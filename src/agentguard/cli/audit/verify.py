@@ -72,12 +72,14 @@ def verify(  # noqa: PLR0913  the options of the command
     json: bool,
 ) -> None:
     """Checks every hash, signature and credential, against the anchor and keys from outside. Exit
-    code 1 if anything does not hold. With --json, one object: ok, entries, head (log,
-    size, root, map_root, at), anchored, witness (outside, same user: who kept the checkpoints
-    by which the log is anchored), in_doubt (invocation ids), observed (how many calls ran whatever
-    the policy said), adopted (entries that were lost, on record), problems (each with index, what),
-    unchecked (what was left out, in words), your_word (the files of --against: that they were kept
-    elsewhere is your word).
+    code 1 if anything does not hold.
+
+    With --json, one object: ok, entries, head (log, size, root, map_root, at), anchored, witness,
+    in_doubt (invocation ids), observed, adopted, problems (each with index, what), unchecked,
+    your_word. The witness is outside or same user: who kept the checkpoints by which the log is
+    anchored. Observed is how many calls ran whatever the policy said. Adopted are entries that were
+    lost, on record. Unchecked says what was left out. Your_word has the files of --against: that
+    they were kept elsewhere is your word.
     """
     if since is not None and no_signatures:
         raise click.BadParameter("--since says which signatures to check, --no-signatures none")

@@ -67,7 +67,7 @@ def read(path: Path, trust: TrustDocument) -> Witness:
 def _verified(note: bytes, trust: TrustDocument) -> WitnessedCheckpoint:
     if note.startswith(heads.KIND.encode()):  # what an anchor keeps
         head, _key = heads.verify(note, (one.key for one in trust.keys_for("log")), trust.log)
-        return WitnessedCheckpoint(Checkpoint(head.log, head.size, head.root))
+        return WitnessedCheckpoint(head.checkpoint)
     return WitnessedCheckpoint(statements.check_checkpoint(note, trust, trust.log)[0])
 
 
