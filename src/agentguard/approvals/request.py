@@ -106,6 +106,12 @@ class ApprovalRequest:
         }
         return call_digest(self.agent_name, predicate, self.actors)
 
+    @property
+    def names(self) -> frozenset[str]:
+        """The names whose revocation refuses the call."""
+        named = (self.agent, f"agent:{self.agent_name}", self.principal, *self.actors)
+        return frozenset(named)
+
     def has_key(self, key: str) -> bool:
         """Return whether a guarded call looks for this request under ``key``."""
         derived = request_key(

@@ -27,7 +27,6 @@ from agentguard.signing.keys import PublicKey, Signer
 
 if TYPE_CHECKING:
     from agentguard.audit.contents import ContentsVerifier
-    from agentguard.audit.later_calls import LaterCalls
     from agentguard.audit.state import State
 
 Status = Literal["ok", "error", "unknown", "not_run"]
@@ -170,12 +169,6 @@ class Entry(Declared, dict=True):
         """
         del log, here
         return Content(self.summary)
-
-    def apply(self, later: LaterCalls) -> None:
-        """Note what the entry changes for later calls.
-
-        Raises as ``check`` does.
-        """
 
     def change(self, state: State) -> None:
         """Make the changes of the entry in the map; raises ``AgentguardError`` where it may not.

@@ -5,16 +5,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from datetime import datetime
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from agentguard.audit.checkpoint import Checkpoint
 from agentguard.audit.entry import LogPlace, Record, StoredEntry
 from agentguard.audit.kinds.calls import UnsignedOutcome
+from agentguard.audit.state import State
 from agentguard.audit.summary import Search
 from agentguard.signing.dsse import JointSignature
 from agentguard.signing.keys import Signer
+
+T = TypeVar("T")
 
 
 class AuditLog(Protocol):
@@ -28,10 +32,19 @@ class AuditLog(Protocol):
     def last_at(self) -> datetime:
         """The time of the newest durable entry; the log's time never goes back past it."""
 
-    def append(self, record: Record) -> LogPlace:
+    def look(self, work: Callable[[State], T]) -> T:
+        """Return what ``work`` reads in what decides later calls, as of the newest head.
+
+        Raises ``StorageError``.
+        """
+
+    def refusal(self, names: AbstractSet[str]) -> tuple[str, str] | None:
+        """Return the code and the reason why a bearer of ``names`` is refused now, or None."""
+
+    def append(self, record: Record, *, check: Callable[[State], object] | None = None) -> LogPlace:
         """Make ``record``, and all signed records enqueued before, durable; return its place.
 
-        Raises ``StorageError``, and what ``Entry.change`` raises: the record is not in the log
+        ``check`` reads what the commit changes, and raises to have nothing written. Raises ``StorageError``, and what ``Entry.change`` raises: the record is not in the log
         then.
         """
 

@@ -1,6 +1,7 @@
 """``State``: what entries change in the map under the log's head, which decides later calls.
 
-A commit makes the changes of its entries with the entries (``Entry.change``), and ``audit verify``
+Who may act no more (revoked names, a freeze, log-outs, surrendered delegations), which calls run no
+second time, how many calls are left, and what became of requests for approvals. A commit makes the changes of its entries with the entries (``Entry.change``), and ``audit verify``
 makes all of them again from the entries alone. So a change depends on entries and on earlier
 changes, and never on a clock, a trust document or the process that makes it.
 """
@@ -9,11 +10,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Final, NamedTuple
 
 from agentguard.audit.map import EMPTY_ROOT, Cache, Map, Overlay, key
+from agentguard.call.reason_codes import CODES
 from agentguard.delegation.grant import Grant
-from agentguard.errors import ApprovalError, DelegationError, VerificationError
+from agentguard.errors import ApprovalError, CallError, DelegationError, VerificationError
+from agentguard.identity import login
+from agentguard.identity.login import Ended, LogOut
 from agentguard.signing import canonical
 
 LIMITS: Final = 1
@@ -27,6 +32,33 @@ REQUESTS: Final = 3
 
 VOID: Final = 4
 """Under one name, when an adoption last made limits void, in seconds since the epoch."""
+
+REFUSED: Final = 5
+"""By its name, what an administrator has revoked, for ever; or a hop that its holder gave up."""
+
+FREEZE: Final = 6
+"""Under one name, the number of the newest freeze or thaw, and whether all calls are frozen."""
+
+LOG_OUTS: Final = 7
+"""By a key of ``LogOut.keys``, up to when its log-ins have ended."""
+
+ERASED: Final = 8
+"""By the id of its invocation, a call whose data were erased: no result is handed out again."""
+
+RUN_ONCE: Final = 9
+"""By its name in the journal, a call that may run no second time."""
+
+UNSETTLED: Final = 10
+"""By the digest of its invocation, the name in the journal of a call without an outcome."""
+
+DENYING: Final = (REFUSED, FREEZE, LOG_OUTS)
+"""The kinds that say who may act no more."""
+
+_SURRENDERED: Final = b"surrendered"
+_REVOKED: Final = b"revoked"
+
+_LAST_FREEZE: Final = 2**48
+"""The highest number of a freeze; a number is at least the time in milliseconds since 1970."""
 
 REQUEST_KEPT: Final = 30 * 24 * 3600
 """Seconds for which an expired request stays: a guard may put its end on record weeks later."""
@@ -55,6 +87,17 @@ class LoggedRequest(NamedTuple):
     def read(cls, value: bytes | None) -> LoggedRequest | None:
         """Read a value of the kind ``REQUESTS``; None for none."""
         return None if value is None else cls(*json.loads(value[_NUMBER:]))
+
+
+class RunOnce(NamedTuple):
+    """A journalled call: the id of its invocation, and its state.
+
+    It has ``begun``, and nobody knows whether it ran; or it ``ran``, or may have, by its outcome;
+    or an administrator has ``resolved`` that it ran.
+    """
+
+    invocation_id: str
+    state: str
 
 
 class State:
@@ -129,12 +172,19 @@ class State:
         """Return a request; None for one that the log does not have."""
         return LoggedRequest.read(self._values.get(key(REQUESTS, request_id)))
 
+    def requests(self, ids: Iterable[str]) -> dict[str, LoggedRequest]:
+        """Return the requests of these ids that the log has."""
+        found = {one: self.request(one) for one in ids}
+        return {one: request for one, request in found.items() if request is not None}
+
     def void(self, at: int) -> None:
         """Let no approval so far, and no limit of a hop issued until ``at``, let a call run.
 
         Entries are lost, and with them perhaps the uses: nobody knows what is left. A hop may be
-        lost too, and be recorded again; so its own time counts.
+        lost too, and be recorded again; so its own time counts. Revocations may be lost as well: all
+        calls are frozen, until an administrator has looked after them.
         """
+        self.freeze(max(self.next_freeze, at * 1000), frozen=True)
         self._put(key(VOID, ""), at.to_bytes(_NUMBER), _NEVER)
         for one, value in list(self._values.items(REQUESTS)):
             request = LoggedRequest.read(value)
@@ -142,15 +192,141 @@ class State:
                 voided = canonical.dumps([*request._replace(state="void")])
                 self._put(one, voided, _end_of(value))
 
+    # --- who may act no more ---------------------------------------------------------------------
+
+    def refusal(self, names: AbstractSet[str]) -> tuple[str, str] | None:
+        """Return the code and the reason with which a bearer of these names is refused, or None."""
+        if self.is_frozen:
+            return "domain.frozen", f"all calls are frozen: {CODES['domain.frozen'].remedy}"
+        return self.refusal_of_names(names)
+
+    def refusal_of_names(self, names: AbstractSet[str]) -> tuple[str, str] | None:
+        """Return why a bearer of these names is refused, whether or not all calls are frozen."""
+        for name in sorted(names):
+            log_in = login.key_of(name)
+            if log_in is not None:
+                ended = self._log_out(log_in)
+                if ended is not None and login.is_ended(name, ended):
+                    reason = "the user has logged out since: a new log-in lets the agent act again"
+                    return "delegation.logged_out", reason
+                continue
+            refused = self._get(key(REFUSED, name))
+            if refused == _SURRENDERED:
+                reason = "the agent, or one before it in the chain, has given the delegation up"
+                return "delegation.surrendered", reason
+            if refused is not None:
+                reason = f"{name} was revoked: every call that relies on {name} is denied"
+                return "delegation.revoked", reason
+        return None
+
+    def revoke(self, name: str) -> None:
+        """Refuse whoever relies on a name, for ever."""
+        self._put(key(REFUSED, name), _REVOKED, _NEVER)
+
+    def surrender(self, jti: str, expires_at: int) -> None:
+        """Let nobody act under a hop, which ends by itself at a time."""
+        if not self.is_refused(jti):
+            self._put(key(REFUSED, jti), _SURRENDERED, expires_at + EXPIRY_SLACK)
+
+    def is_refused(self, name: str) -> bool:
+        """Whether a name was revoked, or a hop was given up."""
+        return self._get(key(REFUSED, name)) is not None
+
+    @property
+    def is_frozen(self) -> bool:
+        """Whether all calls are denied."""
+        return self._freeze()[1]
+
+    @property
+    def next_freeze(self) -> int:
+        """The least number that the next freeze or thaw may have."""
+        return self._freeze()[0] + 1
+
+    def freeze(self, number: int, *, frozen: bool) -> None:
+        """Deny all calls, or no more; raises ``VerificationError`` for a number that was passed.
+
+        So nobody repeats an old thaw.
+        """
+        if not self.next_freeze <= number <= _LAST_FREEZE:
+            message = f"the next freeze or thaw has a number from {self.next_freeze} on"
+            raise VerificationError(message, code="statement.mismatch")
+        self._put(key(FREEZE, ""), canonical.dumps([number, frozen]), _NEVER)
+
+    def _freeze(self) -> tuple[int, bool]:
+        value = self._get(key(FREEZE, ""))
+        return (0, False) if value is None else json.loads(value)
+
+    def log_out(self, logout: LogOut, received_at: int) -> None:
+        """End the log-ins of a log-out that was received at a time."""
+        for one in logout.keys:
+            ended = Ended(logout.issued_at, received_at).joined(self._log_out(one))
+            self._put(key(LOG_OUTS, one), canonical.dumps([*ended]), received_at + login.KEPT)
+
+    def has_ended(self, logout: LogOut) -> bool:
+        """Whether all log-ins have ended that a log-out ends."""
+        known = map(self._log_out, logout.keys)
+        return all(one is not None and one.issued_at >= logout.issued_at for one in known)
+
+    def _log_out(self, one: str) -> Ended | None:
+        value = self._get(key(LOG_OUTS, one))
+        return None if value is None else Ended(*json.loads(value))
+
+    # --- calls that run once ---------------------------------------------------------------------
+
+    def run_once(self, name: str) -> RunOnce | None:
+        """Return the call of this name in the journal; None for a call that may run."""
+        value = self._get(key(RUN_ONCE, name))
+        return None if value is None else RunOnce(*json.loads(value))
+
+    def begin(self, name: str, invocation_id: str, invocation_sha256: str) -> None:
+        """Let a journalled call run; raises ``CallError`` (``journal.in_doubt``) for a second one.
+
+        It comes between the look of a call in the journal and the commit of the call.
+        """
+        if self.run_once(name) is not None:
+            message = (
+                "another attempt of this very call has begun: look for the attempt's outcome with "
+                "agentguard audit list"
+            )
+            raise CallError(message, code="journal.in_doubt")
+        self._put_call(name, RunOnce(invocation_id, "begun"))
+        self._put(key(UNSETTLED, invocation_sha256), name.encode(), _NEVER)
+
+    def settle(self, invocation_sha256: str, state: str | None) -> None:
+        """Settle a call that has begun: it has ``ran`` or was ``resolved``, or may run (None)."""
+        unsettled = key(UNSETTLED, invocation_sha256)
+        name = self._get(unsettled)
+        call = None if name is None else self.run_once(name.decode())
+        if name is None or call is None:
+            return
+        self._values.put(unsettled, None)
+        if state is None:
+            self._values.put(key(RUN_ONCE, name.decode()), None)
+        else:
+            self._put_call(name.decode(), call._replace(state=state))
+
+    def _put_call(self, name: str, call: RunOnce) -> None:
+        self._put(key(RUN_ONCE, name), canonical.dumps([*call]), _NEVER)
+
+    def erase(self, invocation_id: str) -> None:
+        """Let the result of a call not be handed out again."""
+        self._put(key(ERASED, invocation_id), b"", _NEVER)
+
+    def is_erased(self, invocation_id: str) -> bool:
+        """Whether the data of a call were erased."""
+        return self._get(key(ERASED, invocation_id)) is not None
+
+    # --- the end of keys --------------------------------------------------------------------------
+
     def end(self, keys: Iterable[bytes], at: int) -> None:
         """Take keys away that have ended; raises ``VerificationError`` for one that has not."""
         for one in keys:
-            if not self.has_ended(one, at):
+            if not self.is_over(one, at):
                 message = "it ends what has not ended, or is not there"
                 raise VerificationError(message, code="statement.mismatch")
             self._values.put(one, None)
 
-    def has_ended(self, key: bytes, at: int) -> bool:
+    def is_over(self, key: bytes, at: int) -> bool:
         """Whether a key is there, and means nothing any more (seconds since the epoch)."""
         value = self._values.get(key)
         return value is not None and _end_of(value) <= at
@@ -163,7 +339,9 @@ class State:
         self._put(key(REQUESTS, request_id), canonical.dumps([*request]), ends)
 
     def _put(self, key: bytes, value: bytes, ends: int) -> None:
-        self._values.put(key, ends.to_bytes(_NUMBER) + value, ends=ends)
+        before = self._values.get(key)
+        is_known = ends == _NEVER or (before is not None and _end_of(before) == ends)
+        self._values.put(key, ends.to_bytes(_NUMBER) + value, ends=None if is_known else ends)
 
 
 def _end_of(value: bytes) -> int:

@@ -3,7 +3,7 @@
 A framework that resumes a run makes its earlier calls again. A call's journal entry decides what
 happens then: the call runs, the stored result is replayed, or the call is denied because nobody
 knows whether the tool ran. This module has the values and the protocols. ``flow/attempt.py`` uses
-them; ``storage/journal_files.py`` stores the entries, signed with the log's key.
+them; ``storage/journal.py`` reads them from the log and the pages beside it.
 """
 
 from __future__ import annotations
@@ -158,9 +158,10 @@ class JournalEntry(NamedTuple):
 
 
 class Journal(Protocol):
-    """The store of journal entries, which all processes share.
+    """What is known of journalled calls, which all processes share.
 
-    Each method raises ``StorageError``.
+    The entries of a call in the log change what is known (``Entry.change``). Each method raises
+    ``StorageError``.
     """
 
     def name(self, key: str) -> str:
@@ -169,14 +170,8 @@ class Journal(Protocol):
     def read(self, key: str) -> JournalEntry | None:
         """Return the entry of a call; None where the call is new."""
 
-    def begin(self, key: str, invocation_id: str) -> bool:
-        """Record, durably, that a call begins; return False where the call has an entry already."""
-
     def finish(self, key: str, entry: JournalEntry) -> None:
-        """Record how a call that had begun has ended."""
-
-    def forget(self, key: str) -> None:
-        """Let a call be made anew."""
+        """Keep the result of a call, before its outcome is in the log."""
 
 
 class RunStore(Protocol):

@@ -123,6 +123,7 @@ _COMMANDS: Final = {
     "revoke": ("agents.revoke", "Revoke an agent, a delegation, a principal or a key."),
     "freeze": ("agents.freeze", "Deny every call of every agent."),
     "thaw": ("agents.freeze", "Allow calls again after a freeze."),
+    "revocations": ("agents.revocations", "Write who may act no more, for the servers of tools."),
     "resolve": ("audit.resolve", "Record whether the tool of a call in doubt ran."),
     "erase": ("audit.resolve", "Erase the arguments, the policy input and the result of a call."),
     "keys": (None, "List the keys of the trust domain, and rotate them."),

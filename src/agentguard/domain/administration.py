@@ -16,7 +16,7 @@ from typing import Final, TypeVar
 
 from agentguard.audit import head as heads
 from agentguard.audit import merkle
-from agentguard.audit.entry import CallPlace, Entry, LogPlace, parse_time, present
+from agentguard.audit.entry import CallPlace, Entry, LogPlace, parse_time
 from agentguard.audit.find import (
     LoggedCall,
     attempts_of_call,
@@ -44,7 +44,7 @@ from agentguard.identity import credential
 from agentguard.identity.principal import is_principal
 from agentguard.identity.trust import TrustDocument
 from agentguard.signing.keys import Secret, Signer
-from agentguard.storage import reserve, state_lock
+from agentguard.storage import journal, reserve, state_lock
 from agentguard.store.log import StoreLog
 from agentguard.store.sqlite import erase as erase_attachments
 from agentguard.store.sqlite import path_in
@@ -102,11 +102,8 @@ def resolve(
                 ResolutionEntry.new(admin, call.place, ran=ran, note=note, at=at),
                 # what came since is looked at while nobody writes: an outcome before a resolution,
                 # or two that contradict each other, would be a false statement
-                check=lambda _head: _require_doubt(reader, call, domain.trust, end - 1),
+                check=lambda _state: _require_doubt(reader, call, domain.trust, end - 1),
             )
-    name = present(call.entry.journal)
-    if name is not None:
-        domain.journal().settle(call.place.invocation_id, ran=ran, name=name)
     return recorded
 
 
@@ -142,10 +139,8 @@ def erase(
         for call in attempts:
             outcomes = entries_about_call(reader, (OutcomeEntry,), call.entry)
             indices += [call.place.index, *(found.index for found in outcomes)]
-    domain.revocations()  # reads what was just written, and so every process sees it
     place, *repeats = (call.place for call in attempts)
-    for one in (place, *repeats):
-        domain.journal().settle(one.invocation_id, ran=True)  # without its result
+    journal.erase(domain.pages(), {one.invocation_id for one in (place, *repeats)})
     removed = erase_attachments(path_in(settings.state), indices)
     return Erased(place, erasures[0], removed, tuple(repeats))
 
@@ -247,10 +242,7 @@ def revoke(
             at = timestamp(max(now, log.last_at))
             return log.append(RevocationEntry.new(admin, name, note=note, at=at))
 
-    recorded = _on_any_disk(settings, record)
-    # reads what was just written, and so every process sees it
-    _on_any_disk(settings, domain.revocations)
-    return recorded
+    return _on_any_disk(settings, record)
 
 
 def _on_any_disk(settings: Config, act: Callable[[], T]) -> T:
@@ -288,22 +280,16 @@ def freeze(
         # of two at once each has a number of its own, and the higher one counts. The time makes it
         # higher than one which a running process knows, and an adoption has given up meanwhile
         with _writing(domain, now) as log, state_lock.held(settings.state):
-            restrictions = domain.ledger().read_on()
+            number = log.look(lambda state: state.next_freeze)
             at = max(now, log.last_at)
             statement = FreezeEntry.new(
                 admin,
                 domain.trust.trust_domain,
                 frozen=frozen,
-                sequence=max(restrictions.sequence + 1, int(at.timestamp() * 1000)),
+                sequence=max(number, int(at.timestamp() * 1000)),
                 note=note,
                 at=timestamp(at),
             )
             return log.append(statement)
 
-    if not frozen:
-        recorded = record()
-        domain.revocations()
-        return recorded
-    recorded = _on_any_disk(settings, record)
-    _on_any_disk(settings, domain.revocations)
-    return recorded
+    return _on_any_disk(settings, record) if frozen else record()

@@ -13,6 +13,7 @@ from typing import ClassVar
 
 from agentguard.approvals.store import Limits, Recorder
 from agentguard.audit.head import Head
+from agentguard.audit.log import AuditLog
 from agentguard.call.invocation import timestamp
 from agentguard.domain import founding, handover, keystore, trust_pin
 from agentguard.domain.config import NO_DOMAIN, Config
@@ -31,21 +32,20 @@ from agentguard.storage import (
     approval_files,
     claim,
     files,
+    journal,
     reserve,
     state_location,
     state_lock,
 )
-from agentguard.storage.approval_files import FileApprovals, Logged
-from agentguard.storage.journal_files import FileJournal
-from agentguard.storage.revocations import FileRevocations
+from agentguard.storage.approval_files import FileApprovals
+from agentguard.storage.journal import LoggedJournal
 from agentguard.storage.runs import FileRuns
+from agentguard.storage.seal import SignedFolder
 from agentguard.store import sqlite
-from agentguard.store.anchor import Anchor
-from agentguard.store.ledger import Inheritance, Ledger
-from agentguard.store.log import StoreLog
+from agentguard.store.log import StoreLog, open_file
 from agentguard.store.reader import StoredLog
-from agentguard.store.sqlite import FileEngine, path_in
-from agentguard.store.store import Store, first_head
+from agentguard.store.sqlite import path_in
+from agentguard.store.store import first_head
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -63,13 +63,6 @@ class StateDomain:
         """Claim the state for this process (``storage/claim.py``)."""
         return claim.take(self.settings.state, alone=alone)
 
-    def ledger(self, parent: Inheritance | None = None) -> Ledger:
-        """Return a new ledger, which begins with what ``parent`` knew, or with nothing."""
-        settings = self.settings
-        return Ledger(
-            settings.state, settings.anchor, self._trust_by_now, self.log_key, parent=parent
-        )
-
     def open_log(
         self, now: datetime, clock: Clock | None = None, *, adopts: Head | None = None
     ) -> StoreLog:
@@ -84,28 +77,19 @@ class StateDomain:
         state, anchors, log = self.settings.state, self.settings.anchor, self.trust.log
         _require_place(self.settings, self.trust)
         reserve.fill(state)
-        anchor_ = None
-        if anchors is not None:
-            anchor_ = Anchor(anchor.head_path(anchors, log), log, self._log_keys)
+        opened = open_file(
+            state,
+            anchors,
+            log,
+            self._log_keys,
+            self.log_key,
+            clock=clock or (lambda: max(now, datetime.now(UTC))),
+            trusts_compromised=adopts is not None
+            or "log" in keystore.next_keys(state, adopted=True),
+        )
         try:
-            store = Store(
-                FileEngine(path_in(state)),
-                log,
-                self._log_keys,
-                self.log_key,
-                anchor=anchor_,
-                clock=clock or (lambda: max(now, datetime.now(UTC))),
-                trusts_compromised=adopts is not None
-                or "log" in keystore.next_keys(state, adopted=True),
-            )
-        except StorageError as error:
-            if error.code == "storage.rolled_back" and anchors is not None:
-                # the state may be the original of a copy that was adopted elsewhere
-                state_location.refuse_copy(anchor.log_folder(anchors, log), state)
-            raise
-        opened = StoreLog(store, state)
-        try:
-            _require_head(store, adopts, state)
+            if adopts is not None and opened.seen != adopts:
+                raise changed(state)
             handover.announce(state, opened, self.issuer, now)
         except BaseException:
             opened.close()
@@ -119,23 +103,27 @@ class StateDomain:
         """Open the log to read; the caller closes the reader."""
         return StoredLog.of(self.settings.state)
 
-    def revocations(self, ledger: Ledger | None = None) -> FileRevocations:
-        """Read the log to its end, store the restrictions found there, and return revocations."""
-        ledger = ledger or self.ledger()
-        ledger.keep()
-        return FileRevocations(ledger)
-
-    def approvals(
-        self, limits: Limits, logged: Logged, record: Recorder, ledger: Ledger | None = None
-    ) -> FileApprovals:
+    def approvals(self, limits: Limits, log: AuditLog, record: Recorder) -> FileApprovals:
         """Return the requests in the state's folder, each of which is compared with the log."""
         return FileApprovals(
-            self.settings.state, ledger or self.ledger(), logged, limits, self._keys_by_now, record
+            self.settings.state, log, self._trust_by_now, limits, self._keys_by_now, record
         )
 
-    def journal(self, ledger: Ledger | None = None) -> FileJournal:
-        """Return the journal in the state's folder, each page of which the log's key signs."""
-        return FileJournal(self.settings.state, self._keys_by_now, ledger or self.ledger())
+    def journal(self, log: AuditLog) -> LoggedJournal:
+        """Return the journal, with its pages in the state's folder, which the log's key signs."""
+        state = self.settings.state
+
+        def secret() -> bytes:
+            # a journal in memory needs none of its ciphers
+            from agentguard.storage import journal_secret  # noqa: PLC0415
+
+            return journal_secret.secret(state, self._trust_by_now(), self.log_key)
+
+        return LoggedJournal(log, self.pages(), secret)
+
+    def pages(self) -> SignedFolder:
+        """Return the pages of the journal, which the log's key signs."""
+        return journal.pages(self.settings.state, self._keys_by_now)
 
     def runs(self) -> FileRuns:
         """Return the runs in the state's folder, each file of which the log's key signs."""
@@ -307,11 +295,6 @@ def require_trusted(state: Path, trust: TrustDocument, signers: Mapping[Use, Sig
         if signer.public_key not in trust.current(use):
             message = f"the {use} key in {state} is not the one of {state / keystore.TRUST}"
             raise KeyMaterialError(f"{message}: restore the state", code="key.mismatch")
-
-
-def _require_head(store: Store, adopts: Head | None, state: Path) -> None:
-    if adopts is not None and store.seen != adopts:
-        raise changed(state)
 
 
 def changed(state: Path) -> StorageError:

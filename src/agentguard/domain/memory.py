@@ -5,13 +5,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from agentguard.approvals.store import Limits, Recorder
+from agentguard.audit.log import AuditLog
 from agentguard.call.invocation import timestamp
 from agentguard.domain import config
 from agentguard.domain.config import Config
@@ -20,20 +22,12 @@ from agentguard.errors import ConfigError, StorageError
 from agentguard.flow.ports import Clock
 from agentguard.identity.trust import TrustDocument
 from agentguard.signing.keys import Signer
-from agentguard.storage.memory_state import (
-    MemoryApprovals,
-    MemoryJournal,
-    MemoryRevocations,
-    MemoryRuns,
-)
+from agentguard.storage.journal import LoggedJournal
+from agentguard.storage.memory_state import MemoryApprovals, MemoryRuns
 from agentguard.store.log import StoreLog
 from agentguard.store.reader import StoredLog
 from agentguard.store.sqlite import MemoryEngine
 from agentguard.store.store import Store, first_head
-
-if TYPE_CHECKING:
-    from agentguard.storage.approval_files import Logged
-    from agentguard.store.ledger import Inheritance, Ledger
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,9 +43,6 @@ class MemoryDomain:
     def claim(self, *, alone: bool) -> Callable[[], None]:  # noqa: ARG002
         """Claim nothing: no other process has this state."""
         return _nothing
-
-    def ledger(self, parent: Inheritance | None = None) -> None:
-        """Return None: nobody but this process can change a log in memory."""
 
     def open_log(self, now: datetime, clock: Clock | None = None) -> StoreLog:
         """Open the log; raises ``StorageError`` (``storage.closed``) the second time."""
@@ -69,23 +60,14 @@ class MemoryDomain:
         """Return a reader of the log."""
         return StoredLog(self.engine)
 
-    def revocations(self, ledger: Ledger | None = None) -> MemoryRevocations:  # noqa: ARG002
-        """Return revocations without a revoked name."""
-        return MemoryRevocations()
-
-    def approvals(
-        self,
-        limits: Limits,
-        logged: Logged,
-        record: Recorder,
-        ledger: Ledger | None = None,  # noqa: ARG002
-    ) -> MemoryApprovals:
+    def approvals(self, limits: Limits, log: AuditLog, record: Recorder) -> MemoryApprovals:
         """Return a new store of requests, in memory."""
-        return MemoryApprovals(limits, logged, record)
+        return MemoryApprovals(limits, log, record)
 
-    def journal(self, ledger: Ledger | None = None) -> MemoryJournal:  # noqa: ARG002
-        """Return a new journal, in memory."""
-        return MemoryJournal()
+    def journal(self, log: AuditLog) -> LoggedJournal:
+        """Return a new journal, with its pages in memory."""
+        secret = os.urandom(32)
+        return LoggedJournal(log, MemoryRuns(), lambda: secret)
 
     def runs(self) -> MemoryRuns:
         """Return a new store of runs, in memory."""

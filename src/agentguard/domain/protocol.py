@@ -7,20 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from agentguard.approvals.store import Limits, Recorder, Store
-from agentguard.audit.log import LogReader
+from agentguard.audit.log import AuditLog, LogReader
 from agentguard.call.journal import Journal, RunStore
 from agentguard.flow.ports import Clock
-from agentguard.identity.revocation import Revocations
 from agentguard.identity.trust import TrustDocument
 from agentguard.signing.keys import Signer
 from agentguard.store.log import StoreLog
-
-if TYPE_CHECKING:
-    from agentguard.storage.approval_files import Logged
-    from agentguard.store.ledger import Inheritance, Ledger
 
 
 class Domain(Protocol):
@@ -49,13 +44,6 @@ class Domain(Protocol):
         ``storage.used``) where another process has the state alone, or uses the state.
         """
 
-    def ledger(self, parent: Inheritance | None = None) -> Ledger | None:
-        """Return a new ledger: what the log says that decides calls. None for a log in memory.
-
-        ``parent`` is what the parent of a forked process knew. A process hands one ledger to all
-        the methods below.
-        """
-
     def open_log(self, now: datetime, clock: Clock | None = None) -> StoreLog:
         """Open the log to write; ``clock`` is this machine's by default.
 
@@ -65,18 +53,13 @@ class Domain(Protocol):
     def read(self) -> LogReader:
         """Open the log to read; raises ``StorageError``."""
 
-    def revocations(self, ledger: Ledger | None = None) -> Revocations:
-        """Return the revoked names; raises as ``open_log`` does."""
-
-    def approvals(
-        self, limits: Limits, logged: Logged, record: Recorder, ledger: Ledger | None = None
-    ) -> Store:
+    def approvals(self, limits: Limits, log: AuditLog, record: Recorder) -> Store:
         """Return the store of the requests for approvals; raises ``StorageError``.
 
-        ``logged`` returns what the log has of requests, and ``record`` puts their ends on record.
+        ``log`` has what became of requests, and ``record`` puts their ends on record.
         """
 
-    def journal(self, ledger: Ledger | None = None) -> Journal:
+    def journal(self, log: AuditLog) -> Journal:
         """Return the journal of the calls that a framework may make again."""
 
     def runs(self) -> RunStore:

@@ -173,7 +173,6 @@ def _announce(settings: Config, passphrase: Secret, now: datetime) -> Agentguard
     try:
         domain = take_up(settings, passphrase)
         domain.open_log(now).close()
-        domain.ledger().keep()  # signed with the new key, since running guards accept no other
     except AgentguardError as error:
         return error
     return None

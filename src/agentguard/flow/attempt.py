@@ -1,6 +1,6 @@
 """One attempt of a call: what is known of it, its request, its journal entry and its end.
 
-``Attempt.close`` carries out an ``Ending``: the outcome in the log, then the entry in the journal,
+``Attempt.close`` carries out an ``Ending``: the page in the journal, then the outcome in the log,
 then the record that the enclosing call keeps of its inner calls. The journal makes a call run at
 most once where a framework names the call in the same way when it resumes a run
 (``CallSite.is_stable``), and where the adapter brings a ``ResultCodec``.
@@ -147,22 +147,6 @@ class Attempt:
             return stored._replace(state="unreplayable").refusal()
         return None
 
-    def begin(self) -> Generator[Effect, Any, Decision | None]:
-        """Enter in the journal that the tool begins; refuse where another attempt was first."""
-        if self.journal_key is None or self.options.reentrant:
-            return None
-        store = self.prepared.ports.journal
-        try:
-            if (yield Do(store.begin, self.journal_key, self.invocation_id)):
-                return None
-            reason = (
-                "another attempt of this very call has begun: look for the attempt's outcome with "
-                "agentguard audit list"
-            )
-            return Decision.refusal(reason, code="journal.in_doubt")
-        except Exception as error:  # noqa: BLE001  the journal is a port: any failure of it denies
-            return Decision.of_exception(error, "storage.failed", "the journal can't be written")
-
     # --- the end ----------------------------------------------------------------------------------
 
     def start(self) -> Releases:
@@ -218,10 +202,11 @@ class Attempt:
             self.prepared.listener.suspended()
         elif ending is endings.HANDED_ON:
             self.prepared.listener.handed_on()
+        page = self._page(ending, result)
+        if page is not None and self.journal_key is not None:
+            yield from self._write_page(self.journal_key, page)
         if ending.status is not None:
             yield from self._log(ending, ending.status, result, error)
-        if self.journal_key is not None and ending.journal != "unchanged":
-            yield from self._write_journal(self.journal_key, self._new_entry(ending, result))
         if self.releases is not None:
             self.releases.forget()
         if ending.is_complete:
@@ -265,11 +250,13 @@ class Attempt:
             # the tool has run, and its caller gets the result
             _LOGGER.exception("an outcome could not be recorded: its call stays in doubt")
 
-    def _new_entry(self, ending: Ending, result: object) -> JournalEntry | None:
-        """Return the journal entry after ``ending``; None where the call may be made anew."""
-        if ending.journal == "unknown" and not self.options.reentrant:
+    def _page(self, ending: Ending, result: object) -> JournalEntry | None:
+        """Return the page in the journal after ``ending``; None for none."""
+        if self.journal_key is None:
+            return None
+        if ending.page == "unknown" and not self.options.reentrant:
             return JournalEntry(self.invocation_id, "unknown")
-        return self._result_entry(result) if ending.journal == "result" else None
+        return self._result_entry(result) if ending.page == "result" else None
 
     def _result_entry(self, result: object) -> JournalEntry:
         """Return the journal entry of a call that has run.
@@ -300,10 +287,9 @@ class Attempt:
         held = self.releases.held if self.releases is not None else ()
         return Masks(held) if held else None
 
-    def _write_journal(self, key: str, entry: JournalEntry | None) -> Generator[Effect, Any, None]:
-        store = self.prepared.ports.journal
+    def _write_page(self, key: str, page: JournalEntry) -> Generator[Effect, Any, None]:
         try:
-            yield Do(store.forget, key) if entry is None else Do(store.finish, key, entry)
+            yield Do(self.prepared.ports.journal.finish, key, page)
         except Exception:
             _LOGGER.exception(
                 "the journal could not be written: a resumed run finds the call in doubt"

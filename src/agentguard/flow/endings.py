@@ -20,36 +20,33 @@ class Ending(NamedTuple):
     """One way in which an attempt ends, and what each store is told.
 
     ``status`` is the status of the outcome in the log; None where the authorization entry, a
-    refusal, is all that the log holds. ``journal`` is what becomes of the call's journal entry.
+    refusal, is all that the log holds. ``page`` is what the page of a journalled call says, None for no page.
     ``is_complete`` says that the call around needs to wait for this call no longer.
     ``is_suspended`` says in the outcome that the call goes on when the framework makes it again.
     """
 
     status: Status | None
-    journal: Literal["unchanged", "removed", "unknown", "result"]
+    page: Literal["unknown", "result"] | None
     is_complete: bool
     is_suspended: bool = False
 
 
-POSTPONED: Final = Ending(None, "unchanged", is_complete=False)
+POSTPONED: Final = Ending(None, None, is_complete=False)
 """Refused, and the same call may be allowed later; or interrupted before the decision."""
 
-REFUSED: Final = Ending(None, "unchanged", is_complete=True)
+REFUSED: Final = Ending(None, None, is_complete=True)
 """Refused for good."""
 
-UNRECORDED: Final = Ending("not_run", "unchanged", is_complete=False)
+UNRECORDED: Final = Ending("not_run", None, is_complete=False)
 """Nobody knows whether the authorization is in the log: the tool did not run."""
 
-REPLAYED: Final = Ending("not_run", "unchanged", is_complete=True)
+REPLAYED: Final = Ending("not_run", None, is_complete=True)
 """The tool ran in an earlier attempt, whose result is returned."""
 
-OVERTAKEN: Final = Ending("not_run", "unchanged", is_complete=False)
-"""Another call used the same approval or the last counted call, or another attempt has begun."""
-
-NOT_RUN: Final = Ending("not_run", "removed", is_complete=True)
+NOT_RUN: Final = Ending("not_run", None, is_complete=True)
 """The arguments changed after the decision."""
 
-SUSPENDED: Final = Ending("unknown", "removed", is_complete=False, is_suspended=True)
+SUSPENDED: Final = Ending("unknown", None, is_complete=False, is_suspended=True)
 """The framework has paused the tool, and makes the call again to go on."""
 
 HANDED_ON: Final = Ending("unknown", "unknown", is_complete=True)
@@ -58,19 +55,19 @@ HANDED_ON: Final = Ending("unknown", "unknown", is_complete=True)
 CUT_SHORT: Final = Ending("unknown", "unknown", is_complete=False)
 """A time-out, a cancellation or an exit: nobody knows what the tool did."""
 
-FAILED: Final = Ending("error", "removed", is_complete=True)
+FAILED: Final = Ending("error", None, is_complete=True)
 """The tool raised an exception."""
 
-UNFINISHED: Final = Ending("error", "removed", is_complete=False)
+UNFINISHED: Final = Ending("error", None, is_complete=False)
 """The tool raised an exception, and what it does are guarded calls, which may go on."""
 
 DONE: Final = Ending("ok", "result", is_complete=True)
 """The tool returned."""
 
-AWAITING: Final = Ending("ok", "removed", is_complete=True, is_suspended=True)
+AWAITING: Final = Ending("ok", None, is_complete=True, is_suspended=True)
 """The tool returned while a call inside waits: the framework makes the call again."""
 
-ABANDONED: Final = Ending(None, "unchanged", is_complete=False)
+ABANDONED: Final = Ending(None, None, is_complete=False)
 """The process that ran the tool is lost: the call stays in doubt."""
 
 

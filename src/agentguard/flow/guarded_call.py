@@ -9,10 +9,9 @@ use.
 
 The modules of the flow import nothing that does I/O. Five calls on the values that they are given
 are no effects, because each takes microseconds and happens in every call: the clock, the random
-bytes, the signature, the check of revocations (``Revocations.refusal``) and the check for a request
-(``Approvals.has``). On a state directory these two checks ask for the status of a file. After a
-change of that file, ``Revocations.refusal`` also reads the file and verifies the signature (ADR
-0008).
+bytes, the signature, the check of revocations (``AuditLog.refusal``) and the check for a request
+(``Approvals.has``). On a state directory the one reads the head of the log, and the other asks for
+the status of a file.
 
 Fail closed: whatever goes wrong before the tool runs ends as a refusal with a reason code, which
 is signed and appended like any other as long as the log can be written.
@@ -21,18 +20,26 @@ is signed and appended like any other as long as the log can be written.
 from __future__ import annotations
 
 from collections.abc import Generator
+from functools import partial
 from typing import Any, Final
 
 from agentguard.audit.entry import LogPlace, Record
 from agentguard.call.decision import Decision, Denied
 from agentguard.call.invocation import statement
-from agentguard.errors import AgentguardError, ApprovalError, DelegationError, EncodeError
+from agentguard.errors import (
+    AgentguardError,
+    ApprovalError,
+    CallError,
+    DelegationError,
+    EncodeError,
+)
 from agentguard.flow import endings, log_entries
 from agentguard.flow.attempt import Attempt
 from agentguard.flow.decide import Ruling, rule
 from agentguard.flow.effects import Do, Effect, NotRun, Run
 from agentguard.flow.listener import LoggedInvocation
 from agentguard.flow.prepare import CallInput, prepare
+from agentguard.identity.revocation import require_unrevoked
 from agentguard.signing import dsse
 from agentguard.signing.canonical import sha256_hex
 from agentguard.signing.dsse import Envelope
@@ -41,6 +48,9 @@ _FINAL_FOR_THE_REQUEST: Final = frozenset(
     {"approval.altered", "approval.rejected", "approval.expired", "approval.consumed"}
 )
 """Reason codes of the refusals after which nobody needs the request for an approval any more."""
+
+_FIRST: Final = (ApprovalError, CallError, DelegationError)
+"""The errors of a commit that came after another call's, or after a revocation."""
 
 
 def evaluate(call: CallInput) -> Generator[Effect, Any, Decision]:
@@ -76,11 +86,6 @@ def guarded_call(call: CallInput) -> Generator[Effect, Any, Any]:
     if attempt.journal_entry is not None:
         yield from attempt.close(endings.REPLAYED)
         return attempt.stored_result
-    refusal = yield from attempt.begin()
-    if refusal is not None:
-        refusal = yield from attempt.give_up(refusal)
-        yield from attempt.close(endings.OVERTAKEN)
-        raise Denied(refusal)
     releases = attempt.start()
     try:
         result = yield Run(
@@ -114,7 +119,7 @@ def _authorize(attempt: Attempt) -> Generator[Effect, Any, None]:
     record, ruling = _authorization(attempt, envelope, ruling)
     try:
         place = yield from _append(record, attempt, ruling)  # 7
-    except (ApprovalError, DelegationError) as error:  # another call was first
+    except _FIRST as error:  # another call or a revocation was first
         ruling = ruling.refused(Decision.of_error(error))
         record, ruling = _authorization(attempt, envelope, ruling)
         place = yield from _append(record, attempt, ruling)
@@ -174,12 +179,15 @@ def _authorization(attempt: Attempt, envelope: Envelope, ruling: Ruling) -> tupl
 def _append(record: Record, attempt: Attempt, ruling: Ruling) -> Generator[Effect, Any, LogPlace]:
     """Make the authorization durable; refuse a call whose authorization can't be made durable.
 
-    Raises ``DelegationError`` where the delegation has no call left, and ``ApprovalError`` where
-    the request for the approval does not wait any more.
+    Raises ``DelegationError`` where the delegation has no call left, or somebody may act no more,
+    ``ApprovalError`` where the request for the approval does not wait any more, and ``CallError``
+    where another attempt of the call was first.
     """
+    prepared = attempt.prepared
+    check = partial(require_unrevoked, names=prepared.authority.names) if ruling.runs else None
     try:
-        place: LogPlace = yield Do(attempt.prepared.ports.log.append, record)
-    except (ApprovalError, DelegationError):
+        place: LogPlace = yield Do(partial(prepared.ports.log.append, record, check=check))
+    except _FIRST:
         raise
     except Exception as error:
         is_unknown = isinstance(error, AgentguardError) and error.code == "storage.unknown"

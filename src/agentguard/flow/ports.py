@@ -21,7 +21,6 @@ from agentguard.call.journal import Journal
 from agentguard.call.plain import discarded
 from agentguard.call.redaction import Redaction
 from agentguard.call.releases import SecretDesk
-from agentguard.identity.revocation import Revocations
 from agentguard.policy.engine import Engine
 from agentguard.policy.names import Names
 
@@ -70,7 +69,6 @@ class Ports:
     engine: Engine
     engine_name: Mapping[str, str]
     log: AuditLog
-    revocations: Revocations
     clock: Clock
     entropy: Entropy
     config_sha256: str

@@ -309,7 +309,7 @@ def _require(
 ) -> Decision | None:
     """Refuse a call whose authority is revoked, or whose scope is too small."""
     try:
-        require_unrevoked(ports.revocations, authority.names)
+        require_unrevoked(ports.log, authority.names)
     except Exception as error:  # noqa: BLE001  revocations that can't be read deny
         return Decision.of_exception(error, "storage.failed", "the revocations can't be read")
     missing = authority.lacks(requires)

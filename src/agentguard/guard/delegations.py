@@ -107,7 +107,7 @@ class Delegations:
             user = self._verified(lender, lender.token, now)
         else:
             user = lender
-        require_unrevoked(self._runtime.current_ports().revocations, user.login.names)
+        require_unrevoked(self._runtime.current_ports().log, user.login.names)
         return user.principal, user
 
     def _verified(self, lender: Lender, token: str, now: int) -> User:
@@ -170,9 +170,9 @@ class Delegations:
     def resume(self, stored: bytes) -> Delegation:
         """Take up what ``Delegation.dumps`` wrote; raises as ``Guard.resume`` does."""
         delegation = self.take_up(stored)
-        revocations = self._runtime.current_ports().revocations
+        log = self._runtime.current_ports().log
         with refusing(stored):
-            require_unrevoked(revocations, delegation.chain.names)
+            require_unrevoked(log, delegation.chain.names)
         return delegation
 
     def take_up(self, stored: bytes) -> Delegation:

@@ -298,7 +298,7 @@ class Instance:
         if source is None:
             return None
         acceptance = source.accept(self.ports.now())
-        require_unrevoked(self.ports.revocations, acceptance.authority.names)
+        require_unrevoked(self.ports.log, acceptance.authority.names)
         return IssuedToken(acceptance.token.token, acceptance.token.chain.dumps())
 
     # --- its calls -------------------------------------------------------------------------------

@@ -13,10 +13,9 @@ import threading
 import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from agentguard import telemetry
 from agentguard.approvals.inbox import ApprovalInbox
@@ -42,13 +41,7 @@ from agentguard.policy.names import Names
 from agentguard.store.log import StoreLog
 from agentguard.store.log_probe import LogProbe
 
-if TYPE_CHECKING:
-    from agentguard.store.ledger import Inheritance, Ledger
-
 _LOGGER = logging.getLogger("agentguard")
-
-SAVE_EVERY: Final = 4096
-"""The number of entries after which a guard saves its ledger, so that it opens fast next time."""
 
 _CHECK_KEYS_AFTER: Final = timedelta(minutes=5)
 """The time after which a guard looks for new keys before it signs a checkpoint."""
@@ -101,8 +94,6 @@ class Runtime:
         self._ports: Ports | None = None
         self._log: StoreLog | None = None
         self._probe: LogProbe | None = None
-        self._ledger: Ledger | None = None
-        self._inheritance: Inheritance | None = None
         self._looks_until: threading.Event | None = None
         self._start_threads()
 
@@ -118,7 +109,6 @@ class Runtime:
         # RLocks: no call that interrupts this thread waits for it
         self._ports_lock = threading.RLock()
         self._domain_lock = threading.RLock()
-        self._saved_size = 0
 
     def current_ports(self) -> Ports:
         """Return this process's ports; the first call in a process opens the ports."""
@@ -144,13 +134,12 @@ class Runtime:
             raise
 
     def _open_log(self, domain: Domain, now: datetime) -> Ports:
-        ledger = domain.ledger(self._inheritance)
         log = domain.open_log(now, clock)
         try:
-            ports, self.requests = ports_on(self._setup, log, domain, ledger, clock)
+            ports, self.requests = ports_on(self._setup, log, domain, clock)
             self.runs = domain.runs()
             put_on_record(self._setup, ports, domain)
-            self._log, self._ledger, self._saved_size = log, ledger, log.head.size
+            self._log = log
             self._probe = LogProbe(log)
             self._require_open()  # another thread may have closed the guard meanwhile
         except BaseException:
@@ -183,7 +172,7 @@ class Runtime:
             earlier, log = self.current_ports(), self._log
             assert log is not None  # noqa: S101  ports have a log
             domain = self.domain
-            ports, store = ports_on(setup, log, domain, self._ledger, clock)
+            ports, store = ports_on(setup, log, domain, clock)
             put_on_record(setup, ports, domain)
 
         def use() -> None:
@@ -281,8 +270,6 @@ class Runtime:
         key (``is_due``). The entries that the log is about to sign may
         be older than the new key. Raises ``StorageError``.
         """
-        if self._unsaved_entries() >= SAVE_EVERY and not self._closed:
-            self._save_ledger_later()
         if is_due or not self._keys_checked_from < at < self._keys_checked_until:
             self._look_for_new_keys(datetime.fromisoformat(at))
         domain = self.domain
@@ -290,8 +277,6 @@ class Runtime:
             key = domain.trust.trusted_key("log", domain.log_key.key_id)
             if key.not_before <= seconds(datetime.fromisoformat(at)):
                 self._log.sign_with(domain.log_key)
-                if self._ledger is not None:
-                    self._ledger.sign_with(domain.log_key)
                 self._signing_domain = domain
 
     def _look_for_new_keys(self, moment: datetime) -> None:
@@ -307,29 +292,6 @@ class Runtime:
         self._keys_checked_from = timestamp(moment - _CHECK_KEYS_AFTER)
         self._keys_checked_until = timestamp(moment + _CHECK_KEYS_AFTER)
 
-    def _unsaved_entries(self) -> int:
-        """Return how many entries this process has written since it last saved the ledger."""
-        return self._log.head.size - self._saved_size if self._log is not None else 0
-
-    def _save_ledger_later(self) -> None:
-        """Save the ledger in a thread, so that a commit does not wait."""
-        if self._log is not None:
-            self._saved_size = self._log.head.size
-            with suppress(RuntimeError):  # the executor is shut down, and close() saves the ledger
-                self.executors.log.submit(self._save_ledger)
-
-    def _save_ledger(self) -> None:
-        if self._ledger is None:
-            return
-        try:
-            self._ledger.keep()
-        except (AgentguardError, OSError):
-            # the log itself is whole; the next opening reads more of the log, and reports problems
-            _LOGGER.warning(
-                "the ledger could not be saved: the next opening reads more of the log",
-                exc_info=True,
-            )
-
     def flush(self) -> None:
         """Make all entries durable that this process has enqueued."""
         if self._log is not None and not self._log.closed:
@@ -340,10 +302,8 @@ class Runtime:
         return None if self._probe is None else self._probe.failure()
 
     def forked(self) -> None:
-        """Drop the parent's log in a forked process; keep the parent's knowledge of the log."""
-        if self._ledger is not None:
-            self._inheritance = self._ledger.inheritance()
-        self._ports = self._log = self._probe = self._ledger = self.requests = None
+        """Drop the parent's log in a forked process."""
+        self._ports = self._log = self._probe = self.requests = None
         self._claim = _nothing  # the fork has closed the parent's lock
         self._looks_until = None
         self._start_threads()
@@ -369,8 +329,6 @@ class Runtime:
         try:
             if log is not None:
                 log.close()
-            if self._ledger is not None and self._ledger.is_worth_saving(self._unsaved_entries()):
-                self._save_ledger()
         finally:
             give_back, self._claim = self._claim, _nothing
             give_back()

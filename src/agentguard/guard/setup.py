@@ -30,7 +30,6 @@ from agentguard.secrets.rule import SecretRule
 from agentguard.signing import canonical
 
 if TYPE_CHECKING:
-    from agentguard.store.ledger import Ledger
     from agentguard.store.log import StoreLog
 
 
@@ -88,14 +87,11 @@ def _require_meetable(settings: Config, engine: Engine, callbacks: Callbacks) ->
         raise ConfigError(message, code="approval.unavailable")
 
 
-def ports_on(
-    setup: Setup, log: StoreLog, domain: Domain, ledger: Ledger | None, clock: Clock
-) -> tuple[Ports, Store]:
+def ports_on(setup: Setup, log: StoreLog, domain: Domain, clock: Clock) -> tuple[Ports, Store]:
     """Put the ports of a configuration together; return them and their store of requests."""
     engine, settings, callbacks = setup.engine, setup.settings, setup.callbacks
     ends = RequestEnds(log, settings.roster, clock, callbacks, settings.approvals.expiring_seconds)
-    approvals = domain.approvals(settings.approvals.limits, log.requests, ends.record, ledger)
-    revocations = domain.revocations(ledger)
+    approvals = domain.approvals(settings.approvals.limits, log, ends.record)
     ports = Ports(
         engine=engine,
         engine_name={"name": engine.name, "version": engine.version},
@@ -104,10 +100,9 @@ def ports_on(
         entropy=os.urandom,
         config_sha256=canonical.sha256_hex(settings.encoded),
         redactions=settings.redact,
-        revocations=revocations,
         approvals=approvals,
-        journal=domain.journal(ledger),
-        secrets=Desk(setup.secrets, log, revocations, clock),
+        journal=domain.journal(log),
+        secrets=Desk(setup.secrets, log, clock),
         roster=settings.roster,
         trust_domain=settings.trust_domain,
         places=Places(settings.paths),

@@ -23,7 +23,7 @@ from agentguard.audit.log import AuditLog
 from agentguard.call.invocation import timestamp
 from agentguard.call.releases import ProofRecord, Prover, Releases, ReleaseSubject, RequestProof
 from agentguard.errors import AgentguardError, ProofError, SecretError
-from agentguard.identity.revocation import Revocations, require_unrevoked
+from agentguard.identity.revocation import require_unrevoked
 from agentguard.secrets.rule import SecretRule
 from agentguard.signing.canonical import sha256_hex
 from agentguard.signing.keys import Secret
@@ -51,12 +51,10 @@ class Desk:
         self,
         secrets: Mapping[str, SecretRule],
         log: AuditLog,
-        revocations: Revocations,
         clock: Callable[[], datetime],
     ) -> None:
         self._secrets = secrets
         self._log = log
-        self._revocations = revocations
         self._clock = clock
 
     def begin(self, subject: ReleaseSubject, around: Releases | None) -> RunningReleases:
@@ -73,7 +71,7 @@ class Desk:
         if refusal is not None:
             raise _refused(refusal)
         try:
-            require_unrevoked(self._revocations, subject.names)
+            require_unrevoked(self._log, subject.names)
         except AgentguardError as error:
             is_refused = error.code in _REFUSALS
             code = "secret.refused" if is_refused else "secret.failed"
@@ -89,7 +87,7 @@ class Desk:
             message = "only a call under a delegation proves its requests: use guard.delegate"
             raise ProofError(message)
         try:
-            require_unrevoked(self._revocations, subject.names)
+            require_unrevoked(self._log, subject.names)
             made, record = proving(subject.prover, subject.invocation_sha256)
         except ProofError:
             raise

@@ -135,7 +135,7 @@ def use_proof(
 def require_active(parts: ServiceParts, uri: str, name: str, thumbprint: str) -> None:
     """Raise ``RefusedError`` where the agent or the instance is revoked, or all are frozen."""
     try:
-        require_unrevoked(parts.ports.revocations, frozenset({uri, f"agent:{name}", thumbprint}))
+        require_unrevoked(parts.ports.log, frozenset({uri, f"agent:{name}", thumbprint}))
     except DelegationError as error:
         if error.code == "domain.frozen":
             message = f"the trust domain is frozen [{error.code}]"

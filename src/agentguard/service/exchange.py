@@ -217,7 +217,7 @@ def _begin(
         )
         if wanted.subject_type is not None:
             _require_type(parts, lent.chain, wanted.subject_type)
-        require_unrevoked(parts.ports.revocations, lent.chain.names)
+        require_unrevoked(parts.ports.log, lent.chain.names)
     except AgentguardError as error:
         refused = _refused(error)
         if wanted.subject_type is None and refused.error == "invalid_request":

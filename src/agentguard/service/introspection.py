@@ -39,7 +39,7 @@ def _active(parts: ServiceParts, text: str, chain: str | None) -> AccessToken | 
     if token is None:
         return None
     try:
-        require_unrevoked(parts.ports.revocations, token.chain.names | {token.jti})
+        require_unrevoked(parts.ports.log, token.chain.names | {token.jti})
     except DelegationError as error:
         LOGGER.info("a token that is asked for is refused: %s", error.code)
         return None

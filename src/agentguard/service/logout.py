@@ -28,10 +28,9 @@ def log_out(parts: ServiceParts, request: Request) -> Answer:
     logout = _verified(parts, token)
     try:
         with parts.turn:  # of two that bring the same token, one writes an entry
-            if not parts.ports.revocations.has_ended(logout):
-                at = timestamp(parts.now())
-                parts.ports.log.append(LogOutEntry(at=at, token=token).record())
-            parts.ports.revocations.publish()
+            log = parts.ports.log
+            if not log.look(lambda state: state.has_ended(logout)):
+                log.append(LogOutEntry(at=timestamp(parts.now()), token=token).record())
     except AgentguardError as error:
         LOGGER.warning("a log-out can't be recorded: %s (%s)", error, error.code)
         raise unavailable("the log-out can't be recorded now") from error

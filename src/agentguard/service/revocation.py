@@ -41,7 +41,6 @@ def revoke(parts: ServiceParts, request: Request) -> Answer:
     try:
         with parts.turn:
             _record(parts, last.grant.jti, last.token, request.headers["dpop"])
-            parts.ports.revocations.publish()
     except AgentguardError as error:
         LOGGER.warning("a surrender can't be recorded: %s (%s)", error, error.code)
         raise unavailable("the token can't be revoked now") from error
@@ -58,9 +57,6 @@ def _require_issued(parts: ServiceParts, hop: str, at: int) -> None:
 
 
 def _record(parts: ServiceParts, jti: str, hop: str, proof: str) -> None:
-    match parts.ports.revocations.surrender_of(jti):
-        case "new":
-            at = timestamp(parts.now())
-            parts.ports.log.append(SurrenderEntry(at=at, hop=hop, proof=proof).record())
-        case "full":
-            raise unavailable("too many delegations were given up in a day: try again later")
+    log = parts.ports.log
+    if not log.look(lambda state: state.is_refused(jti)):
+        log.append(SurrenderEntry(at=timestamp(parts.now()), hop=hop, proof=proof).record())

@@ -10,23 +10,22 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import Final, NoReturn
 
 from agentguard.approvals.answer import read_answer
 from agentguard.approvals.request import MAX_REQUEST_BYTES, ApprovalRequest
 from agentguard.approvals.store import Check, Limits, Recorder, StoredRequest
+from agentguard.audit.log import AuditLog
 from agentguard.audit.state import LoggedRequest
 from agentguard.errors import AgentguardError, ApprovalError, StorageError
+from agentguard.identity.trust import TrustDocument
 from agentguard.signing import canonical
 from agentguard.signing.dsse import Envelope
 from agentguard.storage import files, lock
 from agentguard.storage.seal import Keys, Seal
-
-if TYPE_CHECKING:
-    from agentguard.store.ledger import Ledger
 
 _LOGGER = logging.getLogger("agentguard")
 
@@ -36,9 +35,6 @@ _ANSWERS: Final = "answers"
 _ANNOUNCED: Final = "announced"
 
 _TYPE: Final = "application/vnd.agentguard.answer+json"
-Logged = Callable[[Sequence[str]], Mapping[str, LoggedRequest]]
-"""Returns the requests of these ids that the log has, by id, as of its newest head."""
-
 MAX_ANSWERS: Final = 64
 """The most answers to one request that are read."""
 
@@ -46,7 +42,7 @@ MAX_ANSWERS: Final = 64
 class FileApprovals:
     """The ``Approvals`` of a state directory, for all its processes.
 
-    A request counts only as the log has it, of which ``logged`` returns the requests of some ids.
+    A request counts only as the ``log`` has it. ``trust`` returns the trust document that counts.
     ``record`` puts the end of a request into the log; without ``record`` no request ends here.
     ``keys`` returns the log's key and the trust document; without ``keys`` an unsigned answer is
     refused. Each method raises ``StorageError``, and those that end a request raise as ``record``.
@@ -55,8 +51,8 @@ class FileApprovals:
     def __init__(
         self,
         state: Path,
-        ledger: Ledger,
-        logged: Logged,
+        log: AuditLog,
+        trust: Callable[[], TrustDocument],
         limits: Limits = Limits(),  # noqa: B008  a value
         keys: Keys | None = None,
         record: Recorder | None = None,
@@ -64,8 +60,8 @@ class FileApprovals:
         self._folder = state / FOLDER
         self._requests = os.fspath(self._folder / _REQUESTS)
         self._limits = limits
-        self._ledger = ledger
-        self._logged = logged
+        self._log = log
+        self._trust = trust
         self._record = record
         self._over: set[str] = set()
         self._seal = Seal(keys or _no_keys, _TYPE, "answer", MAX_REQUEST_BYTES)
@@ -101,7 +97,7 @@ class FileApprovals:
                 return stored
             if stored is not None:
                 self._remove(key, None)
-            logged = self._logged([other.request_id for _key, other in waiting])
+            logged = self._logged(waiting)
             others = [other for _key, other in waiting if other.request_id in logged]
             open_ = [other for other in others if logged[other.request_id].state == "waiting"]
             self._limits.check(open_, request)
@@ -170,7 +166,7 @@ class FileApprovals:
         A request that can't be read is left out: the call that looks for the request is refused.
         """
         stored = [(key, request) for key, request in self._stored() if request is not None]
-        logged = self._logged([request.request_id for _key, request in stored])
+        logged = self._logged(stored)
         waiting = [
             (key, request)
             for key, request in stored
@@ -223,9 +219,12 @@ class FileApprovals:
             files.add(folder / name, data)
 
     def refusal(self, request: ApprovalRequest) -> tuple[str, str] | None:
-        """Return why the call of a request can't run now, by the ledger; None where it can."""
-        names = {request.agent, f"agent:{request.agent_name}", request.principal, *request.actors}
-        return self._ledger.refusal(names)
+        """Return why the call of a request can't run now, by the log; None where it can."""
+        return self._log.refusal(request.names)
+
+    def _logged(self, stored: Sequence[tuple[str, ApprovalRequest]]) -> dict[str, LoggedRequest]:
+        ids = [request.request_id for _key, request in stored]
+        return self._log.look(lambda state: state.requests(ids))
 
     def _stored(self) -> list[tuple[str, ApprovalRequest | None]]:
         """Return each file among the requests, unverified; None for one that is no request."""
@@ -247,7 +246,7 @@ class FileApprovals:
 
     def _state_of(self, request: ApprovalRequest) -> str | None:
         """Return the state of this request, as it is shown to people; None for no such request."""
-        logged = self._logged([request.request_id]).get(request.request_id)
+        logged = self._log.look(lambda state: state.request(request.request_id))
         if logged is None or logged.displayed_sha256 != request.displayed_sha256:
             return None
         return logged.state
@@ -290,7 +289,7 @@ class FileApprovals:
             envelope = Envelope.parse(canonical.loads(data))
             if envelope.signatures:
                 return envelope
-        unsigned = self._seal.open_under(self._ledger.trust, request_id + path.name, data)
+        unsigned = self._seal.open_under(self._trust(), request_id + path.name, data)
         return Envelope.parse(canonical.loads(unsigned))
 
     @contextmanager

@@ -5,30 +5,25 @@ All of it is gone with its process. The log in memory is a store (``store/sqlite
 
 from __future__ import annotations
 
-import hmac
-import os
 import threading
-from collections.abc import Set as AbstractSet
 from contextlib import suppress
-from typing import Literal
 
 from agentguard.approvals.answer import read_answer
 from agentguard.approvals.request import ApprovalRequest
 from agentguard.approvals.store import Check, Limits, Recorder, StoredRequest
-from agentguard.call.journal import JournalEntry
+from agentguard.audit.log import AuditLog
 from agentguard.errors import ApprovalError, StorageError
-from agentguard.identity.login import LogOut
 from agentguard.signing.dsse import Envelope
-from agentguard.storage.approval_files import Logged, warn_if_unused
+from agentguard.storage.approval_files import warn_if_unused
 from agentguard.storage.owned_lock import OwnedLock
 
 
 class MemoryApprovals:
-    """The ``Approvals`` of a guard in memory; ``logged`` returns what the log has of requests."""
+    """The ``Approvals`` of a guard in memory; ``log`` has what became of requests."""
 
-    def __init__(self, limits: Limits, logged: Logged, record: Recorder) -> None:
+    def __init__(self, limits: Limits, log: AuditLog, record: Recorder) -> None:
         self._limits = limits
-        self._logged = logged
+        self._log = log
         self._record = record
         self._requests: dict[str, StoredRequest] = {}
         self._announced: set[str] = set()
@@ -73,7 +68,7 @@ class MemoryApprovals:
         return self._state_of(stored.request) in ("expired", "withdrawn")
 
     def _state_of(self, request: ApprovalRequest) -> str | None:
-        logged = self._logged([request.request_id]).get(request.request_id)
+        logged = self._log.look(lambda state: state.request(request.request_id))
         return None if logged is None else logged.state
 
     def announce(self, request: ApprovalRequest) -> bool:
@@ -111,8 +106,9 @@ class MemoryApprovals:
         """Return nothing: nobody changes a request in memory."""
         return []
 
-    def refusal(self, request: ApprovalRequest) -> None:
-        """Return None: nobody can revoke or freeze anything in memory."""
+    def refusal(self, request: ApprovalRequest) -> tuple[str, str] | None:
+        """Return why the call of a request can't run now, by the log; None where it can."""
+        return self._log.refusal(request.names)
 
     def answer(self, request: ApprovalRequest, envelope: Envelope, check: Check = None) -> None:
         """Store an answer; raises ``StorageError`` (``storage.exists``) or ``ApprovalError``.
@@ -134,35 +130,6 @@ class MemoryApprovals:
                     return
         message = f"the request {request.request_id} does not wait any more"
         raise ApprovalError(message, code="request.unknown")
-
-
-class MemoryJournal:
-    """The ``Journal`` of a guard in memory."""
-
-    def __init__(self) -> None:
-        self._entries: dict[str, JournalEntry] = {}
-        self._secret = os.urandom(32)
-
-    def name(self, key: str) -> str:
-        """Return a call's name, which no other process can make."""
-        return hmac.digest(self._secret, key.encode(), "sha256")[:16].hex()
-
-    def read(self, key: str) -> JournalEntry | None:
-        """Return the entry of a call; None where the call is new."""
-        return self._entries.get(key)
-
-    def begin(self, key: str, invocation_id: str) -> bool:
-        """Record that a call begins; return False where the call has an entry already."""
-        entry = JournalEntry(invocation_id, "begun")
-        return self._entries.setdefault(key, entry) is entry
-
-    def finish(self, key: str, entry: JournalEntry) -> None:
-        """Record how a call ended that has begun."""
-        self._entries[key] = entry
-
-    def forget(self, key: str) -> None:
-        """Let a call be made anew."""
-        self._entries.pop(key, None)
 
 
 class MemoryRuns:
@@ -191,21 +158,3 @@ class MemoryRuns:
     def remove(self, name: str) -> None:
         """Remove the value of ``name``, if there is one."""
         self._values.pop(name, None)
-
-
-class MemoryRevocations:
-    """The ``Revocations`` of a guard in memory: nothing is revoked."""
-
-    def refusal(self, names: AbstractSet[str]) -> None:
-        """Return None: nobody is revoked."""
-
-    def has_ended(self, logout: LogOut) -> bool:  # noqa: ARG002
-        """Return false: a guard in memory learns of no log-out."""
-        return False
-
-    def surrender_of(self, jti: str) -> Literal["full"]:  # noqa: ARG002
-        """Return ``full``: a guard in memory learns of no surrender."""
-        return "full"
-
-    def publish(self) -> None:
-        """Do nothing: no other process has this guard."""

@@ -1,57 +1,101 @@
-"""``PublishedRevocations``: a trust domain's revocations, as the server of a tool may have them.
+"""``PublishedRevocations``: who may act no more in a trust domain, for the servers of tools.
 
-The file is ``restrictions.json`` of a state or of an anchor, which the key of the log has signed. A
-receiver gets a copy, by whatever way, into a folder of its own. An older copy says less: the file
-proves what was revoked, and not that nothing else was revoked since.
+The file has the signed head of the domain's log, and the nodes of its map that prove who is revoked
+and who is not: all keys of these kinds are there, by their digests, and no name. A receiver gets
+the file by whatever way. An older file says less: nothing proves that nobody was revoked since.
 """
 
 from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from pathlib import Path
+from typing import Any, Final, NamedTuple
 
-from agentguard.audit.restrictions import Restrictions
-from agentguard.errors import StorageError
+from agentguard.audit import head as heads
+from agentguard.audit.head import Head
+from agentguard.audit.map import Cache, Map, Overlay
+from agentguard.audit.state import State
+from agentguard.errors import AgentguardError, DecodeError, StorageError
 from agentguard.identity.trust import TrustDocument
-from agentguard.storage import restrictions_file
+from agentguard.signing import canonical
+from agentguard.signing.canonical import b64_decode, b64_encode
+from agentguard.storage import files
+
+_MAX_BYTES: Final = 64 << 20
+
+
+def dumps(note: bytes, nodes: Mapping[str, bytes]) -> bytes:
+    """Return the file of a head's signed note and the nodes of its map, by their addresses."""
+    encoded = {at: b64_encode(node) for at, node in sorted(nodes.items())}
+    return canonical.dumps({"head": note.decode(), "nodes": encoded}) + b"\n"
+
+
+class _Known(NamedTuple):
+    version: tuple[int, ...]
+    head: Head
+    state: State
 
 
 class PublishedRevocations:
-    """The revocations in ``folder``, which has the file ``restrictions.json`` of a trust domain.
+    """Who may act no more, by the file at ``path`` that ``agentguard revocations`` has written.
 
-    The file is read anew when it changes. An older copy than the one before is refused: the object
-    remembers, and a new process does not. The methods may be called from any thread.
+    ``trust`` is the trust document of the domain. The file is read anew when it changes. An older
+    file than the one before is refused: the object remembers, and a new process does not. The
+    methods may be called from any thread.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], trust: TrustDocument) -> None:
-        self._folder = Path(folder).absolute()  # a server may change its folder afterwards
+    def __init__(self, path: str | os.PathLike[str], trust: TrustDocument) -> None:
+        self._path = Path(path).absolute()  # a server may change its folder afterwards
         self._trust = trust
         self._lock = threading.Lock()
-        self._known: tuple[tuple[int, ...], Restrictions] | None = None
+        self._known: _Known | None = None
 
     def refusal(self, names: AbstractSet[str]) -> tuple[str, str] | None:
         """Return the code and the reason why no bearer of ``names`` may act; None for none.
 
         Raises ``StorageError``: ``storage.missing`` for a missing file, ``storage.corrupt`` for one
-        that no key of the log has signed, ``storage.rolled_back`` for one older than before.
+        that no key of the log has signed, or that lacks what it should prove;
+        ``storage.rolled_back`` for one older than before.
         """
-        return self._restrictions().refusal(names)
-
-    def _restrictions(self) -> Restrictions:
         with self._lock:
-            path = self._folder / restrictions_file.FILE
-            try:
-                status = path.stat()
-            except OSError as error:
-                message = f"{path} can't be read ({error.strerror})"
-                raise StorageError(message, code="storage.missing") from error
-            seen = (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-            if self._known is None or self._known[0] != seen:
-                loaded = restrictions_file.load(self._folder).verify(self._trust).restrictions
-                if self._known is not None and loaded.newest < self._known[1].newest:
-                    message = f"{path} is older than the copy that was there before: get the newest"
-                    raise StorageError(message, code="storage.rolled_back")
-                self._known = seen, loaded
-            return self._known[1]
+            return self._read().refusal(names)
+
+    def _read(self) -> State:
+        try:
+            status = self._path.stat()
+        except OSError as error:
+            message = f"{self._path} can't be read ({error.strerror})"
+            raise StorageError(message, code="storage.missing") from error
+        version = (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+        if self._known is not None and self._known.version == version:
+            return self._known.state
+        try:
+            head, state = _loads(files.read(self._path, limit=_MAX_BYTES), self._trust)
+        except (AgentguardError, OSError, AttributeError, TypeError, ValueError) as error:
+            message = (
+                f"{self._path} does not hold ({error}): get a new file from agentguard revocations"
+            )
+            raise StorageError(message, code="storage.corrupt") from error
+        if self._known is not None and head.size < self._known.head.size:
+            message = f"{self._path} is older than the file that was there before: get the newest"
+            raise StorageError(message, code="storage.rolled_back")
+        self._known = _Known(version, head, state)
+        return state
+
+
+def _loads(data: bytes, trust: TrustDocument) -> tuple[Head, State]:
+    """Return the head and what it vouches for; a node is compared with it when it is needed."""
+    members: Any = canonical.loads(data.rstrip(b"\n"), limit=_MAX_BYTES)
+    if not isinstance(members, dict) or members.keys() != {"head", "nodes"}:
+        raise DecodeError("it is no file of revocations")
+    keys = (one.key for one in trust.keys_for("log") if one.compromised_since is None)
+    head, _key = heads.verify(members["head"].encode(), keys, trust.log)
+    nodes = {at: b64_decode(node) for at, node in members["nodes"].items()}
+
+    def fetch(addresses: list[str]) -> dict[str, bytes]:
+        return {at: nodes[at] for at in addresses if at in nodes}
+
+    return head, State(Overlay(Map(head.map_root, fetch, Cache())))

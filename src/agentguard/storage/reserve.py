@@ -1,7 +1,6 @@
 """The reserve: room on the disk that is kept for freezes and revocations.
 
-A file in the state takes the room, for entries and for new copies of the files of restrictions. An
-entry of any other kind needs the reserve to be whole, so that calls are denied while there is room
+A file in the state takes the room. An entry of any other kind needs the reserve to be whole, so that calls are denied while there is room
 left for who has to stop them. A freeze or revocation for which the disk has no room gives the
 reserve up, holds its lock meanwhile, and fills it again where that can be done. Else the next entry
 for which there is room fills it.
@@ -17,21 +16,15 @@ from pathlib import Path
 from typing import Final
 
 from agentguard.errors import StorageError
-from agentguard.storage import lock, restrictions_file
+from agentguard.storage import lock
 
 FILE: Final = "reserve"
 
 SIZE: Final = 1 << 20
-"""The least bytes of the reserve, and its step: it grows with the files of restrictions."""
-
-_COPIES: Final = 2
-"""How many copies of the files of restrictions are written: in the state and beside the anchor."""
+"""The bytes of the reserve."""
 
 _PARTS: Final = (1, 2, 4, 8, 16)
 """The parts of the reserve that are filled again where there is no room for all of it."""
-
-_SIZES: Final[dict[Path, tuple[tuple[int, int, int], int]]] = {}
-"""For each state, the version of its file of restrictions, and the size of the reserve for it."""
 
 _IS_GIVEN_UP: ContextVar[bool] = ContextVar("agentguard_reserve_given_up", default=False)
 
@@ -43,7 +36,7 @@ def fill(state: Path) -> None:
             kept = _kept((state / FILE).lstat())
         except FileNotFoundError:
             kept = 0
-        if kept < _size(state):
+        if kept < SIZE:
             _fill_unlocked(state)
 
 
@@ -52,7 +45,7 @@ def require(state: Path) -> None:
     if _IS_GIVEN_UP.get():
         return
     try:
-        if os.lstat(state / FILE).st_size >= _size(state):  # this runs in every commit
+        if os.lstat(state / FILE).st_size >= SIZE:  # this runs in every commit
             return
     except FileNotFoundError:
         pass
@@ -78,7 +71,7 @@ def given_up(state: Path) -> Iterator[None]:
             _IS_GIVEN_UP.reset(token)
         for part in _PARTS:  # what is left of the room is for the next freeze or revocation
             with suppress(OSError):
-                _allocate(file, _size(state) // part)
+                _allocate(file, SIZE // part)
                 break
     finally:
         lock.release(file)
@@ -90,7 +83,7 @@ def _fill_unlocked(state: Path) -> None:
     if file is None:
         raise _full(state, "a freeze or revocation uses the room")
     try:
-        _allocate(file, _size(state))
+        _allocate(file, SIZE)
     finally:
         lock.release(file)
 
@@ -112,24 +105,6 @@ def _allocate(file: int, size: int) -> None:
 def _kept(status: os.stat_result) -> int:
     """Return how many bytes the file system keeps for a file."""
     return min(status.st_size, status.st_blocks * 512)
-
-
-def _size(state: Path) -> int:
-    """Return the bytes that the reserve needs: in steps, or each commit would fill it anew."""
-    try:
-        status = os.stat(state / restrictions_file.FILE)  # noqa: PTH116  this runs in every commit
-    except FileNotFoundError:
-        return SIZE
-    version = (status.st_ino, status.st_mtime_ns, status.st_size)
-    known = _SIZES.get(state)
-    if known is None or known[0] != version:
-        names = 0
-        for one in state.glob(f"{restrictions_file.NAMES}*"):
-            with suppress(FileNotFoundError):  # an older one, which goes just now
-                names = max(names, one.stat().st_size)
-        copies = _COPIES * (status.st_size + names)
-        known = _SIZES[state] = version, SIZE * (1 + (copies + SIZE // 2 - 1) // SIZE)
-    return known[1]
 
 
 def _full(state: Path, why: str | None) -> StorageError:

@@ -31,7 +31,7 @@ class FileRuns:
 
     def read(self, name: str) -> bytes | None:
         """Return the value of ``name``; None where there is none."""
-        return self._folder.read(_file_name(name), bytes)
+        return self._folder.read(_file_name(name))
 
     def write(self, name: str, data: bytes) -> None:
         """Write the value of ``name``, durably, in the place of an earlier one."""

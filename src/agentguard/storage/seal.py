@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final, NamedTuple, TypeVar
+from typing import Final, NamedTuple
 
 from agentguard.errors import AgentguardError, StorageError, VerificationError
 from agentguard.identity.trust import TrustDocument
@@ -20,8 +20,6 @@ from agentguard.storage import files
 
 _MEMBERS: Final = 3
 """The members of a file: the data, the key's id, and the signature."""
-
-T = TypeVar("T")
 
 Keys = Callable[[], tuple[Signer, TrustDocument]]
 """Returns the log's key, and the trust document that counts."""
@@ -80,17 +78,22 @@ class SignedFolder(NamedTuple):
     seal: Seal
     remedy: str
 
-    def read(self, name: str, parse: Callable[[bytes], T]) -> T | None:
-        """Return a file's data, verified and parsed; None where there is no such file.
+    def names(self) -> list[str]:
+        """Return the names of the files, in order."""
+        is_there = files.is_folder(self.folder)
+        return sorted(path.name for path in self.folder.iterdir()) if is_there else []
 
-        What ``parse`` refuses, with an ``AgentguardError``, is refused here (``storage.corrupt``).
+    def read(self, name: str) -> bytes | None:
+        """Return a file's data, verified; None where there is no such file.
+
+        A file that does not verify is refused (``storage.corrupt``).
         """
         path = self.folder / name
         file = files.read_if_present(path, limit=self.seal.limit)
         if file is None:
             return None
         try:
-            return parse(self.seal.open(name, file))
+            return self.seal.open(name, file)
         except AgentguardError as error:
             message = f"{path} does not hold ({error}): {self.remedy}"
             raise StorageError(message, code="storage.corrupt") from error

@@ -8,24 +8,29 @@ closed, the outcome is signed alone.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Set as AbstractSet
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, TypeVar
 
 from agentguard.audit.checkpoint import Checkpoint
 from agentguard.audit.entry import LOG, LogPlace, Record, parse_time
 from agentguard.audit.head import Head
 from agentguard.audit.kinds.announcements import ExpiryEntry
 from agentguard.audit.kinds.calls import UnsignedOutcome
-from agentguard.audit.map import key
-from agentguard.audit.state import REQUESTS, LoggedRequest, State
+from agentguard.audit.map import Overlay
+from agentguard.audit.state import State
+from agentguard.errors import StorageError
+from agentguard.identity.trust import TrustedKey
 from agentguard.signing import dsse
 from agentguard.signing.dsse import JointSignature
 from agentguard.signing.keys import Signer
-from agentguard.storage import fork, reserve
+from agentguard.storage import anchor, fork, reserve, state_location
 from agentguard.storage.flusher import LOGGER
+from agentguard.store.anchor import Anchor
+from agentguard.store.sqlite import FileEngine, path_in
 from agentguard.store.store import Job, Queued, Store, WriteAttempt
 from agentguard.store.transaction import Transaction
 
@@ -34,6 +39,8 @@ MAX_UNSIGNED: Final = 256
 
 _MOST_ENDED: Final = 64
 """The most keys of the map that one entry takes away."""
+
+T = TypeVar("T")
 
 
 class StoreLog:
@@ -62,24 +69,40 @@ class StoreLog:
         """The time of the newest durable entry that this process has seen."""
         return self._newest()[2]
 
+    @property
+    def seen(self) -> Head:
+        """The newest head that this process has seen."""
+        return self._store.seen
+
     def _newest(self) -> tuple[Head, Checkpoint, datetime]:
         seen, head = self._seen, self._store.seen
         if seen is None or seen[0] is not head:
             self._seen = seen = head, head.checkpoint, datetime.fromisoformat(head.at)
         return seen
 
-    def append(self, record: Record, *, check: Callable[[Head], object] | None = None) -> LogPlace:
+    def append(self, record: Record, *, check: Callable[[State], object] | None = None) -> LogPlace:
         """Make ``record`` durable, with all signed records enqueued before; return its place.
 
-        ``check`` gets the head that the commit continues, while no other process writes the log,
-        and raises to have nothing written. Raises ``StorageError`` (``storage.busy`` where this
+        ``check`` reads what the commit changes, while no other process writes the log, and raises
+        to have nothing written. Raises ``StorageError`` (``storage.busy`` where this
         thread was interrupted in a commit), and what ``check`` and ``Entry.change`` raise.
         """
         return LogPlace(LOG, self._store.run(partial(_append, record, check)))
 
-    def requests(self, ids: Sequence[str]) -> dict[str, LoggedRequest]:
-        """Return the requests of these ids that the log has, as of its newest head."""
-        return logged_requests(self._store, ids)
+    def look(self, work: Callable[[State], T]) -> T:
+        """Return what ``work`` reads in what decides later calls, as of the newest head."""
+        return self._store.look(lambda values: work(State(Overlay(values))))
+
+    def proof(self, kinds: Iterable[int]) -> tuple[bytes, dict[str, bytes]]:
+        """Return the signed note of the newest head, and the nodes that prove all of these kinds.
+
+        The nodes are by address: every key of a kind is there, and no other one can be.
+        """
+        return self._store.proof(kinds)
+
+    def refusal(self, names: AbstractSet[str]) -> tuple[str, str] | None:
+        """Return the code and the reason with which a bearer of these names is refused, or None."""
+        return self.look(lambda state: state.refusal(names))
 
     def enqueue(self, record: Record | UnsignedOutcome) -> None:
         """Queue ``record``, which becomes durable with the next append, or within 50 ms.
@@ -188,23 +211,40 @@ class StoreLog:
         return self._store.closed
 
 
-def logged_requests(store: Store, ids: Sequence[str]) -> dict[str, LoggedRequest]:
-    """Return the requests of these ids that a store's log has; raises ``StorageError``."""
-    values = store.get(*(key(REQUESTS, one) for one in ids))
-    found = zip(ids, map(LoggedRequest.read, values), strict=True)
-    return {request_id: request for request_id, request in found if request is not None}
+def open_file(
+    state: Path,
+    anchors: Path | None,
+    log: str,
+    keys: Callable[[], Iterable[TrustedKey]],
+    signer: Signer | None = None,
+    **how: Any,
+) -> StoreLog:
+    """Open the log of a state, which is only read without a ``signer``.
+
+    ``anchors`` is the folder of all anchors, None for nowhere; the others are as ``Store`` has
+    them. Raises ``StorageError``, also (``storage.copied``) for the original of an adopted copy.
+    """
+    kept = None if anchors is None else Anchor(anchor.head_path(anchors, log), log, keys)
+    engine = FileEngine(path_in(state), writes=signer is not None)
+    try:
+        store = Store(engine, log, keys, signer, anchor=kept, **how)
+    except StorageError as error:
+        if error.code == "storage.rolled_back" and anchors is not None:
+            state_location.refuse_copy(anchor.log_folder(anchors, log), state)
+        raise
+    return StoreLog(store, state)
 
 
-def _append(record: Record, check: Callable[[Head], object] | None, tx: Transaction) -> int:
-    if check is not None:
-        check(tx.head)
+def _append(record: Record, check: Callable[[State], object] | None, tx: Transaction) -> int:
     state = State(tx)
+    if check is not None:
+        check(state)
     if record.entry is not None:
         record.entry.change(state)
     index = tx.append(record)
     if tx.ends:  # whoever adds a key that ends takes away some that have ended
         now = parse_time(tx.at)
-        ended = [one for one in tx.ended(now, _MOST_ENDED) if state.has_ended(one, now)]
+        ended = [one for one in tx.ended(now, _MOST_ENDED) if state.is_over(one, now)]
         if ended:
             state.end(ended, now)
             tx.append(ExpiryEntry.new(ended, at=tx.at))

@@ -26,7 +26,7 @@ from agentguard.audit import checkpoint, merkle
 from agentguard.audit import head as heads
 from agentguard.audit.entry import LOG
 from agentguard.audit.head import Head
-from agentguard.audit.map import EMPTY_ROOT, Cache, Map
+from agentguard.audit.map import EMPTY_ROOT, Cache, Map, encode
 from agentguard.audit.merkle import CompactRange
 from agentguard.call.invocation import timestamp
 from agentguard.errors import AgentguardError, StorageError, VerificationError
@@ -216,19 +216,22 @@ class Store:
         """
         return self._read(lambda seen, _query: seen.head)
 
-    def get(self, *keys: bytes) -> list[bytes | None]:
-        """Return the values of keys in the newest state; None for a key that it does not have."""
+    def look(self, work: Callable[[Map], T]) -> T:
+        """Return what ``work`` reads in the map of the newest state."""
+        return self._read(lambda seen, query: work(self._map(seen, query)))
 
-        def look(seen: _Seen, query: Query) -> list[bytes | None]:
-            found = self._map(seen, query)
-            found.prefetch(keys)
-            return [found.get(key) for key in keys]
+    def proof(self, kinds: Iterable[int]) -> tuple[bytes, dict[str, bytes]]:
+        """Return the signed note of the newest head, and the nodes that prove all of these kinds.
 
-        return self._read(look)
+        The nodes are by address: every key of a kind is there, and no other one can be.
+        """
 
-    def items(self, kind: int) -> dict[bytes, bytes]:
-        """Return every key of a kind with its value, in the newest state: none can be hidden."""
-        return self._read(lambda seen, query: dict(self._map(seen, query).items(kind)))
+        def collect(seen: _Seen, query: Query) -> tuple[bytes, dict[str, bytes]]:
+            map_ = self._map(seen, query)
+            found = {at: encode(node) for one in kinds for at, node in map_.nodes(f"{one:02x}")}
+            return seen.note, found
+
+        return self._read(collect)
 
     def verify(self) -> Head:
         """Verify the whole store against its head: each entry, each node, and nothing besides.

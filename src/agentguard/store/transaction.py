@@ -35,10 +35,9 @@ class Transaction(Overlay):
         """Give a key a value, or take the key away (None).
 
         ``ends`` says from when on the key means nothing, in seconds since the epoch; ``ended`` then
-        tells of it. A key that is there keeps its end. Raises ``ValueError`` for what the map can't
-        hold.
+        tells of it. Raises ``ValueError`` for what the map can't hold.
         """
-        if ends is not None and self.get(key) is None:
+        if ends is not None:
             self.ends.append((ends, key))
         super().put(key, value)
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from agentguard import AgentguardError, Decision, Delegation, Guard, TrustDocument
 from agentguard.adapters import ToolSpec
-from agentguard.proof import CallReceiver, ProofStore, PublishedRevocations, RequestCaller
+from agentguard.proof import CallReceiver, ProofStore, RequestCaller
 from agentguard_mcp.delegations import CallerDelegations
 from agentguard_mcp.gateway.messages import Message
 from agentguard_mcp.gateway.settings import Proofs
@@ -29,7 +29,7 @@ class ProvedCaller(NamedTuple):
 
     caller: RequestCaller
     delegation: Delegation
-    revocations: PublishedRevocations | None
+    revocations: Any
 
     @property
     def most(self) -> frozenset[str]:
@@ -65,7 +65,7 @@ class ProvedCallers:
         trust: Any = guard.trust
         if proofs.trust is not None:
             trust = list(map(TrustDocument.loads, proofs.trust))
-        self._revocations = _revocations(guard, proofs)
+        self._revocations = proofs.revocations
         self._receiver = CallReceiver(
             proofs.audience, trust, ProofStore(proofs.store), revocations=self._revocations
         )
@@ -88,10 +88,3 @@ class ProvedCallers:
     def _verified(self, method: str, params: object) -> ProvedCaller:
         caller = self._receiver.verify(method, params)
         return ProvedCaller(caller, self._delegations.of(caller), self._revocations)
-
-
-def _revocations(guard: Guard, proofs: Proofs) -> PublishedRevocations | None:
-    """Return the revocations of the own domain, None with ``trust`` or without ``state``."""
-    if proofs.trust is not None or proofs.state is None:
-        return None
-    return PublishedRevocations(proofs.state, guard.trust)

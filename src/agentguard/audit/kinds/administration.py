@@ -30,7 +30,6 @@ NOTHING: Final = "nothing is lost"
 
 if TYPE_CHECKING:
     from agentguard.audit.contents import ContentsVerifier
-    from agentguard.audit.later_calls import LaterCalls
     from agentguard.audit.state import State
 
 
@@ -88,15 +87,13 @@ class RevocationEntry(ByAdministrator):
         del trust
         self.check_subject(self.revocation.name)
 
-    def apply(self, later: LaterCalls) -> None:
+    def change(self, state: State) -> None:
         """Whoever relies on the name is denied."""
-        self.verify(later.trust_for_denials, parse_time(self.at))
-        self.require_about(later.trust)
-        later.revoke(self.revocation.name)
+        state.revoke(self.revocation.name)
 
 
 class Freeze(Declared):
-    """What a freeze or a thaw of all calls states; the highest ``sequence`` counts."""
+    """What a freeze or a thaw of all calls states; each has a higher ``sequence`` than before."""
 
     frozen: bool
     sequence: int
@@ -136,13 +133,9 @@ class FreezeEntry(ByAdministrator):
         """Raise ``DecodeError`` for the statement of another trust domain."""
         self.check_subject(trust.trust_domain)
 
-    def apply(self, later: LaterCalls) -> None:
+    def change(self, state: State) -> None:
         """All calls are denied, or are not any more."""
-        # for a denial every key is valid, also a key that was compromised since
-        trust = later.trust_for_denials if self.freeze.frozen else later.trust
-        self.verify(trust, parse_time(self.at))
-        self.require_about(later.trust)
-        later.freeze(self.freeze.sequence, frozen=self.freeze.frozen)
+        state.freeze(self.freeze.sequence, frozen=self.freeze.frozen)
 
 
 class Administered(Declared):
@@ -256,10 +249,9 @@ class ResolutionEntry(AdministeredEntry):
         call.ran = self.ran
         return found
 
-    def apply(self, later: LaterCalls) -> None:
+    def change(self, state: State) -> None:
         """A call that ran does not run again, and one that did not run may."""
-        self.verify(later.trust, parse_time(self.at))
-        later.resolve(self.call.invocation_sha256, ran=bool(self.ran))
+        state.settle(self.call.invocation_sha256, "resolved" if self.ran else None)
 
 
 class ErasureEntry(AdministeredEntry):
@@ -272,10 +264,9 @@ class ErasureEntry(AdministeredEntry):
         """Return the entry."""
         return cls.about(admin, call, {"note": note}, at=at)
 
-    def apply(self, later: LaterCalls) -> None:
+    def change(self, state: State) -> None:
         """The result of the call is not handed out again."""
-        self.verify(later.trust, parse_time(self.at))
-        later.erase(self.call.invocation_id)
+        state.erase(self.call.invocation_id)
 
 
 class LostEntries(Declared):
@@ -378,6 +369,6 @@ class AdoptionEntry(ByAdministrator):
         return found
 
     def change(self, state: State) -> None:
-        """Where entries may be lost, what they may have used up is void."""
+        """Where entries may be lost, what they may have used up is void, and calls are frozen."""
         if self.adoption.lost is not None or self.adoption.unanchored is not None:
             state.void(parse_time(self.at))

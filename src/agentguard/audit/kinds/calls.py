@@ -50,7 +50,6 @@ from agentguard.signing.keys import Signer
 
 if TYPE_CHECKING:
     from agentguard.audit.contents import ContentsVerifier
-    from agentguard.audit.later_calls import LaterCalls
     from agentguard.audit.state import State
 
 Copies = dict[str, str]
@@ -458,11 +457,14 @@ class CallEntry(Entry):
         return Content(self.summary, self.commitments, (here.index, sha256))
 
     def change(self, state: State) -> None:
-        """The call is counted, and uses up the request that its answers answer.
+        """The call is counted, runs no second time, and uses up the request of its answers.
 
-        A call that gets an earlier result again does neither, since no tool runs.
+        A call that gets an earlier result again does none of it, since no tool runs.
         """
         runs = self.allowed and not self.is_replay
+        journal = present(self.journal)
+        if runs and journal is not None:
+            state.begin(journal, str(self.invocation_id), self.invocation_sha256)
         if runs and self.chain_sha256 is not None:
             state.count(self.chain_sha256)
         if not self.approvals:
@@ -473,12 +475,6 @@ class CallEntry(Entry):
             elif self.code == "approval.rejected":
                 with suppress(ApprovalError):  # the denial is on record all the same
                     state.close(request_id, "rejected")
-
-    def apply(self, later: LaterCalls) -> None:
-        """The call may run no second time."""
-        if not self.allowed or self.is_replay:
-            return  # no tool ran: at most, the agent got an earlier result again
-        later.call(self.invocation_sha256, str(self.invocation_id), present(self.journal))
 
 
 class Ended(Declared, forbid_unknown_fields=False):
@@ -588,10 +584,10 @@ class OutcomeEntry(Entry):
         log.unauthorised[invocation_id] = here.index
         return Content(self.summary_of(invocation_id, signer.uri))
 
-    def apply(self, later: LaterCalls) -> None:
+    def change(self, state: State) -> None:
         """A call that ran, or of which nobody knows, runs no second time."""
         has_run = self.status in ("ok", "unknown") and not self.ended.suspended
-        later.end(self.invocation_sha256, has_run=has_run)
+        state.settle(self.invocation_sha256, "ran" if has_run else None)
 
 
 class UnsignedOutcome(NamedTuple):

@@ -21,7 +21,6 @@ from agentguard.signing.keys import PublicKey
 
 if TYPE_CHECKING:
     from agentguard.audit.contents import ContentsVerifier
-    from agentguard.audit.later_calls import LaterCalls
     from agentguard.audit.state import State
 
 WINDOW: Final = 60
@@ -208,10 +207,9 @@ class SurrenderEntry(Entry):
         log.surrenders.append((self.given_up.jti, min(here.at, self.latest)))
         return Content(self.summary)
 
-    def apply(self, later: LaterCalls) -> None:
+    def change(self, state: State) -> None:
         """Nobody acts under the hop."""
-        require_issued(self.hop, later.trust_for_denials, parse_time(self.at))
-        later.surrender(self.given_up.jti, self.given_up.expires_at)
+        state.surrender(self.given_up.jti, self.given_up.expires_at)
 
 
 class LogOutEntry(Entry):
@@ -250,9 +248,9 @@ class LogOutEntry(Entry):
         log.logouts.append((self.logout, here.at))
         return Content(self.summary)
 
-    def apply(self, later: LaterCalls) -> None:
+    def change(self, state: State) -> None:
         """Nobody acts for these log-ins."""
-        later.log_out(self.logout, parse_time(self.at))
+        state.log_out(self.logout, parse_time(self.at))
 
 
 def tokens_of_chain(members: JSON) -> tuple[list[str], list[str]]:

@@ -23,7 +23,6 @@ from agentguard.delegation.grant import Grant
 from agentguard.errors import AgentguardError
 from agentguard.identity import credential
 from agentguard.identity.trust import TrustDocument, seconds
-from agentguard.store import ledger
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,17 +70,20 @@ def live(location: Location, trust: TrustDocument, uri: str) -> list[LiveDelegat
     """
     with closing(location.reader()) as reader:
         chains = {chain.sha256: chain for chain in _chains(reader, trust, uri)}
-    if not chains:  # with the keys of another log, the ledger would not verify either
+    if not chains:  # with the keys of another log, its head would not verify either
         return []
-    restrictions = ledger.current(location.state, location.anchor, trust)
-    thawed = restrictions._replace(frozen=False)
     now = seconds(times.now())
-    return [
-        # a revocation is named first: it outlasts a freeze
-        LiveDelegation(chain, thawed.refusal(chain.names) or restrictions.refusal(chain.names))
-        for chain in chains.values()
-        if now < chain.leaf.expires_at
-    ]
+    unended = [chain for chain in chains.values() if now < chain.leaf.expires_at]
+    with closing(location.log(trust)) as log:
+        return log.look(
+            lambda state: [
+                # a revocation is named first: it outlasts a freeze
+                LiveDelegation(
+                    chain, state.refusal_of_names(chain.names) or state.refusal(chain.names)
+                )
+                for chain in unended
+            ]
+        )
 
 
 def names(hop: Grant) -> frozenset[str]:

@@ -27,7 +27,6 @@ from agentguard.errors import AgentguardError, ConfigError, DecodeError
 from agentguard.identity.trust import TrustDocument, seconds
 from agentguard.signing import canonical
 from agentguard.signing.canonical import JSON
-from agentguard.store import ledger
 
 _SOURCE: Final = Argument(
     "source",
@@ -207,7 +206,8 @@ def _refusal(parts: TokenParts, given: VerificationInput) -> tuple[str, str] | N
             raise
         return None
     document = location.trust_of(where, given.trust).document
-    return ledger.current(where.state, where.anchor, document).refusal(parts.names)
+    with closing(where.log(document)) as log:
+        return log.refusal(parts.names)
 
 
 def _told(parts: TokenParts, service: str, workload_token: Path) -> tuple[str, str] | None:

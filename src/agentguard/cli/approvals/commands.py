@@ -42,8 +42,6 @@ from agentguard.identity.principal import require_principal
 from agentguard.identity.trust import seconds
 from agentguard.signing import canonical
 from agentguard.storage.approval_files import FileApprovals
-from agentguard.store import ledger
-from agentguard.store.ledger import Ledger
 
 _REQUEST_HELP: Final = "The request's id, or its beginning, as approvals list shows it."
 _REQUEST: Final = Argument("request_id", "REQUEST", _REQUEST_HELP, required=False)
@@ -239,12 +237,8 @@ def _own_inbox(config: Path | None) -> ApprovalInbox:
     settings = location.load_own(config)
     where, trust = location.trusted_log(config, None, None, None)
     domain.refuse_links(where.state)
-    place = where.state, where.anchor
-    store = FileApprovals(
-        where.state,
-        Ledger(*place, lambda: trust.document),
-        ledger.requests(*place, trust.document),
-    )
+    document = trust.document
+    store = FileApprovals(where.state, where.log(document), lambda: document)
     history = LoggedHistory(where.reader, times.now)
     return ApprovalInbox(store, settings.roster, times.now, history=history)
 

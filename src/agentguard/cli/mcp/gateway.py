@@ -212,9 +212,16 @@ def _proofs(config: Config, table: McpConfig) -> Any:
     """Return what verifies callers, None for callers without proofs; raises ``ConfigError``."""
     if table.audience is None:
         return None
-    state = config.state if config.server is None else None
-    trust = None if table.trust is None else tuple(map(rights.read, table.trust))
-    return package().Proofs(table.audience, table.proofs, trust, state)
+    if table.trust is not None:
+        documents = tuple(map(rights.read, table.trust))
+        return package().Proofs(table.audience, table.proofs, documents, None)
+    revocations = None
+    if config.server is None:
+        trust = keystore.load_trust(config.state)
+        revocations = open_file(
+            config.state, config.anchor, trust.log, lambda: trust.keys_for("log")
+        )
+    return package().Proofs(table.audience, table.proofs, None, revocations)
 
 
 def tools_of(config: Config, settings: Any) -> Any:

@@ -41,7 +41,8 @@ from agentguard.errors import AgentguardError, ConfigError
 from agentguard.identity.trust import TrustDocument
 from agentguard.policy.engine import Engine
 from agentguard.storage import journal_secret
-from agentguard.store import ledger, sqlite
+from agentguard.store import sqlite
+from agentguard.store.log import open_file
 from agentguard.telemetry import Settings
 
 _POLICY: Final = "policy"
@@ -376,7 +377,7 @@ def _log(settings: Config) -> Iterator[Finding]:
         yield Finding("warn", "log", what)
     if report.in_doubt:
         yield Finding("warn", "log", _doubt(report.in_doubt))
-    yield from _restrictions(settings, trust.document, is_log_sound=report.ok)
+    yield from _denials(settings, trust.document, is_log_sound=report.ok)
     yield from doctor_approvals.requests(settings, trust.document)
     of_gateways: frozenset[str] = frozenset()
     if settings.mcp:
@@ -386,30 +387,38 @@ def _log(settings: Config) -> Iterator[Finding]:
     yield from doctor_tools.findings(settings, log_of_tools, of_gateways)
 
 
-def _restrictions(
-    settings: Config, trust: TrustDocument, *, is_log_sound: bool
-) -> Iterator[Finding]:
+def _denials(settings: Config, trust: TrustDocument, *, is_log_sound: bool) -> Iterator[Finding]:
     """Report the freeze, and the revoked agents and principals of the configuration."""
     try:
-        restrictions = ledger.current(settings.state, settings.anchor, trust)
+        opened = open_file(
+            settings.state, settings.anchor, trust.log, lambda: trust.keys_for("log")
+        )
+        with closing(opened) as log:
+            is_frozen, revoked = log.look(partial(_denied, settings))
     except AgentguardError as error:
         if is_log_sound:  # the problems of a damaged log are findings already
             yield Finding("fail", "log", str(error))
         return
-    if restrictions.frozen:
+    if is_frozen:
         what = "every call is denied (domain.frozen): agentguard thaw ends the freeze"
         yield Finding("warn", "freeze", what)
     for name in settings.agents:
-        if f"agent:{name}" in restrictions.revoked:
+        if f"agent:{name}" in revoked:
             what = "it is revoked: its calls are denied for good; give the agent another name"
             yield Finding("warn", f"agent {name}", what)
     for name in settings.principal_tables:
-        if name in restrictions.revoked:
+        if name in revoked:
             what = (
                 "it is revoked: every call on its behalf is denied for good; take it out of "
                 "[principals]"
             )
             yield Finding("warn", f"principal {name}", what)
+
+
+def _denied(settings: Config, state: State) -> tuple[bool, set[str]]:
+    """Return whether all calls are frozen, and which names of the configuration are revoked."""
+    names = [*settings.principal_tables, *(f"agent:{name}" for name in settings.agents)]
+    return state.is_frozen, {name for name in names if state.is_refused(name)}
 
 
 def _doubt(calls: Sequence[str]) -> str:

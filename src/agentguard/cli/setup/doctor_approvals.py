@@ -19,8 +19,7 @@ from agentguard.identity.trust import TrustDocument, seconds
 from agentguard.policy.engine import Engine, StatesRequirements
 from agentguard.spelling import did_you_mean
 from agentguard.storage.approval_files import FileApprovals
-from agentguard.store import ledger
-from agentguard.store.ledger import Ledger
+from agentguard.store.log import open_file
 
 
 def approvals(settings: Config, engine: Engine | None) -> Iterator[Finding]:
@@ -110,10 +109,8 @@ def _owners(settings: Config) -> Iterator[Finding]:
 def requests(settings: Config, trust: TrustDocument) -> Iterator[Finding]:
     """Check the open requests against the log."""
     try:
-        place = settings.state, settings.anchor
-        store = FileApprovals(
-            settings.state, Ledger(*place, lambda: trust), ledger.requests(*place, trust)
-        )
+        log = open_file(settings.state, settings.anchor, trust.log, lambda: trust.keys_for("log"))
+        store = FileApprovals(settings.state, log, lambda: trust)
         pending = [request for _key, request in store.pending()]
         inbox = ApprovalInbox(store, settings.roster, times.now)
         altered, unused = inbox.altered(), inbox.expired_approved()

@@ -21,6 +21,7 @@ from agentguard.errors import ConfigError, StorageError
 from agentguard.identity.trust import TrustDocument
 from agentguard.storage import writers
 from agentguard.storage.anchor import log_folder, trust_path
+from agentguard.store.log import StoreLog, open_file
 from agentguard.store.reader import StoredLog
 from agentguard.store.sqlite import FileEngine, path_in
 
@@ -37,6 +38,10 @@ class Location:
     anchor: Path | None
     config: Config | None
     assumed: bool = False
+
+    def log(self, trust: TrustDocument) -> StoreLog:
+        """Open the log to look into it, under its verified head; raises ``StorageError``."""
+        return open_file(self.state, self.anchor, trust.log, lambda: trust.keys_for("log"))
 
     def reader(self) -> LogReader:
         """Return a reader of the log; what is wrong with the file, the first read raises."""

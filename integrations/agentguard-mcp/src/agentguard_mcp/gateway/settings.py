@@ -22,14 +22,14 @@ class Proofs:
 
     ``audience`` is the gateway's name in delegations. ``store`` is the file of the used proofs.
     ``trust`` are the trust documents of the callers' domains, None for the gateway's own domain,
-    whose revocations are in the folder ``state``. With ``trust``, or for ``state`` None, no
-    revocation of a caller's agent or token is seen.
+    whose ``revocations`` say who may act no more (``PublishedRevocations``, or the log). With
+    ``trust``, or for None, no revocation of a caller's agent or token is seen.
     """
 
     audience: str
     store: Path
     trust: tuple[bytes, ...] | None = None
-    state: Path | None = None
+    revocations: Any = None
 
 
 @dataclass(frozen=True, slots=True)
