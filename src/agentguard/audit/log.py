@@ -44,8 +44,8 @@ class AuditLog(Protocol):
     def append(self, record: Record, *, check: Callable[[State], object] | None = None) -> LogPlace:
         """Make ``record``, and all signed records enqueued before, durable; return its place.
 
-        ``check`` reads what the commit changes, and raises to have nothing written. Raises ``StorageError``, and what ``Entry.change`` raises: the record is not in the log
-        then.
+        ``check`` reads what the commit changes, and raises to have nothing written. Raises
+        ``StorageError``, and what ``Entry.change`` raises: the record is not in the log then.
         """
 
     def enqueue(self, record: Record | UnsignedOutcome) -> None:

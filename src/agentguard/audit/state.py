@@ -1,7 +1,9 @@
 """``State``: what entries change in the map under the log's head, which decides later calls.
 
 Who may act no more (revoked names, a freeze, log-outs, surrendered delegations), which calls run no
-second time, how many calls are left, and what became of requests for approvals. A commit makes the changes of its entries with the entries (``Entry.change``), and ``audit verify``
+second time, how many calls are left, and what became of requests for approvals.
+
+A commit makes the changes of its entries with the entries (``Entry.change``), and ``audit verify``
 makes all of them again from the entries alone. So a change depends on entries and on earlier
 changes, and never on a clock, a trust document or the process that makes it.
 """
@@ -181,8 +183,8 @@ class State:
         """Let no approval so far, and no limit of a hop issued until ``at``, let a call run.
 
         Entries are lost, and with them perhaps the uses: nobody knows what is left. A hop may be
-        lost too, and be recorded again; so its own time counts. Revocations may be lost as well: all
-        calls are frozen, until an administrator has looked after them.
+        lost too, and be recorded again; so its own time counts. Revocations may be lost as well:
+        all calls are frozen, until an administrator has looked after them.
         """
         self.freeze(max(self.next_freeze, at * 1000), frozen=True)
         self._put(key(VOID, ""), at.to_bytes(_NUMBER), _NEVER)

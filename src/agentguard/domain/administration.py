@@ -277,8 +277,8 @@ def freeze(
     domain, admin = _take_up(settings, Secret.of(passphrase))
 
     def record() -> LogPlace:
-        # of two at once each has a number of its own, and the higher one counts. The time makes it
-        # higher than one which a running process knows, and an adoption has given up meanwhile
+        # of two at once each has a number of its own. The time makes it higher than a number that
+        # an adoption has given up
         with _writing(domain, now) as log, state_lock.held(settings.state):
             number = log.look(lambda state: state.next_freeze)
             at = max(now, log.last_at)

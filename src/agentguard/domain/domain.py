@@ -88,8 +88,7 @@ class StateDomain:
             or "log" in keystore.next_keys(state, adopted=True),
         )
         try:
-            if adopts is not None and opened.seen != adopts:
-                raise changed(state)
+            _require_head(opened, adopts, state)
             handover.announce(state, opened, self.issuer, now)
         except BaseException:
             opened.close()
@@ -295,6 +294,11 @@ def require_trusted(state: Path, trust: TrustDocument, signers: Mapping[Use, Sig
         if signer.public_key not in trust.current(use):
             message = f"the {use} key in {state} is not the one of {state / keystore.TRUST}"
             raise KeyMaterialError(f"{message}: restore the state", code="key.mismatch")
+
+
+def _require_head(log: StoreLog, adopts: Head | None, state: Path) -> None:
+    if adopts is not None and log.seen != adopts:
+        raise changed(state)
 
 
 def changed(state: Path) -> StorageError:

@@ -20,7 +20,8 @@ class Ending(NamedTuple):
     """One way in which an attempt ends, and what each store is told.
 
     ``status`` is the status of the outcome in the log; None where the authorization entry, a
-    refusal, is all that the log holds. ``page`` is what the page of a journalled call says, None for no page.
+    refusal, is all that the log holds. ``page`` is what the page of a journalled call says, None
+    for no page.
     ``is_complete`` says that the call around needs to wait for this call no longer.
     ``is_suspended`` says in the outcome that the call goes on when the framework makes it again.
     """

@@ -1,9 +1,9 @@
 """The reserve: room on the disk that is kept for freezes and revocations.
 
-A file in the state takes the room. An entry of any other kind needs the reserve to be whole, so that calls are denied while there is room
-left for who has to stop them. A freeze or revocation for which the disk has no room gives the
-reserve up, holds its lock meanwhile, and fills it again where that can be done. Else the next entry
-for which there is room fills it.
+A file in the state takes the room. An entry of any other kind needs the reserve to be whole, so
+that calls are denied while there is room left for who has to stop them. A freeze or revocation for
+which the disk has no room gives the reserve up, holds its lock meanwhile, and fills it again where
+that can be done. Else the next entry for which there is room fills it.
 """
 
 from __future__ import annotations

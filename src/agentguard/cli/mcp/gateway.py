@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypedDict
 
 from agentguard.cli.terminal import screen
 from agentguard.cli.terminal.options import CONFIG, Argument, Option
+from agentguard.domain import keystore
 from agentguard.domain.config import Config, rights
 from agentguard.domain.config.mcp import McpConfig, require_server_name, require_url
 from agentguard.errors import ConfigError
 from agentguard.storage import files
+from agentguard.store.log import open_file
 
 _PACKAGE: Final = "agentguard_mcp.gateway"
 
@@ -218,9 +221,8 @@ def _proofs(config: Config, table: McpConfig) -> Any:
     revocations = None
     if config.server is None:
         trust = keystore.load_trust(config.state)
-        revocations = open_file(
-            config.state, config.anchor, trust.log, lambda: trust.keys_for("log")
-        )
+        keys = partial(trust.keys_for, "log")
+        revocations = open_file(config.state, config.anchor, trust.log, keys)
     return package().Proofs(table.audience, table.proofs, None, revocations)
 
 

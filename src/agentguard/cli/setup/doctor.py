@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Final
 
 from agentguard import telemetry
+from agentguard.audit.state import State
 from agentguard.cli.audit import history
 from agentguard.cli.audit.verify_report import losses, placed, unanchored
 from agentguard.cli.policy import source
@@ -390,10 +392,8 @@ def _log(settings: Config) -> Iterator[Finding]:
 def _denials(settings: Config, trust: TrustDocument, *, is_log_sound: bool) -> Iterator[Finding]:
     """Report the freeze, and the revoked agents and principals of the configuration."""
     try:
-        opened = open_file(
-            settings.state, settings.anchor, trust.log, lambda: trust.keys_for("log")
-        )
-        with closing(opened) as log:
+        keys = partial(trust.keys_for, "log")
+        with closing(open_file(settings.state, settings.anchor, trust.log, keys)) as log:
             is_frozen, revoked = log.look(partial(_denied, settings))
     except AgentguardError as error:
         if is_log_sound:  # the problems of a damaged log are findings already
