@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from store_place import KEYS, LOG, SIGNER, Place, record
 
-from agentguard.audit.head import Head
 from agentguard.audit.kinds.calls import UnsignedOutcome
 from agentguard.errors import StorageError
 from agentguard.identity.trust import TrustedKey
@@ -39,8 +38,8 @@ def test_what_is_enqueued_comes_before_what_is_appended_after(place):
     assert log.append(record("second")).index == 1
     assert (log.head.origin, log.head.size) == (LOG, 2)
 
-    def check(head: Head) -> None:
-        if head.size != 2:
+    def check(_state: State) -> None:
+        if log.seen.size != 2:
             raise StorageError("another one wrote", code="storage.locked")
 
     assert log.append(record("third"), check=check).index == 2

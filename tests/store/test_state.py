@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, cast
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from store_place import START, Place, record
+from store_place import START, Place, items, record
 
 from agentguard.audit.kinds.administration import AdoptionEntry
 from agentguard.audit.kinds.announcements import ExpiryEntry
@@ -267,7 +267,9 @@ def test_of_many_that_use_one_request_at_once_one_does(on_disk):
     (done,) = filter(None, said)
     assert len(said) == 9
     for log in logs:
-        assert log.requests(["r", "other"]) == {"r": LoggedRequest(SHOWN, done)}
+        assert log.look(lambda state: state.requests(["r", "other"])) == {
+            "r": LoggedRequest(SHOWN, done)
+        }
     assert logs[0]._store.head().size == 2
 
 
@@ -300,12 +302,12 @@ def test_an_entry_takes_away_what_has_ended(place):
     ends = int(moment.timestamp()) + 60
     log.append(limited("old", hop("a", 1, ends)))
     log.append(entry("count", "old"))
-    assert len(log._store.items(LIMITS)) == len(log._store.items(CALLS)) == 1
+    assert len(items(log._store, LIMITS)) == len(items(log._store, CALLS)) == 1
     moment = datetime.fromtimestamp(ends + EXPIRY_SLACK, UTC) + timedelta(seconds=1)
     log.append(limited("new", hop("b", 1)))
     assert log.head.size == 4  # an expiry among them
-    assert [*log._store.items(LIMITS)] == [key(LIMITS, "new")]
-    assert log._store.items(CALLS) == {}
+    assert [*items(log._store, LIMITS)] == [key(LIMITS, "new")]
+    assert items(log._store, CALLS) == {}
 
 
 @pytest.mark.parametrize("missing", [False, True])

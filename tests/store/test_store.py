@@ -6,7 +6,7 @@ import threading
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from store_place import KIND, LOG, OTHER, START, add, record
+from store_place import KIND, LOG, OTHER, START, add, get, items, record
 
 from agentguard.audit.map import MAX_VALUE, key
 from agentguard.errors import StorageError
@@ -22,11 +22,11 @@ def test_an_entry_and_what_follows_from_it_are_one_commit(place):
     store = place.open()
     assert (store.head().size, store.head().log) == (0, LOG)
     assert [add(store, name) for name in "abc"] == [0, 1, 2]
-    assert store.get(key(KIND, "a"), key(KIND, "z"), key(OTHER, "a")) == [b"", None, None]
+    assert get(store, key(KIND, "a"), key(KIND, "z"), key(OTHER, "a")) == [b"", None, None]
     assert add(store, "a", None) == 3
-    assert store.get(key(KIND, "a")) == [None]
-    assert store.items(KIND) == {key(KIND, name): b"" for name in "bc"}
-    assert store.items(OTHER) == {}
+    assert get(store, key(KIND, "a")) == [None]
+    assert items(store, KIND) == {key(KIND, name): b"" for name in "bc"}
+    assert items(store, OTHER) == {}
     assert store.verify().size == 4
 
 
@@ -53,7 +53,7 @@ def test_a_job_that_raises_leaves_nothing(place):
         with pytest.raises(ValueError, match=r"bytes|append one"):
             store.run(job)
     assert store.head() == before
-    assert store.get(*(key(KIND, name) for name in "abcd")) == [b"", None, None, None]
+    assert get(store, *(key(KIND, name) for name in "abcd")) == [b"", None, None, None]
     assert add(store, "b") == 1  # the twin
     store.verify()
 
@@ -79,7 +79,7 @@ def test_a_job_sees_its_own_changes_and_those_before_it_in_its_batch(place):
     for thread in threads:
         thread.join()
     assert sorted(numbers) == list(range(1, 161))
-    assert store.get(key(KIND, "counter")) == [b"160"]
+    assert get(store, key(KIND, "counter")) == [b"160"]
     assert store.verify().size == 160
 
 
@@ -177,14 +177,14 @@ def test_what_has_ended_is_told_once_and_removed_by_an_entry(place):
     assert sweep(20, most=1) == [key(KIND, "a")]
     assert sweep(20) == [key(KIND, "b")]
     assert sweep(20) == []
-    assert store.items(KIND) == {key(KIND, "c"): b"30"}
+    assert items(store, KIND) == {key(KIND, "c"): b"30"}
     store.verify()
 
 
 def test_a_store_without_a_signer_reads_alone(on_disk):
     add(on_disk.open(), "a")
     reader = on_disk.open(signer=None)
-    assert reader.get(key(KIND, "a")) == [b""]
+    assert get(reader, key(KIND, "a")) == [b""]
     assert code_of(add, reader, "b") == "storage.readonly"
     assert reader.verify().size == 1
 
@@ -231,4 +231,4 @@ def test_a_commit_that_comes_as_a_reading_begins_is_read(place, monkeypatch):
         return reading()
 
     monkeypatch.setattr(store._engine, "reading", late)
-    assert len(store.items(KIND)) == 21
+    assert len(items(store, KIND)) == 21

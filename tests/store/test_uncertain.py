@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from store_place import KEYS, KIND, LOG, SIGNER, Place, add, record
+from store_place import KEYS, KIND, LOG, SIGNER, Place, add, get, record
 
 from agentguard.audit.map import key
 from agentguard.errors import StorageError
@@ -75,7 +75,7 @@ def test_a_commit_that_is_not_durable_is_an_error_and_leaves_nothing(engine, sto
     engine.commit = "before"
     with pytest.raises(StorageError):
         add(store, "b")
-    assert store.get(key(KIND, "b")) == [None]
+    assert get(store, key(KIND, "b")) == [None]
     assert add(store, "b") == 1
 
 

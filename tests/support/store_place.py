@@ -87,3 +87,13 @@ def on_disk(tmp_path: Path) -> Iterator[Place]:
     made = Place(tmp_path)
     yield made
     made.close()
+
+
+def get(store: Store, *keys: bytes) -> list[bytes | None]:
+    """Return the values of keys in the newest state."""
+    return store.look(lambda values: [values.get(one) for one in keys])
+
+
+def items(store: Store, kind: int) -> dict[bytes, bytes]:
+    """Return every key of a kind with its value."""
+    return store.look(lambda values: dict(values.items(kind)))

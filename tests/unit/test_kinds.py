@@ -15,8 +15,7 @@ from agentguard import Decision, Guard
 from agentguard.audit.contents import ContentsVerifier
 from agentguard.audit.entry import KINDS, Content, Entry, Here, mismatch
 from agentguard.audit.kinds import parse_entry
-from agentguard.audit.later_calls import LaterCalls
-from agentguard.audit.restrictions import Restrictions
+from agentguard.audit.state import State
 from agentguard.audit.summary import Summary
 from agentguard.call.invocation import timestamp
 from agentguard.cli.audit import log_row
@@ -53,8 +52,8 @@ def retirement() -> Iterator[type[Entry]]:
                 raise mismatch("it has made more calls than there are entries")
             return super().check(log, here)
 
-        def apply(self, later: LaterCalls) -> None:
-            later.revoke(self.agent)
+        def change(self, state: State) -> None:
+            state.revoke(self.agent)
 
     yield RetirementEntry
     del KINDS["retirement"]
@@ -72,11 +71,11 @@ def test_a_new_kind_is_one_declaration(retirement, calls, problems):
         at = timestamp(log.last_at)
         log.append(retirement(at=at, agent=entry.agent, calls=calls).record())
         found = [problem.what for problem in guard.verify().problems]
-        later = LaterCalls(Restrictions(), guard.trust)
+        refused = log.refusal({entry.agent})
     assert len(found) == len(problems)
     assert all(part in what for part, what in zip(problems, found, strict=True))
-    later.add(record.body)
-    assert later.restrictions.revoked == {entry.agent}
+    assert refused is not None
+    assert refused[0] == "delegation.revoked"
 
 
 @pytest.mark.parametrize(

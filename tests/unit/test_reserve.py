@@ -8,7 +8,7 @@ import os
 import pytest
 
 from agentguard import StorageError
-from agentguard.storage import files, lock, reserve
+from agentguard.storage import lock, reserve
 
 
 @pytest.fixture
@@ -100,22 +100,6 @@ def test_a_copy_without_blocks_counts_as_none_where_there_is_no_room(tmp_path, f
     full(reserve.SIZE)
     reserve.require(tmp_path)
     assert (tmp_path / reserve.FILE).stat().st_blocks * 512 >= reserve.SIZE
-
-
-@pytest.mark.parametrize("name", ["restrictions.json", "restrictions.names.00"])
-def test_it_grows_with_the_files_of_restrictions_of_an_open_guard(tmp_path, full, name):
-    def save(grown):
-        files.replace(tmp_path / name, bytes(grown))
-        if name != "restrictions.json":  # is written last
-            files.replace(tmp_path / "restrictions.json", b"{}")
-
-    for grown in (1, 100_000, 900_000, 5_000_000, 10):
-        save(grown)
-        reserve.require(tmp_path)
-        assert size(tmp_path) >= 2 * grown + reserve.SIZE // 2
-    save(20_000_000)
-    full(reserve.SIZE)
-    assert refused(tmp_path) == "storage.full"
 
 
 @pytest.mark.parametrize("length", [4, 2 * reserve.SIZE])

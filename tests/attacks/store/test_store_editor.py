@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import pytest
 from rounds import FULL
-from store_place import KIND, OTHER, Place, add, record
+from store_place import KIND, OTHER, Place, add, get, items, record
 
 from agentguard.audit.map import key
 from agentguard.errors import StorageError
@@ -151,8 +151,8 @@ def outcome(store: Store, scene: Scene) -> str:
     """Return "right" or "refused" for all that the store says, and fail for anything wrong."""
     said = set()
     for look in (
-        lambda: dict(zip(scene.asked, store.get(*scene.asked), strict=True)),
-        lambda: {**dict.fromkeys(scene.asked), **store.items(KIND), **store.items(OTHER)},
+        lambda: dict(zip(scene.asked, get(store, *scene.asked), strict=True)),
+        lambda: {**dict.fromkeys(scene.asked), **items(store, KIND), **items(store, OTHER)},
     ):
         try:
             found = look()
@@ -163,14 +163,14 @@ def outcome(store: Store, scene: Scene) -> str:
             said.add("right")
     for one in scene.asked:
         try:
-            assert store.get(one) == [scene.truth.get(one)]
+            assert get(store, one) == [scene.truth.get(one)]
         except StorageError:
             said.add("refused")
     try:
         before = store.head()
         index = add(store, "new", b"new")
         assert index == before.size
-        assert store.get(key(KIND, "new")) == [b"new"]
+        assert get(store, key(KIND, "new")) == [b"new"]
     except StorageError:
         said.add("refused")
     return "right" if said == {"right"} else "refused"
@@ -281,7 +281,7 @@ def test_another_history_in_the_place_of_the_store_is_refused_by_who_saw_it(copi
         add(other, f"there {i}")
     other.close()
     Scene.copy(clone.path, place.path)
-    for look in (store.head, lambda: store.get(key(KIND, "a")), lambda: add(store, "more")):
+    for look in (store.head, lambda: get(store, key(KIND, "a")), lambda: add(store, "more")):
         with pytest.raises(StorageError) as caught:
             look()
         assert caught.value.code == "storage.rolled_back"
@@ -385,7 +385,7 @@ def test_two_clones_are_found_where_their_anchors_meet(copies):
     with pytest.raises(StorageError) as caught:
         clone.open(anchored=True)
     assert caught.value.code == "storage.rolled_back"
-    assert clone.open().get(key(KIND, "here")) == [None]  # accepted: there is no anchor
+    assert get(clone.open(), key(KIND, "here")) == [None]  # accepted: there is no anchor
 
 
 def test_a_database_replaced_under_a_running_process_takes_no_commit(copies):

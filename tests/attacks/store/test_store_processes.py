@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from rounds import FULL
-from store_place import KIND, Place, add, record
+from store_place import KIND, Place, add, get, items, record
 
 from agentguard.audit.map import key
 from agentguard.errors import StorageError
@@ -66,7 +66,7 @@ def test_killed_writers_lose_nothing_and_count_nothing_twice(on_disk):
     store = on_disk.open(anchored=True)
     size = store.verify().size
     assert all(number == index + 1 for index, number in acknowledged.items())
-    assert store.get(key(KIND, "counter")) == [str(size).encode()]
+    assert get(store, key(KIND, "counter")) == [str(size).encode()]
     assert max(acknowledged) < size
 
 
@@ -103,7 +103,7 @@ def test_both_sides_of_a_fork_go_on(on_disk):
             code = 1
             try:
                 add(store, f"child {i}")
-                code = 0 if store.get(key(KIND, f"child {i}")) == [b""] else 2
+                code = 0 if get(store, key(KIND, f"child {i}")) == [b""] else 2
             finally:
                 os._exit(code)
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
@@ -113,7 +113,7 @@ def test_both_sides_of_a_fork_go_on(on_disk):
     for thread in threads:
         thread.join()
     assert store.verify().size == len(added) + children
-    assert len(store.items(KIND)) == len(added) + children
+    assert len(items(store, KIND)) == len(added) + children
 
 
 def test_a_store_in_memory_stays_with_the_parent(tmp_path):
@@ -177,7 +177,7 @@ def interrupted_at(store: Store, line: int, interrupt: Callable[[], None]) -> bo
     sys.settrace(trace)
     try:
         add(store, f"line {line}")
-        store.get(key(KIND, "none"))
+        get(store, key(KIND, "none"))
     except KeyboardInterrupt:
         return True
     finally:
@@ -197,12 +197,12 @@ def test_an_interrupt_at_any_line_of_a_commit_leaves_no_call_that_waits(place):
         was_interrupted = interrupted_at(store, line, stop)
         number += 1
         assert add(store, f"after {line}") < 2 * number  # no call waits for ever
-        (value,) = store.get(key(KIND, f"line {line}"))
+        (value,) = get(store, key(KIND, f"line {line}"))
         assert value in (None, b"")
         if not was_interrupted:
             break
     assert line > 50
-    assert store.verify().size == len(store.items(KIND))
+    assert store.verify().size == len(items(store, KIND))
 
 
 def test_a_call_that_interrupts_a_commit_at_any_line_is_done_or_refused(place):

@@ -13,7 +13,6 @@ from base64 import urlsafe_b64decode, urlsafe_b64encode
 from contextvars import copy_context
 from datetime import timedelta
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from evidence_mutants import INDEPENDENT
@@ -87,9 +86,14 @@ def expired(scene):
     return scene.agent.under(scene.lent)
 
 
+def refuse(scene, refusal):
+    """Have the log say who may act no more."""
+    scene.instance.ports.log.refusal = refusal
+
+
 def revoked(scene):
     names, refusal = scene.lent.chain.names, ("delegation.revoked", "it is revoked")
-    scene.use(revocations=SimpleNamespace(refusal=lambda all_: refusal if names & all_ else None))
+    refuse(scene, lambda all_: refusal if names & all_ else None)
     return scene.agent.under(scene.lent)
 
 
@@ -198,7 +202,7 @@ REASONS = {
         clock=lambda: scene.instance.ports.log.last_at - timedelta(hours=1)
     ),
     "entropy.failed": ports(entropy=broken),
-    "storage.failed": ports(revocations=SimpleNamespace(refusal=broken)),
+    "storage.failed": lambda scene: refuse(scene, broken),
     "credential.failed": lambda scene: setattr(
         scene.instance,
         "actor",
