@@ -38,7 +38,7 @@ def test_what_is_enqueued_comes_before_what_is_appended_after(place):
     assert log.append(record("second")).index == 1
     assert (log.head.origin, log.head.size) == (LOG, 2)
 
-    def check(_state: State) -> None:
+    def check() -> None:
         if log.seen.size != 2:
             raise StorageError("another one wrote", code="storage.locked")
 

@@ -41,10 +41,10 @@ class AuditLog(Protocol):
     def refusal(self, names: AbstractSet[str]) -> tuple[str, str] | None:
         """Return the code and the reason why a bearer of ``names`` is refused now, or None."""
 
-    def append(self, record: Record, *, check: Callable[[State], object] | None = None) -> LogPlace:
+    def append(self, record: Record, *, names: AbstractSet[str] | None = None) -> LogPlace:
         """Make ``record``, and all signed records enqueued before, durable; return its place.
 
-        ``check`` reads what the commit changes, and raises to have nothing written. Raises
+        Raises ``DelegationError`` where a bearer of ``names`` may act no more by then,
         ``StorageError``, and what ``Entry.change`` raises: the record is not in the log then.
         """
 

@@ -150,6 +150,19 @@ class Map:
             child, depth = node.children[int(path[depth], 16)], depth + 1
         return None
 
+    def version(self, kind: int) -> object:
+        """Return what is equal as long as no key of a kind changes."""
+        path = f"{kind:02x}"
+        below: Child = self._root
+        for depth, digit in enumerate(path):
+            if below is None:
+                return None
+            node = self._node(below, path[:depth], path)
+            if isinstance(node, Bucket):
+                return {one: value for one, value in node.items() if one[0] == kind}
+            below = node.children[int(digit, 16)]
+        return below
+
     def put(self, key: bytes, value: bytes | None) -> None:
         """Give a key a value, or take the key away (None)."""
         require_value(key, value)
@@ -297,6 +310,11 @@ class Overlay:
     def get(self, key: bytes) -> bytes | None:
         """Return the value of a key, with these changes; None for no such key."""
         return self.puts[key] if key in self.puts else self._below.get(key)
+
+    def version(self, kind: int) -> object:
+        """Return what is equal as long as no key of a kind changes."""
+        changed = {one: value for one, value in self.puts.items() if one[0] == kind}
+        return (self._below.version(kind), changed) if changed else self._below.version(kind)
 
     def items(self, kind: int) -> Iterable[tuple[bytes, bytes]]:
         """Return every key of a kind with its value, with these changes."""

@@ -68,6 +68,8 @@ REQUEST_KEPT: Final = 30 * 24 * 3600
 EXPIRY_SLACK: Final = 24 * 3600
 """Seconds for which an ended key stays, because a process may have a slow clock."""
 
+_MOST_UNREFUSED: Final = 4096
+
 _NUMBER: Final = 8
 """The bytes of a number."""
 
@@ -348,6 +350,30 @@ class State:
 
 def _end_of(value: bytes) -> int:
     return int.from_bytes(value[:_NUMBER])
+
+
+class Unrefused:
+    """Bearers of names whom nobody refuses, as long as no key of what denies changes.
+
+    Every call asks twice, before the policy and in its commit. Safe from many threads.
+    """
+
+    def __init__(self) -> None:
+        self._known: tuple[object, set[AbstractSet[str]]] = (None, set())
+
+    def refusal(self, values: Overlay, names: AbstractSet[str]) -> tuple[str, str] | None:
+        """Return the code and the reason with which a bearer of these names is refused, or None."""
+        version = [values.version(kind) for kind in DENYING]
+        known, bearers = self._known
+        if version == known and names in bearers:
+            return None
+        refused = State(values).refusal(names)
+        if refused is None:
+            if version != known or len(bearers) >= _MOST_UNREFUSED:
+                self._known = version, {frozenset(names)}
+            else:
+                bearers.add(frozenset(names))
+        return refused
 
 
 class Remade:

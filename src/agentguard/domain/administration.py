@@ -102,7 +102,7 @@ def resolve(
                 ResolutionEntry.new(admin, call.place, ran=ran, note=note, at=at),
                 # what came since is looked at while nobody writes: an outcome before a resolution,
                 # or two that contradict each other, would be a false statement
-                check=lambda _state: _require_doubt(reader, call, domain.trust, end - 1),
+                check=lambda: _require_doubt(reader, call, domain.trust, end - 1),
             )
     return recorded
 

@@ -243,7 +243,7 @@ class Attempt:
             if self.journal_key is None:
                 yield Enqueue(log, outcome)
             else:
-                yield Do(log.append, outcome.signed())
+                yield Do(log.append, outcome.signed(settles=True))
             listener.outcome(status, error_type, outcome.attachments, replay_of)
         except Exception:
             listener.outcome("in_doubt")

@@ -39,7 +39,6 @@ from agentguard.flow.decide import Ruling, rule
 from agentguard.flow.effects import Do, Effect, NotRun, Run
 from agentguard.flow.listener import LoggedInvocation
 from agentguard.flow.prepare import CallInput, prepare
-from agentguard.identity.revocation import require_unrevoked
 from agentguard.signing import dsse
 from agentguard.signing.canonical import sha256_hex
 from agentguard.signing.dsse import Envelope
@@ -184,9 +183,9 @@ def _append(record: Record, attempt: Attempt, ruling: Ruling) -> Generator[Effec
     where another attempt of the call was first.
     """
     prepared = attempt.prepared
-    check = partial(require_unrevoked, names=prepared.authority.names) if ruling.runs else None
+    names = prepared.authority.names if ruling.runs else None
     try:
-        place: LogPlace = yield Do(partial(prepared.ports.log.append, record, check=check))
+        place: LogPlace = yield Do(partial(prepared.ports.log.append, record, names=names))
     except _FIRST:
         raise
     except Exception as error:

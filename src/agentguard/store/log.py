@@ -21,8 +21,8 @@ from agentguard.audit.head import Head
 from agentguard.audit.kinds.announcements import ExpiryEntry
 from agentguard.audit.kinds.calls import UnsignedOutcome
 from agentguard.audit.map import Overlay
-from agentguard.audit.state import State
-from agentguard.errors import StorageError
+from agentguard.audit.state import State, Unrefused
+from agentguard.errors import DelegationError, StorageError
 from agentguard.identity.trust import TrustedKey
 from agentguard.signing import dsse
 from agentguard.signing.dsse import JointSignature
@@ -54,6 +54,7 @@ class StoreLog:
         # By the digest of the statement, oldest first; any thread may read. The place of each in
         # the queue is kept from the first: whatever interrupts a signing, one entry is written.
         self._unsigned: dict[str, tuple[UnsignedOutcome, Queued]] = {}
+        self._unrefused = Unrefused()
         self._seen: tuple[Head, Checkpoint, datetime] | None = None
         fork.in_each_child(self._leave_to_parent)
         store.before_flush = self._sign_waiting
@@ -80,14 +81,30 @@ class StoreLog:
             self._seen = seen = head, head.checkpoint, datetime.fromisoformat(head.at)
         return seen
 
-    def append(self, record: Record, *, check: Callable[[State], object] | None = None) -> LogPlace:
+    def append(
+        self,
+        record: Record,
+        *,
+        names: AbstractSet[str] | None = None,
+        check: Callable[[], object] | None = None,
+    ) -> LogPlace:
         """Make ``record`` durable, with all signed records enqueued before; return its place.
 
-        ``check`` reads what the commit changes, while no other process writes the log, and raises
-        to have nothing written. Raises ``StorageError`` (``storage.busy`` where this
-        thread was interrupted in a commit), and what ``check`` and ``Entry.change`` raise.
+        While no other process writes the log, a bearer of ``names`` is refused who may act no more
+        (``DelegationError``), and ``check`` raises to have nothing written. Raises ``StorageError``
+        (``storage.busy`` where this thread was interrupted in a commit), and what ``Entry.change``
+        raises.
         """
-        return LogPlace(LOG, self._store.run(partial(_append, record, check)))
+
+        def job(tx: Transaction) -> int:
+            refused = None if names is None else self._unrefused.refusal(tx, names)
+            if refused is not None:
+                raise DelegationError(refused[1], code=refused[0])
+            if check is not None:
+                check()
+            return _append(record, tx)
+
+        return LogPlace(LOG, self._store.run(job))
 
     def look(self, work: Callable[[State], T]) -> T:
         """Return what ``work`` reads in what decides later calls, as of the newest head."""
@@ -102,7 +119,7 @@ class StoreLog:
 
     def refusal(self, names: AbstractSet[str]) -> tuple[str, str] | None:
         """Return the code and the reason with which a bearer of these names is refused, or None."""
-        return self.look(lambda state: state.refusal(names))
+        return self._store.look(lambda values: self._unrefused.refusal(Overlay(values), names))
 
     def enqueue(self, record: Record | UnsignedOutcome) -> None:
         """Queue ``record``, which becomes durable with the next append, or within 50 ms.
@@ -110,7 +127,7 @@ class StoreLog:
         No append takes an unsigned outcome along before ``give_signature``.
         """
         if isinstance(record, Record):
-            self._store.enqueue(partial(_append, record, None))
+            self._store.enqueue(partial(_append, record))
             return
         with self._lock:
             queued = self._store.enqueue(None)
@@ -132,7 +149,7 @@ class StoreLog:
     ) -> None:
         """Give ``outcomes`` their signature, but for those that got another meanwhile."""
         for outcome in outcomes:
-            self._settle(outcome, partial(_append, outcome.signed(signature), None))
+            self._settle(outcome, partial(_append, outcome.signed(signature)))
 
     def _sign_waiting(self) -> None:
         with self._lock:  # after an ``enqueue`` that is under way
@@ -144,7 +161,7 @@ class StoreLog:
         """Sign an outcome alone; where its signer fails, its call stays in doubt."""
         job: Job = _leave_out
         try:
-            job = partial(_append, outcome.signed(), None)
+            job = partial(_append, outcome.signed())
         except Exception:  # noqa: BLE001  a signer may be a service, and any failure is logged
             LOGGER.exception("an outcome could not be signed: its call stays in doubt")
         self._settle(outcome, job)
@@ -235,10 +252,8 @@ def open_file(
     return StoreLog(store, state)
 
 
-def _append(record: Record, check: Callable[[State], object] | None, tx: Transaction) -> int:
+def _append(record: Record, tx: Transaction) -> int:
     state = State(tx)
-    if check is not None:
-        check(state)
     if record.entry is not None:
         record.entry.change(state)
     index = tx.append(record)

@@ -625,10 +625,11 @@ class UnsignedOutcome(NamedTuple):
             raise EncodeError(message, code="entry.too_large")
         return cls(payload, canonical.sha256_hex(payload), signer, about, result, attachments)
 
-    def signed(self, joint: JointSignature | None = None) -> Record:
+    def signed(self, joint: JointSignature | None = None, *, settles: bool = False) -> Record:
         """Return the entry, signed jointly with other statements, or without ``joint`` alone.
 
-        Raises what the signer raises.
+        Only the outcome of a call in the journal changes something for later calls (``settles``);
+        no other one is read for it. Raises what the signer raises.
         """
         if joint is None:
             envelope = dsse.seal(self.payload, self.signer)
@@ -636,7 +637,8 @@ class UnsignedOutcome(NamedTuple):
             envelope = Envelope(dsse.PAYLOAD_TYPE, self.payload, joint=joint)
         copies = copies_of(self.attachments, self.result)
         entry = OutcomeEntry(at=self.summary.at, statement=envelope.as_json(), copies=copies)
-        return entry.record(self.attachments, about=self.summary)
+        record = entry.record(self.attachments, about=self.summary)
+        return record if settles else record._replace(entry=None)
 
 
 def outcome_statement(  # noqa: PLR0913  the members of one statement
