@@ -150,6 +150,11 @@ class Map:
             child, depth = node.children[int(path[depth], 16)], depth + 1
         return None
 
+    @property
+    def root(self) -> bytes | None:
+        """The root, None while changes are kept here."""
+        return self._root if isinstance(self._root, bytes) else None
+
     def version(self, kind: int) -> object:
         """Return what is equal as long as no key of a kind changes."""
         path = f"{kind:02x}"
@@ -310,6 +315,11 @@ class Overlay:
     def get(self, key: bytes) -> bytes | None:
         """Return the value of a key, with these changes; None for no such key."""
         return self.puts[key] if key in self.puts else self._below.get(key)
+
+    @property
+    def root(self) -> bytes | None:
+        """The root, None while changes are kept here or below."""
+        return None if self.puts else self._below.root
 
     def version(self, kind: int) -> object:
         """Return what is equal as long as no key of a kind changes."""

@@ -359,21 +359,23 @@ class Unrefused:
     """
 
     def __init__(self) -> None:
-        self._known: tuple[object, set[AbstractSet[str]]] = (None, set())
+        self._known: tuple[bytes | None, object, set[AbstractSet[str]]] = (None, None, set())
 
     def refusal(self, values: Overlay, names: AbstractSet[str]) -> tuple[str, str] | None:
         """Return the code and the reason with which a bearer of these names is refused, or None."""
-        version = [values.version(kind) for kind in DENYING]
-        known, bearers = self._known
-        if version == known and names in bearers:
+        root, known, bearers = self._known
+        if root is not None and root == values.root and names in bearers:
             return None
-        refused = State(values).refusal(names)
-        if refused is None:
-            if version != known or len(bearers) >= _MOST_UNREFUSED:
-                self._known = version, {frozenset(names)}
-            else:
-                bearers.add(frozenset(names))
-        return refused
+        version = [values.version(kind) for kind in DENYING]
+        if version != known or len(bearers) >= _MOST_UNREFUSED:
+            bearers = set()
+        if names not in bearers:
+            refused = State(values).refusal(names)
+            if refused is not None:
+                return refused
+            bearers.add(frozenset(names))
+        self._known = values.root, version, bearers
+        return None
 
 
 class Remade:
