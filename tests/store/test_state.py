@@ -135,6 +135,7 @@ def test_a_rejected_call_is_on_record_whether_or_not_its_request_waits(end):
     call: Any = SimpleNamespace(
         allowed=False,
         is_replay=False,
+        journal=None,
         approvals=answers,
         answers=answers,
         code="approval.rejected",

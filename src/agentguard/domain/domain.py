@@ -42,9 +42,10 @@ from agentguard.storage.journal import LoggedJournal
 from agentguard.storage.runs import FileRuns
 from agentguard.storage.seal import SignedFolder
 from agentguard.store import sqlite
-from agentguard.store.log import StoreLog, open_file
+from agentguard.store.log import StoreLog
 from agentguard.store.reader import StoredLog
 from agentguard.store.sqlite import path_in
+from agentguard.store.state_log import open_log
 from agentguard.store.store import first_head
 
 
@@ -77,7 +78,7 @@ class StateDomain:
         state, anchors, log = self.settings.state, self.settings.anchor, self.trust.log
         _require_place(self.settings, self.trust)
         reserve.fill(state)
-        opened = open_file(
+        opened = open_log(
             state,
             anchors,
             log,

@@ -13,7 +13,7 @@ from collections.abc import Set as AbstractSet
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 from agentguard.audit.checkpoint import Checkpoint
 from agentguard.audit.entry import LOG, LogPlace, Record, parse_time
@@ -22,15 +22,12 @@ from agentguard.audit.kinds.announcements import ExpiryEntry
 from agentguard.audit.kinds.calls import UnsignedOutcome
 from agentguard.audit.map import Overlay
 from agentguard.audit.state import State, Unrefused
-from agentguard.errors import DelegationError, StorageError
-from agentguard.identity.trust import TrustedKey
+from agentguard.errors import DelegationError
 from agentguard.signing import dsse
 from agentguard.signing.dsse import JointSignature
 from agentguard.signing.keys import Signer
-from agentguard.storage import anchor, fork, reserve, state_location
+from agentguard.storage import fork, reserve
 from agentguard.storage.flusher import LOGGER
-from agentguard.store.anchor import Anchor
-from agentguard.store.sqlite import FileEngine, path_in
 from agentguard.store.store import Job, Queued, Store, WriteAttempt
 from agentguard.store.transaction import Transaction
 
@@ -226,30 +223,6 @@ class StoreLog:
     def closed(self) -> bool:
         """Whether the log is closed."""
         return self._store.closed
-
-
-def open_file(
-    state: Path,
-    anchors: Path | None,
-    log: str,
-    keys: Callable[[], Iterable[TrustedKey]],
-    signer: Signer | None = None,
-    **how: Any,
-) -> StoreLog:
-    """Open the log of a state, which is only read without a ``signer``.
-
-    ``anchors`` is the folder of all anchors, None for nowhere; the others are as ``Store`` has
-    them. Raises ``StorageError``, also (``storage.copied``) for the original of an adopted copy.
-    """
-    kept = None if anchors is None else Anchor(anchor.head_path(anchors, log), log, keys)
-    engine = FileEngine(path_in(state), writes=signer is not None)
-    try:
-        store = Store(engine, log, keys, signer, anchor=kept, **how)
-    except StorageError as error:
-        if error.code == "storage.rolled_back" and anchors is not None:
-            state_location.refuse_copy(anchor.log_folder(anchors, log), state)
-        raise
-    return StoreLog(store, state)
 
 
 def _append(record: Record, tx: Transaction) -> int:

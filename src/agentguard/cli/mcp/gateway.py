@@ -19,7 +19,7 @@ from agentguard.domain.config import Config, rights
 from agentguard.domain.config.mcp import McpConfig, require_server_name, require_url
 from agentguard.errors import ConfigError
 from agentguard.storage import files
-from agentguard.store.log import open_file
+from agentguard.store.state_log import open_log
 
 _PACKAGE: Final = "agentguard_mcp.gateway"
 
@@ -222,7 +222,7 @@ def _proofs(config: Config, table: McpConfig) -> Any:
     if config.server is None:
         trust = keystore.load_trust(config.state)
         keys = partial(trust.keys_for, "log")
-        revocations = open_file(config.state, config.anchor, trust.log, keys)
+        revocations = open_log(config.state, config.anchor, trust.log, keys)
     return package().Proofs(table.audience, table.proofs, None, revocations)
 
 

@@ -44,7 +44,7 @@ from agentguard.identity.trust import TrustDocument
 from agentguard.policy.engine import Engine
 from agentguard.storage import journal_secret
 from agentguard.store import sqlite
-from agentguard.store.log import open_file
+from agentguard.store.state_log import open_log
 from agentguard.telemetry import Settings
 
 _POLICY: Final = "policy"
@@ -393,7 +393,7 @@ def _denials(settings: Config, trust: TrustDocument, *, is_log_sound: bool) -> I
     """Report the freeze, and the revoked agents and principals of the configuration."""
     try:
         keys = partial(trust.keys_for, "log")
-        with closing(open_file(settings.state, settings.anchor, trust.log, keys)) as log:
+        with closing(open_log(settings.state, settings.anchor, trust.log, keys)) as log:
             is_frozen, revoked = log.look(partial(_denied, settings))
     except AgentguardError as error:
         if is_log_sound:  # the problems of a damaged log are findings already

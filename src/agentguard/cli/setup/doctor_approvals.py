@@ -19,7 +19,7 @@ from agentguard.identity.trust import TrustDocument, seconds
 from agentguard.policy.engine import Engine, StatesRequirements
 from agentguard.spelling import did_you_mean
 from agentguard.storage.approval_files import FileApprovals
-from agentguard.store.log import open_file
+from agentguard.store.state_log import open_log
 
 
 def approvals(settings: Config, engine: Engine | None) -> Iterator[Finding]:
@@ -109,7 +109,7 @@ def _owners(settings: Config) -> Iterator[Finding]:
 def requests(settings: Config, trust: TrustDocument) -> Iterator[Finding]:
     """Check the open requests against the log."""
     try:
-        log = open_file(settings.state, settings.anchor, trust.log, lambda: trust.keys_for("log"))
+        log = open_log(settings.state, settings.anchor, trust.log, lambda: trust.keys_for("log"))
         store = FileApprovals(settings.state, log, lambda: trust)
         pending = [request for _key, request in store.pending()]
         inbox = ApprovalInbox(store, settings.roster, times.now)

@@ -21,9 +21,10 @@ from agentguard.errors import ConfigError, StorageError
 from agentguard.identity.trust import TrustDocument
 from agentguard.storage import writers
 from agentguard.storage.anchor import log_folder, trust_path
-from agentguard.store.log import StoreLog, open_file
+from agentguard.store.log import StoreLog
 from agentguard.store.reader import StoredLog
 from agentguard.store.sqlite import FileEngine, path_in
+from agentguard.store.state_log import open_log
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,7 @@ class Location:
 
     def log(self, trust: TrustDocument) -> StoreLog:
         """Open the log to look into it, under its verified head; raises ``StorageError``."""
-        return open_file(self.state, self.anchor, trust.log, lambda: trust.keys_for("log"))
+        return open_log(self.state, self.anchor, trust.log, lambda: trust.keys_for("log"))
 
     def reader(self) -> LogReader:
         """Return a reader of the log; what is wrong with the file, the first read raises."""
