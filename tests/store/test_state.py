@@ -222,7 +222,12 @@ CHANGES = st.lists(
     | changes("count", CHAINS)
     | changes("ask", NAMES, st.just(SHOWN), st.just(FAR))
     | changes("close", NAMES, ENDS)
-    | changes("void", TIMES),
+    | changes("void", TIMES)
+    | changes("revoke", NAMES)
+    | changes("surrender", NAMES, st.just(FAR))
+    | changes("begin", NAMES, NAMES, NAMES)
+    | changes("settle", NAMES, st.sampled_from(["ran", "resolved", None]))
+    | changes("erase", NAMES),
     max_size=30,
 )
 
