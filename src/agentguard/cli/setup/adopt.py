@@ -25,7 +25,8 @@ def adopt(*, note: str, yes: bool, config: Path | None, json: bool) -> None:
     """For a copy whose original is no longer in use, and for a state that is behind its anchor
     (storage.rolled_back) when there is no newer state to restore. Entries that only the anchor has
     seen are lost; the loss is logged, and agentguard audit verify reports it. Without an anchor,
-    nobody knows whether entries are lost: what is known is logged all the same.
+    nobody knows whether entries are lost: what is known is logged all the same. In both cases every
+    call is frozen until agentguard thaw.
     """
     settings = location.load_own(config)
     difference = adoption.compare(settings)
@@ -57,18 +58,14 @@ def adopt(*, note: str, yes: bool, config: Path | None, json: bool) -> None:
 def _warnings(difference: Difference) -> Iterator[str]:
     if difference.original is not None:
         yield f"this state is a copy: from now on every call in {difference.original} is denied"
-    if difference.unanchored is not None:
-        yield difference.unanchored.words
+    known = difference.lost or difference.unanchored
+    if known is not None:
+        yield f"the log goes on {known.words}" if difference.lost is not None else known.words
         yield (
-            "Revoke and freeze again what was revoked and frozen later: nothing else is known of it"
-        )
-    if difference.lost is not None:
-        yield f"the log goes on {difference.lost.words}"
-        yield (
-            "Revocations, freezes and used approvals among the lost entries stay in force only if "
-            "restrictions.json in the anchor lists them: revoke and freeze again where needed"
+            "Revocations may be among what is lost, so every call is frozen: revoke again what must "
+            "stay revoked, then run agentguard thaw"
         )
         yield (
-            "Lost calls no longer count towards max_calls, and a lost call of a journal runs again "
-            "if a resumed run makes the call again"
+            "Requests that wait, and delegations with max_calls, count no more. A lost call of a "
+            "journal runs again if a resumed run makes the call again"
         )
