@@ -62,8 +62,8 @@ def _warnings(difference: Difference) -> Iterator[str]:
     if known is not None:
         yield f"the log goes on {known.words}" if difference.lost is not None else known.words
         yield (
-            "Revocations may be among what is lost, so every call is frozen: revoke again what must "
-            "stay revoked, then run agentguard thaw"
+            "Revocations may be among what is lost, so every call is frozen: revoke again what "
+            "must stay revoked, then run agentguard thaw"
         )
         yield (
             "Requests that wait, and delegations with max_calls, count no more. A lost call of a "
