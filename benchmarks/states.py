@@ -111,11 +111,11 @@ def both_guards() -> Iterator[tuple[Path, Guard, Guard]]:
     with tempfile.TemporaryDirectory(prefix="agentguard-bench-") as name, ExitStack() as stack:
         folder = Path(name)
         (folder / "memory.rego").write_text(POLICY)
-        tools = {"trigger_ci": {"attributes": {"branch": "branch"}}}
+        tools = {"trigger_ci": {"attributes": {"branch": "branch", "repo": "repo"}}}
         in_memory = Guard.ephemeral(folder / "memory.rego", config={**TABLES, "tools": tools})
         state = found(folder / "durable")
         with state.path.open("a") as file:
-            file.write('[tools.trigger_ci]\nattributes = { branch = "branch" }\n')
+            file.write('[tools.trigger_ci]\nattributes = { branch = "branch", repo = "repo" }\n')
         yield folder, stack.enter_context(in_memory), stack.enter_context(state.guard())
 
 
