@@ -61,13 +61,14 @@ class ManualClock:
 class Faults:
     """A real engine, and where it fails: before a commit, after it, or where the store is read.
 
-    ``gate`` holds a commit back until it is set; ``entered`` says that a commit has begun.
+    From the next commit on, a reading fails with ``from_commit``. ``gate`` holds a commit back until it is set; ``entered`` says that a commit has begun.
     """
 
     inner: Any
     before: BaseException | None = None
     after: BaseException | None = None
     at_head: BaseException | None = None
+    from_commit: BaseException | None = None
     gate: threading.Event | None = None
     entered: threading.Event = field(default_factory=threading.Event)
     closes: int = 0
@@ -84,6 +85,7 @@ class Faults:
 
     def commit(self, begun: Any) -> None:
         self.entered.set()
+        self.at_head = self.from_commit or self.at_head
         if self.gate is not None and not self.gate.wait(60):
             raise AssertionError("the test never opened the gate")
         if self.before is not None:

@@ -82,7 +82,7 @@ def test_an_error_after_the_commit_and_an_unreadable_head_deny(guard, faults, no
     with pytest.raises(Denied):
         agent.call(note, text="x")
     assert ran == []
-    faults.after = faults.at_head = None
+    faults.after = faults.at_head = faults.from_commit = None
 
 
 @pytest.mark.parametrize("interrupt", [KeyboardInterrupt, SystemExit])
@@ -403,7 +403,7 @@ def doubted(place, put_faults, no_flusher):
     guard = place.open()
     faults = put_faults(guard)
     yield guard, guard.new_agent("reader"), faults
-    faults.before = faults.after = faults.at_head = None
+    faults.before = faults.after = faults.at_head = faults.from_commit = None
     guard.close()
 
 
@@ -417,7 +417,7 @@ def test_a_commit_of_unknown_fate_denies_until_the_head_is_read_and_goes_in_once
     agent.call(tool, "before")  # its outcome is in the batch whose fate is unknown
     error = OSError(5, "I/O error")
     faults.before, faults.after = (None, error) if committed else (error, None)
-    faults.at_head = StorageError("unreadable", code="storage.corrupt")
+    faults.from_commit = StorageError("unreadable", code="storage.corrupt")
     with pytest.raises(Denied) as caught:
         agent.call(tool, "unknown")
     assert caught.value.code == "storage.unknown"
@@ -429,7 +429,7 @@ def test_a_commit_of_unknown_fate_denies_until_the_head_is_read_and_goes_in_once
         with pytest.raises(StorageError):
             runtime_of(guard)._ports.log.flush()
     assert not faults.entered.is_set(), "something was written on top of what is unknown"
-    faults.at_head = None
+    faults.at_head = faults.from_commit = None
     agent.call(tool, "after")
     guard.close()
     assert ran == ["before", "after"]
@@ -450,7 +450,7 @@ def test_what_waits_in_a_batch_of_unknown_fate_is_told_so_and_nothing_goes_in_tw
     tool = guard.tool(ran.append, name="note")
     faults.gate = threading.Event()
     faults.after = OSError(5, "I/O error")
-    faults.at_head = StorageError("unreadable")
+    faults.from_commit = StorageError("unreadable")
     faults.entered.clear()
     denied = []
 
@@ -471,7 +471,7 @@ def test_what_waits_in_a_batch_of_unknown_fate_is_told_so_and_nothing_goes_in_tw
     assert set(denied) <= {"storage.unknown", "storage.failed"}
     assert len(denied) == 6
     assert ran == []
-    faults.after = faults.at_head = None
+    faults.after = faults.at_head = faults.from_commit = None
     agent.call(tool, "after")
     guard.close()
     report = place.examine()
@@ -487,7 +487,7 @@ def test_a_process_that_dies_not_knowing_leaves_a_log_in_order(place, doubted, r
     guard, agent, faults = doubted
     tool = guard.tool(ran.append, name="note")
     faults.after = OSError(5, "I/O error")
-    faults.at_head = StorageError("unreadable")
+    faults.from_commit = StorageError("unreadable")
     with pytest.raises(Denied):
         agent.call(tool, "unknown")
     # what a SIGKILL would leave: neither flushed nor closed

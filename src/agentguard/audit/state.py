@@ -361,11 +361,16 @@ class Unrefused:
     def __init__(self) -> None:
         self._known: tuple[bytes | None, object, set[AbstractSet[str]]] = (None, None, set())
 
+    def has(self, root: bytes | None, names: AbstractSet[str]) -> bool:
+        """Whether nobody refuses a bearer of these names in the map of this root."""
+        known, _version, bearers = self._known
+        return root is not None and root == known and names in bearers
+
     def refusal(self, values: Overlay, names: AbstractSet[str]) -> tuple[str, str] | None:
         """Return the code and the reason with which a bearer of these names is refused, or None."""
-        root, known, bearers = self._known
-        if root is not None and root == values.root and names in bearers:
+        if self.has(values.root, names):
             return None
+        _root, known, bearers = self._known
         version = [values.version(kind) for kind in DENYING]
         if version != known or len(bearers) >= _MOST_UNREFUSED:
             bearers = set()

@@ -201,6 +201,11 @@ class Store:
         self._flusher: threading.Thread | None = None
 
     @property
+    def is_shared(self) -> bool:
+        """Whether other processes may write the store."""
+        return self._engine.is_shared
+
+    @property
     def seen(self) -> Head:
         """The newest head that this process has seen, without a look at the database."""
         assert self._seen is not None  # noqa: S101  ``__init__`` has read one
