@@ -61,7 +61,8 @@ class ManualClock:
 class Faults:
     """A real engine, and where it fails: before a commit, after it, or where the store is read.
 
-    From the next commit on, a reading fails with ``from_commit``. ``gate`` holds a commit back until it is set; ``entered`` says that a commit has begun.
+    From the next commit on, a reading fails with ``from_commit``. ``gate`` holds a commit back
+    until it is set; ``entered`` says that a commit has begun.
     """
 
     inner: Any

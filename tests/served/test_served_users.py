@@ -176,7 +176,6 @@ def logged_out(founded):
     )
     log.append(LogOutEntry(at=timestamp(max(now, log.last_at)), token=token).record())
     log.close()
-    home.revocations()
 
 
 def test_a_delegation_of_a_token_goes_on_when_the_server_is_started_anew(guard, provider, founded):

@@ -8,6 +8,7 @@ import signal
 from typing import Any
 
 import pytest
+from published import publish
 from token_service import CHAIN, Key, claims, error_of, served
 
 from agentguard import AgentguardError, Denied
@@ -55,9 +56,10 @@ def test_a_log_out_ends_the_access_tokens_of_its_log_in(service, key, credential
     assert service.exchange(key, credential, subject_token=kept.token()).is_success
 
 
-def test_a_receiver_with_the_file_of_restrictions_learns_of_a_log_out(service, key, credential):
-    trust = keystore.load_trust(service.place.folder / "state")
-    published = PublishedRevocations(service.place.folder / "state", trust)
+def test_a_receiver_with_the_published_file_learns_of_a_log_out(service, key, credential):
+    state, file = service.place.folder / "state", service.place.folder / "revocations.json"
+    trust = keystore.load_trust(state)
+    published = PublishedRevocations(file, trust)
 
     def refusal(log_in: LogIn) -> Any:
         answer = service.exchange(key, credential, subject_token=log_in.token()).json()
@@ -67,8 +69,10 @@ def test_a_receiver_with_the_file_of_restrictions_learns_of_a_log_out(service, k
 
     gone, kept = LogIn(service), LogIn(service)
     of_gone, of_kept = refusal(gone), refusal(kept)
+    publish(state, file)
     assert of_gone() is None
     gone.log_out()
+    publish(state, file)
     assert of_gone()[0] == "delegation.logged_out"
     assert of_kept() is None  # the twin
 

@@ -12,10 +12,11 @@ from login_provider import ISSUER
 from logout_scene import Scene, attempt, lent, problems, said, sent
 
 from agentguard import AgentguardError
+from agentguard.audit.state import State
 from agentguard.errors import StorageError
 from agentguard.identity import login
 from agentguard.signing.canonical import loads_object
-from agentguard.storage.revocations import FileRevocations
+from agentguard.store.log import StoreLog
 
 
 @pytest.fixture
@@ -50,8 +51,7 @@ def test_every_process_of_the_state_learns_of_a_log_out(scene):
         assert refused.value.code == "delegation.logged_out"
         assert other.resume(second.dumps()).id == second.id
         assert problems(guard) == []
-    (scene.folder / "state" / "restrictions.json").unlink()
-    with scene.open() as guard:  # which reads the log anew
+    with scene.open() as guard:  # a new process
         assert attempt(guard, guard.resume(second.dumps())) == "ok"
         with pytest.raises(AgentguardError) as refused:
             guard.resume(first.dumps())
@@ -95,7 +95,7 @@ def test_a_call_authorised_after_the_log_out_is_found(scene, clock):
     with scene.open() as guard:
         first, second = lent(guard, gone.token()), lent(guard, kept.token())
         assert said(sent(scene.parts(guard), gone.logout_token())) == (200, "")
-        with patch.object(FileRevocations, "refusal", lambda *_: None):
+        with patch.object(State, "refusal", lambda *_: None):
             assert attempt(guard, first) == "ok"
             guard.flush()
             assert problems(guard) == []  # a call that was under way
@@ -107,19 +107,6 @@ def test_a_call_authorised_after_the_log_out_is_found(scene, clock):
             guard.flush()
         (problem,) = problems(guard)
         assert "the user had logged out" in problem
-
-
-def test_a_log_out_is_kept_until_nothing_rests_on_the_log_in(scene, clock):
-    gone, other = scene.log_in(), scene.log_in()
-    with scene.open() as guard:
-        delegation = lent(guard, other.token())
-        assert said(sent(scene.parts(guard), gone.logout_token())) == (200, "")
-        kept = scene.parts(guard).ports.revocations._ledger
-        for seconds, is_there in ((login.KEPT - 60, True), (login.KEPT + 60, False)):
-            clock.ahead = seconds
-            assert attempt(guard, delegation) == "delegation.expired"  # an entry of that time
-            kept.keep()
-            assert bool(kept.restrictions.logouts) is is_there
 
 
 def test_no_delegation_and_no_token_outlasts_a_kept_log_out(scene):
@@ -139,7 +126,7 @@ def test_no_delegation_and_no_token_outlasts_a_kept_log_out(scene):
         assert long.expires_at.timestamp() == now - 3600 + login.LONGEST
 
 
-@pytest.mark.parametrize("method", ["publish", "has_ended"])
+@pytest.mark.parametrize("method", ["look", "append"])
 def test_a_log_out_that_is_not_recorded_is_no_success(scene, method):
     gone = scene.log_in()
     with scene.open() as guard:
@@ -148,7 +135,7 @@ def test_a_log_out_that_is_not_recorded_is_no_success(scene, method):
             scene.parts(guard),
             gone.logout_token(),
         )
-        broken = patch.object(FileRevocations, method, side_effect=StorageError("the disk"))
+        broken = patch.object(StoreLog, method, side_effect=StorageError("the disk"))
         with broken:
             assert sent(parts, token).status == 503
         assert said(sent(parts, token)) == (200, "")  # the provider tries again

@@ -11,16 +11,17 @@ import pytest
 from commands import run
 from given_up import give_up
 from logout_scene import Scene, problems
+from published import publish
 from token_service import CHAIN, Key, claims, error_of, served
 
 from agentguard import Denied
+from agentguard.audit.state import State
 from agentguard.delegation import verification
 from agentguard.domain import keystore
 from agentguard.errors import ServerError
 from agentguard.service.client import AsyncTokenService, TokenService
 from agentguard.signing.canonical import dumps, loads_object
 from agentguard.storage.published_revocations import PublishedRevocations
-from agentguard.storage.revocations import FileRevocations
 
 
 def exchanged(service, key, credential) -> str:
@@ -57,13 +58,15 @@ def test_a_token_that_counts_no_more_gets_the_same_answer_and_no_entry(service, 
 
 
 def test_receivers_and_the_log_know_who_has_given_up_what(service, key, credential):
-    trust = keystore.load_trust(service.place.folder / "state")
+    state, file = service.place.folder / "state", service.place.folder / "revocations.json"
+    trust = keystore.load_trust(state)
     answer = service.exchange(key, credential).json()
     token, stored = answer["access_token"], dumps(answer[CHAIN])
     chain = verification.loads(stored, trust, at=claims(token)["iat"])
-    published = PublishedRevocations(service.place.folder / "state", trust)
+    published = PublishedRevocations(publish(state, file), trust)
     assert published.refusal(chain.names) is None
     assert service.revoke(key, credential, token).is_success
+    publish(state, file)
     refused = published.refusal(chain.names)
     assert refused is not None
     assert refused[0] == "delegation.surrendered"
@@ -124,33 +127,12 @@ def test_an_instance_acts_no_more_under_what_it_has_given_up(scene, monkeypatch)
         assert attempts(first, tool) == "delegation.surrendered"
         assert attempts(second, tool) == "ok"  # the twin
         ahead = timedelta(seconds=100)
-        with patch.object(FileRevocations, "refusal", lambda *_: None):
+        with patch.object(State, "refusal", lambda *_: None):
             assert attempts(second, tool) == "ok"
             assert problems(guard) == []
             assert attempts(first, tool) == "ok"  # as in a program that somebody has changed
         (problem,) = problems(guard)
         assert "given up before" in problem
-
-
-def test_what_was_given_up_is_kept_until_it_has_ended(scene, monkeypatch):
-    """Otherwise the file that each call looks at would grow for ever."""
-    ahead = timedelta(0)
-    monkeypatch.setattr("agentguard.guard.process.clock", lambda: datetime.now(UTC) + ahead)
-    with scene.open() as guard:
-        agent = guard.new_agent("clerk").under(guard.delegate("user:alice", scope=["read"]))
-        give_up(guard, agent)
-        revocations = scene.parts(guard).ports.revocations
-        (jti,) = revocations._ledger.restrictions.surrendered
-        assert revocations.surrender_of(jti) == "known"
-        assert revocations.surrender_of("another") == "new"
-        with patch("agentguard.storage.revocations.MOST_SURRENDERED", 1):
-            assert revocations.surrender_of(jti) == "known"
-            assert revocations.surrender_of("another") == "full"
-        for hours, is_kept in ((24, True), (26, False)):
-            ahead = timedelta(hours=hours)
-            attempts(agent, guard.tool(name="read", requires=["read"])(lambda: "ok"))
-            revocations.publish()
-            assert (revocations.surrender_of(jti) == "known") is is_kept
 
 
 def test_the_list_of_the_log_says_who_has_given_up_what(scene):

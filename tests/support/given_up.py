@@ -34,4 +34,3 @@ def give_up(guard: Guard, agent: Agent) -> None:
     ports = runtime_of(guard).current_ports()
     at = timestamp(max(ports.clock(), ports.log.last_at))
     ports.log.append(SurrenderEntry(at=at, hop=str(hops[-1]), proof=proof).record())
-    ports.revocations.publish()

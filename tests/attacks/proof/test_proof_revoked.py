@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from proof_scene import URL, ProofScene, check, refused
+from published import publish
 from tool_servers import SCOPE, in_call
 
 from agentguard.domain import administration, config
@@ -16,29 +16,27 @@ from agentguard.errors import ConfigError, ProofError
 from agentguard.proof import ProofStore, PublishedRevocations, Receiver
 from agentguard.proof.presentation import prove_request
 from agentguard.signing.canonical import loads_object
-from agentguard.storage import restrictions_file
 
 PASSPHRASE = b"correct horse battery staple"
 AGENTS = {name: {"max_scope": SCOPE} for name in ("payer", "other")}
 
 
 class Domain:
-    """A durable domain with a receiver; ``publish`` copies the file of the revocations to it."""
+    """A durable domain with a receiver; ``publish`` writes the file of the revocations that it has."""
 
     def __init__(self, place, folder: Path) -> None:
         tables = {**loads_object(place.config.encoded), "agents": AGENTS}
         place.config = config.parse(tables, source="agentguard.toml", base=place.config.base)
         self.config = place.config
         self.scene = ProofScene(folder, place.open())
-        self.published = folder / "published"
-        self.published.mkdir()
+        self.published = folder / "revocations.json"
         self.publish()
         self.knowing = self.scene.new_receiver(
             revocations=PublishedRevocations(self.published, self.scene.guard.trust)
         )
 
     def publish(self) -> None:
-        shutil.copy(self.config.state / restrictions_file.FILE, self.published)
+        publish(self.config.state, self.published)
 
     def revoke(self, name: str) -> None:
         now = datetime.now(UTC)
@@ -89,7 +87,10 @@ def test_a_revocation_in_one_domain_says_nothing_of_another(domain, tmp_path_fac
     published = PublishedRevocations(domain.published, ours)
     elsewhere = ProofScene(tmp_path_factory.mktemp("elsewhere"))
     with elsewhere.guard:
-        trust, store = [ours, elsewhere.guard.trust], ProofStore(domain.published / "p.sqlite")
+        trust, store = (
+            [ours, elsewhere.guard.trust],
+            ProofStore(domain.published.with_name("p.sqlite")),
+        )
         other = elsewhere.guard.trust.trust_domain
         known = {ours.trust_domain: published, other: None}
         both = Receiver(URL, trust, store, revocations=known)
@@ -110,9 +111,9 @@ def test_revocations_under_a_misspelt_name_of_a_domain_do_not_count_as_none(doma
 
 
 def test_a_file_that_is_missing_or_altered_refuses_everything(domain):
-    path = domain.published / restrictions_file.FILE
+    path = domain.published
     whole, sent = path.read_bytes(), domain.scene.request()
-    path.write_bytes(whole.replace(b'"frozen":false', b'"frozen":true '))
+    path.write_bytes(whole[:-2])
     assert refused(domain.knowing, sent) == "storage.corrupt"
     path.unlink()
     assert refused(domain.knowing, sent) == "storage.missing"
@@ -121,7 +122,7 @@ def test_a_file_that_is_missing_or_altered_refuses_everything(domain):
 
 
 def test_an_older_file_in_the_place_of_the_newest_refuses_everything(domain):
-    path = domain.published / restrictions_file.FILE
+    path = domain.published
     sent, older = domain.scene.request(), path.read_bytes()
     domain.revoke("agent:other")
     domain.publish()

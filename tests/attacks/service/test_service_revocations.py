@@ -124,8 +124,11 @@ def test_a_log_with_a_surrender_of_somebody_else_does_not_verify(service, key, c
         assert good.summary.principal == "user:alice"
 
 
-def test_the_logs_key_alone_ends_nobodys_delegation(scene):
-    """A thief of the log's key makes a hop with the victim's id, and proves it with his own key."""
+def test_a_surrender_by_the_logs_key_alone_is_found(scene):
+    """A thief of the log's key makes a hop with the victim's id, and proves it with his own key.
+
+    Whoever has the log's key vouches for what denies calls: the call is denied until somebody looks.
+    """
     with scene.open() as guard:
         agent = guard.new_agent("clerk").under(guard.delegate("user:alice", scope=["read"]))
         issued = agent.access_token()
@@ -142,17 +145,14 @@ def test_the_logs_key_alone_ends_nobodys_delegation(scene):
         at = timestamp(ports.log.last_at)
         proof = thief.proof("https://agents.example/revoke", "a token")
         ports.log.append(SurrenderEntry(at=at, hop=hop, proof=proof).record())
-        ports.revocations.publish()
-        assert agent.call(tool) == "ok"
+        with pytest.raises(Denied) as denied:
+            agent.call(tool)
+        assert denied.value.code == "delegation.surrendered"
         (problem,) = problems(guard)
         assert "is no issuer key" in problem
-    with scene.open() as guard:  # also a process that reads the log from its start
-        agent = guard.new_agent("clerk").under(guard.delegate("user:alice", scope=["read"]))
-        assert agent.call(guard.tool(name="read", requires=["read"])(lambda: "ok")) == "ok"
-        give_up(guard, agent)  # the twin
-        with pytest.raises(Denied) as denied:
-            agent.call(guard.tool(name="read", requires=["read"])(lambda: "ok"))
-        assert denied.value.code == "delegation.surrendered"
+        other = guard.new_agent("clerk").under(guard.delegate("user:alice", scope=["read"]))
+        assert other.call(tool) == "ok"
+        give_up(guard, other)  # the twin
         assert problems(guard) == [problem]
 
 
