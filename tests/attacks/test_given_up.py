@@ -1,42 +1,24 @@
-"""What an adoption gives up in the log counts on, as the copy beside the anchor has it.
-
-Nothing on record says so any more. So no process that dies while it writes the copy, and nobody who
-removes files of the state meanwhile, may have the copy dropped; and the number of a later freeze is
-above the ones that were given up.
-"""
+"""What an adoption gives up in the log: revocations, used approvals, the numbers of freezes."""
 
 from __future__ import annotations
 
-import os
 import shutil
-from collections.abc import Callable
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
-from rotations import next_second
 
-from agentguard import ApprovalPending, Decision, Denied, Guard, Requirement, adapters
-from agentguard.adapters import Arguments, CallOptions, CallSite, Invocation
-from agentguard.domain import administration, adoption, config, rotation
-from agentguard.errors import AgentguardError
+from agentguard import ApprovalPending, Decision, Denied, Guard, Requirement
+from agentguard.audit.entry import Entry
+from agentguard.domain import administration, adoption, config
+from agentguard.errors import AgentguardError, VerificationError
 from agentguard.signing.canonical import loads_object
 from agentguard.signing.keys import Ed25519Signer
-from agentguard.storage import anchor, files, restrictions_file
 
 PASSPHRASE = b"correct horse battery staple"
 BOB = Ed25519Signer.from_seed(b"b" * 32)
-
-
-class Codec:
-    """Keeps text."""
-
-    def dumps(self, result: str) -> bytes:
-        return result.encode()
-
-    def loads(self, data: bytes) -> str:
-        return data.decode()
 
 
 class Scene:
@@ -68,6 +50,15 @@ class Scene:
         except (Denied, ApprovalPending) as error:
             return error.code
 
+    def call_as(self, agent: str) -> str:
+        """Open a guard, and call as another agent."""
+        with self.open() as guard:
+            return str(guard.new_agent(agent).call(guard.tool(name="say")(self.say), "x"))
+
+    def newest(self, kind: str) -> Entry:
+        """Return the newest entry of a kind."""
+        return [one for one in self.place.seen().entries if one.kind == kind][-1]
+
     def say(self, what: str) -> str:
         self.ran.append(what)
         return "ran"
@@ -79,14 +70,6 @@ class Scene:
                 return self.call(guard)
         except AgentguardError as error:
             return error.code
-
-    def pay(self) -> None:
-        """Make a journalled call, whose name the copy is to have."""
-        with self.open() as guard:
-            spec = guard.tool(name="pay")(lambda: None).spec
-            site = CallSite("c", thread="t", turn="m")
-            invocation = Invocation.bind(spec, lambda: Arguments.of({}), site)
-            adapters.run(guard.new_agent("payer"), invocation, lambda: "paid", CallOptions(Codec()))
 
     def freeze(self, *, frozen: bool) -> None:
         administration.freeze(
@@ -107,85 +90,27 @@ class Scene:
         assert different.lost
         adoption.adopt(self.settings, PASSPHRASE, different, note="n", now=datetime.now(UTC))
 
-    @property
-    def outside(self) -> Path:
-        return anchor.log_folder(self.settings.anchor, self.place.take_up().trust.log)
-
 
 @pytest.fixture
 def scene(place, tmp_path) -> Scene:
     return Scene(place, tmp_path / "backup")
 
 
-# --- freezes --------------------------------------------------------------------------------------
-
-
-def compromised(scene: Scene) -> None:
-    """Have the log's key declared compromised: no thaw counts of what it has signed."""
-    next_second()
-    now = datetime.now(UTC)
-    rotation.rotate(scene.settings, PASSPHRASE, "log", now=now, compromised_since=now)
-
-
-def unreadable(scene: Scene) -> None:
-    """Have the copies lost, so that a new one is made from the log."""
-    for folder in (scene.state, scene.outside):
-        (folder / restrictions_file.FILE).unlink()
-
-
-@pytest.mark.parametrize("frozen", [True, False], ids=["freeze", "thaw"])
-@pytest.mark.parametrize("lose", [None, compromised, unreadable], ids=["twin", "key", "copies"])
-def test_a_running_guard_obeys_what_comes_after_an_adoption(scene, lose, frozen):
-    scene.calls()
-    scene.save()
-    scene.freeze(frozen=True)
-    if frozen:
-        scene.freeze(frozen=False)
-    scene.give_up()
-    before, after = ("ran", "domain.frozen") if frozen else ("domain.frozen", "ran")
-    with scene.open() as guard:
-        assert scene.call(guard) == before
-        if lose is not None:
-            lose(scene)
-        scene.freeze(frozen=frozen)
-        assert scene.calls() == after
-        assert scene.call(guard) == after
-        guard._parts.runtime._ledger.keep()  # the copy says so still, once the guard has kept
-        assert scene.calls() == after
-    assert scene.calls() == after
-
-
-# --- the copy and the names beside it -------------------------------------------------------------
-
-
-def keep_in_a_fork(scene: Scene, between: Callable[[], object]) -> int:
-    """Pay and revoke in a process of its own; ``between`` comes once new names lie there alone."""
-    child = os.fork()
-    if child:
-        return child
-    real, outside = files.replace, scene.outside
-    scene.asks = False
-
-    def replace(path: Path, data: bytes) -> None:
-        real(path, data)
-        if path.parent == outside and path.name.startswith("restrictions.names"):
-            between()
-
-    files.replace = replace
-    try:
-        scene.pay()
-        scene.revoke("user:mallory")
-    finally:
-        os._exit(0)
-
-
-def revoked(scene: Scene) -> str:
+def test_every_call_is_frozen_until_an_administrator_has_looked(scene):
+    """Among the lost entries a revocation may be: nobody who relies on it acts by himself."""
+    assert scene.calls() == "ran"
     scene.save()
     scene.revoke("agent:reader")
-    return "delegation.revoked"
+    scene.give_up()
+    assert scene.calls() == "domain.frozen"
+    scene.revoke("agent:reader")  # again, as adopt says
+    scene.freeze(frozen=False)
+    assert scene.calls() == "delegation.revoked"
+    assert scene.call_as("payer") == "ran"  # the twin
+    assert scene.ran == ["x", "x"]
 
 
-def used(scene: Scene) -> str:
+def test_an_approval_among_the_lost_entries_is_not_used_again(scene):
     scene.asks = True
     with scene.open() as guard:
         assert scene.call(guard) == "approval.pending"
@@ -193,70 +118,27 @@ def used(scene: Scene) -> str:
         guard.approvals.approve(request, BOB)
     scene.save()
     assert scene.calls() == "ran"
-    return "approval.consumed"
-
-
-@pytest.mark.parametrize("given_up", [revoked, used])
-@pytest.mark.parametrize("dies", [True, False], ids=["dies", "twin"])
-def test_a_process_that_dies_between_the_two_files_lets_nothing_run(scene, given_up, dies):
-    expected = given_up(scene)
     scene.give_up()
-    child = keep_in_a_fork(scene, lambda: os._exit(9) if dies else None)
-    _pid, status = os.waitpid(child, 0)
-    assert os.waitstatus_to_exitcode(status) == (9 if dies else 0)
-    (scene.state / restrictions_file.FILE).unlink(missing_ok=True)  # who writes the state may
-    ran = list(scene.ran)
-    assert scene.calls() == expected
-    assert scene.ran == ran
+    scene.freeze(frozen=False)
+    assert scene.calls() in ("approval.consumed", "approval.pending")
+    assert scene.ran == ["x"]
 
 
-def test_who_opens_while_another_process_writes_sees_the_older_two(scene):
-    """Who writes the state has removed the lock on which the opener would wait."""
-    revoked(scene)
+@pytest.mark.parametrize("is_old", [True, False], ids=["a lost thaw", "twin"])
+def test_a_lost_thaw_thaws_nothing_when_it_is_written_again(scene, is_old):
+    """By a thief of the log's key, who has the administrator's signature from the old log."""
+    scene.calls()
+    scene.save()
+    scene.freeze(frozen=True)
+    scene.freeze(frozen=False)
+    thaw = scene.newest("freeze")
     scene.give_up()
-    told, tell = os.pipe()
-    goes_on, go_on = os.pipe()
-    child = keep_in_a_fork(scene, lambda: (os.write(tell, b"."), os.read(goes_on, 1)))
-    os.close(tell)
-    assert os.read(told, 1)
-    (scene.state / restrictions_file.FILE).unlink()
-    (scene.state / "state.lock").unlink()
-    meanwhile = scene.calls()
-    os.write(go_on, b".")
-    os.waitpid(child, 0)
-    assert meanwhile == "delegation.revoked"
-    assert scene.calls() == "delegation.revoked"
-    for end in (told, goes_on, go_on):
-        os.close(end)
-
-
-def test_a_copy_beside_the_anchor_whose_names_are_lost_lets_nobody_open(scene, tmp_path):
-    revoked(scene)
-    scene.give_up()
-    scene.pay()
-    scene.revoke("user:mallory")
-    outside = scene.outside
-    (names,) = outside.glob("restrictions.names*")
-    shutil.copytree(outside, tmp_path / "kept")
-    names.unlink()
-    (scene.state / restrictions_file.FILE).unlink()
-    with pytest.raises(AgentguardError) as refused:
-        scene.open()
-    assert refused.value.code == "storage.corrupt"
-    assert str(names) in str(refused.value)
-    assert str(outside / restrictions_file.FILE) in str(refused.value)
-    shutil.copy(tmp_path / "kept" / names.name, names)  # the twin: the names are back
-    assert scene.calls() == "delegation.revoked"
-    names.unlink()
-    (outside / restrictions_file.FILE).unlink()
-    assert scene.calls() == "delegation.revoked"  # what the file in the state refuses
-
-
-def test_names_that_a_process_has_left_half_way_are_removed_later(scene):
-    child = keep_in_a_fork(scene, lambda: os._exit(9))
-    os.waitpid(child, 0)
-    for name in ("user:eve", "user:trudy"):
-        scene.revoke(name)
-        scene.pay()
-    for folder in (scene.state, scene.outside):
-        assert len(list(folder.glob("restrictions.names*"))) == 1
+    assert scene.calls() == "domain.frozen"
+    if is_old:
+        with closing(scene.place.take_up().open_log(datetime.now(UTC))) as log:
+            with pytest.raises(VerificationError):
+                log.append(thaw.record())
+        assert scene.calls() == "domain.frozen"
+    else:
+        scene.freeze(frozen=False)
+        assert scene.calls() == "ran"

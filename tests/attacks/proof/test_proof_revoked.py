@@ -22,7 +22,7 @@ AGENTS = {name: {"max_scope": SCOPE} for name in ("payer", "other")}
 
 
 class Domain:
-    """A durable domain with a receiver; ``publish`` writes the file of the revocations that it has."""
+    """A durable domain with a receiver; ``publish`` writes its file of revocations."""
 
     def __init__(self, place, folder: Path) -> None:
         tables = {**loads_object(place.config.encoded), "agents": AGENTS}

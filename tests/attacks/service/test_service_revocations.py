@@ -127,7 +127,7 @@ def test_a_log_with_a_surrender_of_somebody_else_does_not_verify(service, key, c
 def test_a_surrender_by_the_logs_key_alone_is_found(scene):
     """A thief of the log's key makes a hop with the victim's id, and proves it with his own key.
 
-    Whoever has the log's key vouches for what denies calls: the call is denied until somebody looks.
+    Whoever has the log's key vouches for what denies calls, and a denial is safe until then.
     """
     with scene.open() as guard:
         agent = guard.new_agent("clerk").under(guard.delegate("user:alice", scope=["read"]))
