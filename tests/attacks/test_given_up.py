@@ -135,9 +135,9 @@ def test_a_lost_thaw_thaws_nothing_when_it_is_written_again(scene, is_old):
     scene.give_up()
     assert scene.calls() == "domain.frozen"
     if is_old:
-        with closing(scene.place.take_up().open_log(datetime.now(UTC))) as log:
-            with pytest.raises(VerificationError):
-                log.append(thaw.record())
+        log = scene.place.take_up().open_log(datetime.now(UTC))
+        with closing(log), pytest.raises(VerificationError):
+            log.append(thaw.record())
         assert scene.calls() == "domain.frozen"
     else:
         scene.freeze(frozen=False)

@@ -188,7 +188,8 @@ class State:
         lost too, and be recorded again; so its own time counts. Revocations may be lost as well:
         all calls are frozen, until an administrator has looked after them.
         """
-        self.freeze(max(self.next_freeze, at * 1000), frozen=True)
+        # above the number of a lost thaw of the same second
+        self.freeze(max(self.next_freeze, (at + 1) * 1000), frozen=True)
         self._put(key(VOID, ""), at.to_bytes(_NUMBER), _NEVER)
         for one, value in list(self._values.items(REQUESTS)):
             request = LoggedRequest.read(value)
