@@ -16,7 +16,7 @@ from agentguard.adapters import Arguments, CallOptions, CallSite, Invocation
 from agentguard.call.journal import JournalEntry
 from agentguard.errors import DecodeError, EncodeError
 from agentguard.signing.canonical import b64_decode, b64_encode, dumps, loads_object
-from agentguard.storage.journal_files import FOLDER
+from agentguard.storage.journal import FOLDER
 
 
 class Codec:

@@ -18,10 +18,9 @@ import pytest
 
 from agentguard import Denied, Guard, StorageError, adapters
 from agentguard.adapters import Arguments, CallOptions, CallSite, Invocation
-from agentguard.audit.journal_names import NAME_SIZE
 from agentguard.domain import administration, adoption, rotation
 from agentguard.signing.keys import Ed25519Signer
-from agentguard.storage import journal_files, journal_secret, restrictions_file
+from agentguard.storage import journal, journal_secret
 
 PASSPHRASE = b"correct horse battery staple"
 
@@ -69,7 +68,7 @@ class Payer:
         rotation.rotate(self.place.config, PASSPHRASE, "log", now=datetime.now(UTC))
 
     def lose_pages(self) -> None:
-        shutil.rmtree(self.state / journal_files.FOLDER)
+        shutil.rmtree(self.state / journal.FOLDER)
 
     def invocation_id(self) -> str:
         with self.place.open() as guard:
@@ -91,8 +90,6 @@ def test_a_call_whose_page_is_gone_does_not_run_again(payer, rotations):
         payer.rotate()
     assert payer.pays() == "paid c"  # the twin: its page is there
     payer.lose_pages()
-    for path in payer.state.glob("restrictions.*"):
-        path.unlink()
     assert payer.pays() == "journal.missing"
     assert payer.paid == ["c"]
     assert payer.pays("another") == "paid another"
@@ -109,17 +106,15 @@ def test_a_call_that_an_adoption_gives_up_may_run_again(payer, tmp_path):
     different = adoption.compare(settings)
     assert different.lost
     adoption.adopt(settings, PASSPHRASE, different, note="n", now=datetime.now(UTC))
+    thaw = partial(administration.freeze, settings, PASSPHRASE, frozen=False)
+    thaw(note="n", now=datetime.now(UTC))
     assert [payer.pays() for _ in range(2)] == ["paid c"] * 2
     assert payer.paid == ["c", "c"]
 
 
-@pytest.mark.parametrize("reads_on", [False, True])
-def test_a_fork_knows_the_calls_that_its_parent_has_begun(payer, reads_on):
-    """It can't read the shard in which they are."""
+def test_a_fork_knows_the_calls_that_its_parent_has_made(payer):
     with payer.place.open() as guard:
         assert payer.pay(guard) == "paid c"
-        if reads_on:
-            guard._parts.runtime._ledger.read_on()
         payer.lose_pages()
         child = os.fork()
         if child == 0:
@@ -183,38 +178,16 @@ def test_the_secret_is_sealed_for_one_key_of_one_log(payer, world):
     assert refused.value.code == "storage.corrupt"
 
 
-def test_the_names_are_written_where_they_changed_and_made_anew_where_they_are_damaged(payer):
-    """To keep an approval or a revocation costs the same, however many calls were journalled."""
-    assert payer.pays() == "paid c"
-    revoke = partial(administration.revoke, payer.place.config, PASSPHRASE, note="n")
-    revoke("user:alice", now=datetime.now(UTC))
-    kept = payer.state / restrictions_file.FILE
-    (names,) = payer.state.glob(f"{restrictions_file.NAMES}*")
-    before = names.stat().st_mtime_ns, kept.stat().st_mtime_ns
-    revoke("user:mallory", now=datetime.now(UTC))
-    assert names.stat().st_mtime_ns == before[0]
-    assert kept.stat().st_mtime_ns != before[1]
-    whole = names.read_bytes()
-    assert len(whole) == NAME_SIZE
-    names.write_bytes(b"")
-    revoke("user:trudy", now=datetime.now(UTC))
-    assert names.read_bytes() == whole
-    assert payer.pays("d") == "paid d"
-    revoke("user:eve", now=datetime.now(UTC))
-    (names,) = payer.state.glob(f"{restrictions_file.NAMES}*")
-    assert len(names.read_bytes()) == 2 * NAME_SIZE
-
-
 @pytest.mark.parametrize("reopened", [True, False])
 def test_an_old_page_brings_no_erased_result_back(payer, tmp_path, reopened):
     assert payer.pays() == "paid c"
-    shutil.copytree(payer.state / journal_files.FOLDER, tmp_path / "old")
+    shutil.copytree(payer.state / journal.FOLDER, tmp_path / "old")
     invocation_id, now = payer.invocation_id(), datetime.now(UTC)
     guard = payer.place.open()
     assert payer.pay(guard) == "paid c"  # the twin
     administration.erase(payer.place.config, PASSPHRASE, invocation_id, note="n", now=now)
     payer.lose_pages()
-    shutil.copytree(tmp_path / "old", payer.state / journal_files.FOLDER)
+    shutil.copytree(tmp_path / "old", payer.state / journal.FOLDER)
     if reopened:
         guard.close()
         guard = payer.place.open()
