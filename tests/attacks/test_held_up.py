@@ -16,11 +16,10 @@ from datetime import UTC, datetime
 import pytest
 
 from agentguard import StorageError
-from agentguard.audit.journal_names import NAME_SIZE, JournalNames
 from agentguard.domain import administration, rotation
 from agentguard.errors import KeyMaterialError
 from agentguard.signing.keys import MAX_ROUNDS
-from agentguard.storage import files, lock, restrictions_file
+from agentguard.storage import files, lock
 from agentguard.storage.runs import FOLDER
 
 PASSPHRASE = b"correct horse battery staple"
@@ -116,42 +115,6 @@ def peak():
     finally:
         taken.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-
-
-def long_names(place):
-    """A file that is long, and takes no room on the disk."""
-    home, state = place.take_up(), place.config.state
-    kept = restrictions_file.load(state).verify(home.trust).restrictions
-    named = kept._replace(names=JournalNames(bytes(NAME_SIZE)))
-    restrictions_file.save(state, home.trust.log, named, home.log_key)
-    (names,) = state.glob(f"{restrictions_file.NAMES}*")
-    with names.open("wb") as file:
-        file.truncate(1 << 30)
-
-
-def long_lists(place):
-    """A text that takes long to decode, in the words of a key of the log."""
-    state = place.config.state
-    signed = (state / restrictions_file.FILE).read_bytes()
-    head, said, rest = signed.partition(b'"restrictions":')
-    _restrictions, sig, tail = rest.partition(b',"sig":')
-    (state / restrictions_file.FILE).write_bytes(
-        head + said + b"[" + b"[]," * (8 << 20 >> 2) + b"[]]" + sig + tail
-    )
-
-
-@pytest.mark.parametrize("put", [None, long_names, long_lists])
-def test_what_no_key_has_signed_is_neither_read_whole_nor_decoded(place, put):
-    with place.open():
-        pass
-    freeze(place)
-    if put is not None:
-        put(place)
-    with peak() as taken:
-        thaw(place)
-    assert taken[0] < 64 << 20
-    with place.open() as guard:  # made anew from the log
-        assert guard.new_agent("reader").call(guard.tool(lambda: "ok", name="tool")) == "ok"
 
 
 def test_a_sealed_file_that_is_long_to_decode_is_refused(place):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -209,7 +208,7 @@ class Published:
 
     def __init__(self, place: Place, folder: Path) -> None:
         self.log = StoreLog(place.open())
-        self.path = folder / "revocations.json"
+        self.path = folder / "revocations"
         self.trust: Any = SimpleNamespace(log=LOG, keys_for=lambda _use: KEYS)
         self.receiver = self.received()
 
@@ -258,32 +257,38 @@ def test_the_published_file_proves_who_is_refused_and_who_is_not(published, othe
 
 
 @pytest.mark.parametrize("others", [0, 40])
+def parts(data: bytes) -> tuple[bytes, list[bytes]]:
+    """Return the signed note of a file, and its lines."""
+    text, signatures, lines = data.split(b"\n\n", 2)
+    return text + b"\n\n" + signatures + b"\n\n", lines.splitlines(keepends=True)
+
+
+@pytest.mark.parametrize("others", [0, 40])
 def test_no_edit_of_the_published_file_hides_a_revocation(published, others):
     for number in range(others):
         published.log.append(entry("revoke", f"other {number}"))
-    old = json.loads(published.publish())
+    _old, before = parts(published.publish())
     published.log.append(entry("revoke", "user:alice"))
-    new = json.loads(published.publish())
+    note, lines = parts(published.publish())
     edits = [
-        {**new, "nodes": old["nodes"]},
-        {**new, "nodes": {}},
-        *({**new, "nodes": {**new["nodes"], at: node}} for at, node in old["nodes"].items()),
-        *(
-            {**new, "nodes": {at: node for at, node in new["nodes"].items() if at != gone}}
-            for gone in new["nodes"]
-        ),
-        {"head": new["head"]},
-        {**new, "more": 1},
-        {**new, "nodes": dict.fromkeys(new["nodes"], 1)},
+        [note, *before],
+        [note],
+        [note, *lines, *before],
+        *([note, *lines[:gone], *lines[gone + 1 :]] for gone in range(len(lines))),
+        *([note, *lines[:at], b"/ AAAA\n", *lines[at:]] for at in range(len(lines) + 1)),
+        [note[:-1], *lines],
+        [note, *(line.replace(b" ", b" !") for line in lines)],
+        [note, *(line.replace(b" ", b"") for line in lines)],
+        [note, *(line + b"\xff" for line in lines)],
+        [note.replace(b"\n", b"\n ", 1), *lines],
+        [b"{}"],
+        [b"\n\n\n\n"],
         [],
-        {**new, "head": new["head"].replace("\n", "\n ", 1)},
-        {**new, "head": 5},
     ]
     for edit in edits:
-        published.path.write_text(json.dumps(edit))
-        receiver = published.received()
+        published.path.write_bytes(b"".join(edit))
         try:
-            found = code(receiver.refusal({"user:alice"}))
+            found = code(published.received().refusal({"user:alice"}))
         except StorageError as error:
             found = error.code
         assert found in ("storage.corrupt", "delegation.revoked"), edit

@@ -21,7 +21,7 @@ from agentguard.domain.keystore import load_trust
 from agentguard.signing.canonical import dumps, loads_object
 from agentguard.signing.keys import Ed25519Signer
 from agentguard.storage.approval_files import FileApprovals
-from agentguard.store import ledger
+from agentguard.store.state_log import open_log
 
 TOKEN = "s3cret-t0ken-of-a-person"
 PEOPLE = {"bob": "user:bob", "carol": "user:carol"}
@@ -105,9 +105,9 @@ class Desk:
 def keyless_approvals(place: Any) -> FileApprovals:
     """Return the requests of a domain, as a command without the log's key has them."""
     trust = load_trust(place.config.state)
-    where = place.config.state, place.config.anchor
-    known = ledger.Ledger(*where, lambda: trust)
-    return FileApprovals(place.config.state, known, ledger.requests(*where, trust))
+    state, anchors = place.config.state, place.config.anchor
+    log = open_log(state, anchors, trust.log, lambda: trust.keys_for("log"))
+    return FileApprovals(state, log, lambda: trust)
 
 
 def folder(path: Path) -> None:

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from agentguard.audit import head as heads
 from agentguard.audit.head import Head
@@ -20,7 +20,6 @@ from agentguard.audit.map import Cache, Map, Overlay
 from agentguard.audit.state import State
 from agentguard.errors import AgentguardError, DecodeError, StorageError
 from agentguard.identity.trust import TrustDocument
-from agentguard.signing import canonical
 from agentguard.signing.canonical import b64_decode, b64_encode
 from agentguard.storage import files
 
@@ -28,9 +27,12 @@ _MAX_BYTES: Final = 64 << 20
 
 
 def dumps(note: bytes, nodes: Mapping[str, bytes]) -> bytes:
-    """Return the file of a head's signed note and the nodes of its map, by their addresses."""
-    encoded = {at: b64_encode(node) for at, node in sorted(nodes.items())}
-    return canonical.dumps({"head": note.decode(), "nodes": encoded}) + b"\n"
+    """Return the file of a head's signed note and the nodes of its map, by their addresses.
+
+    A line for each node follows the note and an empty line.
+    """
+    lines = (f"/{at} {b64_encode(node)}\n".encode() for at, node in sorted(nodes.items()))
+    return note + b"\n" + b"".join(lines)
 
 
 class _Known(NamedTuple):
@@ -61,7 +63,11 @@ class PublishedRevocations:
         ``storage.rolled_back`` for one older than before.
         """
         with self._lock:
-            return self._read().refusal(names)
+            state = self._read()
+            try:
+                return state.refusal(names)
+            except DecodeError as error:
+                raise self._damaged(error) from error
 
     def _read(self) -> State:
         try:
@@ -74,28 +80,32 @@ class PublishedRevocations:
             return self._known.state
         try:
             head, state = _loads(files.read(self._path, limit=_MAX_BYTES), self._trust)
-        except (AgentguardError, OSError, AttributeError, TypeError, ValueError) as error:
-            message = (
-                f"{self._path} does not hold ({error}): get a new file from agentguard revocations"
-            )
-            raise StorageError(message, code="storage.corrupt") from error
+        except (AgentguardError, OSError, ValueError) as error:
+            raise self._damaged(error) from error
         if self._known is not None and head.size < self._known.head.size:
             message = f"{self._path} is older than the file that was there before: get the newest"
             raise StorageError(message, code="storage.rolled_back")
         self._known = _Known(version, head, state)
         return state
 
+    def _damaged(self, error: Exception) -> StorageError:
+        message = (
+            f"{self._path} does not hold ({error}): get a new file from agentguard revocations"
+        )
+        return StorageError(message, code="storage.corrupt")
+
 
 def _loads(data: bytes, trust: TrustDocument) -> tuple[Head, State]:
-    """Return the head and what it vouches for; a node is compared with it when it is needed."""
-    members: Any = canonical.loads(data.rstrip(b"\n"), limit=_MAX_BYTES)
-    if not isinstance(members, dict) or members.keys() != {"head", "nodes"}:
-        raise DecodeError("it is no file of revocations")
+    """Return the head and what it vouches for; a node is compared with it when it is needed.
+
+    The signature comes first: what nobody has signed is not read.
+    """
+    text, signatures, lines = data.split(b"\n\n", 2)
     keys = (one.key for one in trust.keys_for("log") if one.compromised_since is None)
-    head, _key = heads.verify(members["head"].encode(), keys, trust.log)
-    nodes = {at: b64_decode(node) for at, node in members["nodes"].items()}
+    head, _key = heads.verify(text + b"\n\n" + signatures + b"\n", keys, trust.log)
+    nodes = dict(line.split(" ") for line in lines.decode().splitlines())
 
     def fetch(addresses: list[str]) -> dict[str, bytes]:
-        return {at: nodes[at] for at in addresses if at in nodes}
+        return {at: b64_decode(nodes[f"/{at}"]) for at in addresses if f"/{at}" in nodes}
 
     return head, State(Overlay(Map(head.map_root, fetch, Cache())))

@@ -39,8 +39,7 @@ from agentguard.domain import keystore
 from agentguard.errors import DecodeError
 from agentguard.signing.canonical import b64_encode, dumps, loads_object
 from agentguard.signing.dsse import Envelope
-from agentguard.storage.journal_files import FOLDER as JOURNAL
-from agentguard.storage.journal_files import FileJournal
+from agentguard.storage import journal
 from agentguard.storage.runs import FileRuns
 from agentguard.store.reader import StoredLog
 
@@ -129,19 +128,19 @@ def test_a_strange_file_in_the_place_of_a_request_denies_its_call(desk, make):
 def test_a_strange_file_among_pages_and_runs_hangs_nobody(desk, make, tmp_path):
     home = desk.place.take_up()
     state, keys = tmp_path / "s", lambda: _keys(home)
-    runs, journal = FileRuns(state, keys), FileJournal(state, keys, home.ledger())
+    runs, pages = FileRuns(state, keys), journal.pages(state, keys)
     runs.write("a", b"1")
     (path,) = (tmp_path / "s" / "runs").iterdir()
     path.unlink()
     make(path)
     with pytest.raises(StorageError):
         runs.read("a")
-    assert journal.begin("0" * 64, "1" * 32)
-    page = tmp_path / "s" / JOURNAL / ("0" * 64)
+    pages.write("0" * 64, b"2")
+    page = tmp_path / "s" / journal.FOLDER / ("0" * 64)
     page.unlink()
     make(page)
     with pytest.raises(StorageError):
-        journal.read("0" * 64)
+        pages.read("0" * 64)
 
 
 def test_what_is_kept_of_a_run_is_nobodys_but_a_holder_of_the_logs_key(desk, tmp_path):
