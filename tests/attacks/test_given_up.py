@@ -1,4 +1,4 @@
-"""What an adoption gives up in the log: revocations, used approvals, the numbers of freezes."""
+"""What an adoption gives up in the log: revocations, and the numbers of freezes."""
 
 from __future__ import annotations
 
@@ -10,44 +10,36 @@ from typing import Any
 
 import pytest
 
-from agentguard import ApprovalPending, Decision, Denied, Guard, Requirement
+from agentguard import Denied, Guard
 from agentguard.audit.entry import Entry
 from agentguard.domain import administration, adoption, config
 from agentguard.errors import AgentguardError, VerificationError
 from agentguard.signing.canonical import loads_object
-from agentguard.signing.keys import Ed25519Signer
 
 PASSPHRASE = b"correct horse battery staple"
-BOB = Ed25519Signer.from_seed(b"b" * 32)
 
 
 class Scene:
     """A domain that an adoption takes back to a backup; ``ran`` is what its tool has done."""
 
     def __init__(self, place: Any, backup: Path) -> None:
-        bob = {"principal": "user:bob", "keys": [BOB.public_key.openssh()]}
         tables: Any = {
             **loads_object(place.config.encoded),
             "agents": {"reader": {"authority": "own"}, "payer": {"authority": "own"}},
-            "approvers": {"bob": bob},
         }
         place.config = config.parse(tables, source="agentguard.toml", base=place.config.base)
         self.place, self.settings, self.state = place, place.config, place.config.state
         self.backup = backup
         self.ran: list[str] = []
-        self.asks = False
 
     def open(self) -> Guard:
-        needed = Requirement("a person")
-        guard: Guard = self.place.open(
-            lambda _: Decision.require_approval(needed) if self.asks else Decision.allow()
-        )
+        guard: Guard = self.place.open()
         return guard
 
     def call(self, guard: Guard) -> str:
         try:
             return guard.new_agent("reader").call(guard.tool(name="say")(self.say), "x")
-        except (Denied, ApprovalPending) as error:
+        except Denied as error:
             return error.code
 
     def call_as(self, agent: str) -> str:
@@ -108,20 +100,6 @@ def test_every_call_is_frozen_until_an_administrator_has_looked(scene):
     assert scene.calls() == "delegation.revoked"
     assert scene.call_as("payer") == "ran"  # the twin
     assert scene.ran == ["x", "x"]
-
-
-def test_an_approval_among_the_lost_entries_is_not_used_again(scene):
-    scene.asks = True
-    with scene.open() as guard:
-        assert scene.call(guard) == "approval.pending"
-        (request,) = guard.approvals.pending()
-        guard.approvals.approve(request, BOB)
-    scene.save()
-    assert scene.calls() == "ran"
-    scene.give_up()
-    scene.freeze(frozen=False)
-    assert scene.calls() in ("approval.consumed", "approval.pending")
-    assert scene.ran == ["x"]
 
 
 @pytest.mark.parametrize("is_old", [True, False], ids=["a lost thaw", "twin"])
