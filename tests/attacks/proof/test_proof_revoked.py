@@ -113,7 +113,7 @@ def test_revocations_under_a_misspelt_name_of_a_domain_do_not_count_as_none(doma
 def test_a_file_that_is_missing_or_altered_refuses_everything(domain):
     path = domain.published
     whole, sent = path.read_bytes(), domain.scene.request()
-    path.write_bytes(whole.partition(b"\n/")[0] + b"\n")
+    path.write_bytes(whole.replace(b"\n0\n", b"\n1\n").replace(b"Z\n", b"Z \n"))
     assert refused(domain.knowing, sent) == "storage.corrupt"
     path.unlink()
     assert refused(domain.knowing, sent) == "storage.missing"
