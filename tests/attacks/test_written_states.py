@@ -23,7 +23,6 @@ import os
 import pkgutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -43,9 +42,8 @@ from state_scene import Clock, Scene
 from agentguard import storage, store
 from agentguard.approvals.inbox import ApprovalInbox
 from agentguard.audit import entry
-from agentguard.errors import StorageError
-from agentguard.storage import restrictions_file, sqlite
-from agentguard.storage.revocations import FileRevocations
+from agentguard.audit.state import State
+from agentguard.storage import sqlite
 
 SEED = int(os.environ["AGENTGUARD_SEED"])
 ALL = os.environ.get("AGENTGUARD_KINDS") == "all"
@@ -392,47 +390,16 @@ def test_a_guard_with_a_hole_in_it_is_found_out(campaign, monkeypatch, hole):
         raise LookupError
 
     holes: Mapping[str, tuple[Any, str, Any]] = {
-        "nobody is revoked": (FileRevocations, "refusal", lambda *_any: None),
+        "nobody is revoked": (State, "refusal", lambda *_any: None),
         "all is shown": (
             ApprovalInbox,
             "pending",
             lambda *_any: [SimpleNamespace(dumps=lambda: b"x")],
         ),
-        "it hangs": (FileRevocations, "refusal", hang),
+        "it hangs": (State, "refusal", hang),
         "it breaks": (ApprovalInbox, "pending", break_),
     }
     before = campaign.before["end"]  # first, for it is found out at its first use
     monkeypatch.setattr(*holes[hole])
     found = verdict(campaign.scene, "end", (), before, most=0.3 if hole == "it hangs" else 20)
     assert found.word == "accepted"
-
-
-SEQUENCE, NEWEST = "sequence huge", "newest its first digit one more"
-
-
-@pytest.mark.parametrize("member", [SEQUENCE, NEWEST])
-def test_an_open_guard_joins_nothing_that_nobody_has_signed(campaign, member):
-    (mutation,) = campaign.kinds("end")[f"restrictions.json restrictions.{member}"]
-    accepted = campaign.accepted_while_open([(Attack("end", mutation), True)])
-    assert not accepted, "\n".join(accepted)
-
-
-@pytest.mark.parametrize(
-    ("member", "where"), [(SEQUENCE, "once all is frozen"), (NEWEST, state_open.NEW)]
-)
-def test_a_guard_that_joins_it_is_found_out(campaign, monkeypatch, member, where):
-    (mutation,) = campaign.kinds("end")[f"restrictions.json restrictions.{member}"]
-    verify = restrictions_file.SignedRestrictions.verify
-
-    def loaded(folder: Any, trust: Any) -> Any:  # whoever opens a state verifies it still
-        with suppress(StorageError):
-            return verify(restrictions_file.load(folder), trust).with_names()
-        return None
-
-    monkeypatch.setattr(
-        restrictions_file.SignedRestrictions, "verify", lambda signed, _trust: signed._parsed()
-    )
-    monkeypatch.setattr(restrictions_file, "load_whole", loaded)
-    before = campaign.before_open["end"]
-    found = state_open.verdict(campaign.scene, "end", mutation, before, back=True)
-    assert (found.word, where in " ".join(found.why)) == ("accepted", True)

@@ -9,7 +9,6 @@ from agentguard import Denied, Guard
 from agentguard.audit.entry import LogPlace
 from agentguard.delegation.handle import Delegation
 from agentguard.domain import administration
-from agentguard.storage import restrictions_file
 
 PASSPHRASE = b"correct horse battery staple"
 SCOPE = ["read"]
@@ -64,10 +63,6 @@ class Scene:
         """The chain that ends with an agent, and its token."""
         instance = agent._caller.instance()
         return instance._acceptances.get(delegation.key).token
-
-    @property
-    def file(self) -> Any:
-        return self.place.config.state / restrictions_file.FILE
 
 
 def attempt(agent: Any, tool: Any) -> str:

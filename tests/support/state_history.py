@@ -22,7 +22,7 @@ from agentguard.call.invocation import timestamp
 from agentguard.call.releases import RequestRecord
 from agentguard.domain import administration, adoption, domain, handover, rotation
 from agentguard.domain.keystore import LONG_LIVED, load_trust
-from agentguard.storage.journal_files import FileJournal
+from agentguard.storage.journal import LoggedJournal
 from agentguard.store.reader import StoredLog
 
 MERGED, KEPT, SPARE, LATE, WAITING, BAD, GONE, OVER = (
@@ -185,7 +185,7 @@ def _die(call: Call, scene: Scene) -> None:
     log: Any = runtime_of(dying).current_ports().log
     agent = scene.agent(dying, call.agent)
     with (
-        patch.object(FileJournal, "finish", die),
+        patch.object(LoggedJournal, "finish", die),
         patch.object(type(log), "append", _first_only(log.append, die)),
         suppress(Crash),
     ):
@@ -196,8 +196,8 @@ def _die(call: Call, scene: Scene) -> None:
 def _first_only(append: Callable[[Any], Any], die: Callable[..., Any]) -> Callable[..., Any]:
     """Let the authorization be written, and nothing that comes after the tool."""
 
-    def appended(_log: Any, record: Any) -> Any:
-        return die() if record.summary.kind == "outcome" else append(record)
+    def appended(_log: Any, record: Any, **given: Any) -> Any:
+        return die() if record.summary.kind == "outcome" else append(record, **given)
 
     return appended
 
@@ -232,7 +232,6 @@ def _log_out(scene: Scene) -> None:
     with closing(home.open_log(scene.clock())) as log:
         at = timestamp(max(scene.clock(), log.last_at))
         log.append(LogOutEntry(at=at, token=scene.provider.logout_token()).record())
-    home.revocations()
 
 
 def _invocations(scene: Scene) -> dict[str, str]:

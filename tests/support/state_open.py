@@ -2,7 +2,7 @@
 
 ``live`` opens a guard, makes the calls of all probes, and writes a mutation. The administrator
 freezes all calls and thaws them, and the calls are made again. What was there may then be put back.
-Last, the guard keeps what it knows, and a new guard is opened. ``verdict`` says whether somebody
+Last, a new guard is opened. ``verdict`` says whether somebody
 has gained by the mutation. Where all was put back, nobody may have lost by it either: the guard
 would have signed, with the log's key, what nobody has done.
 """
@@ -17,7 +17,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
-from unittest.mock import patch
 
 import state_history as past
 import state_mutations
@@ -41,7 +40,6 @@ from state_scene import Scene, remove
 
 from agentguard import Guard
 from agentguard.errors import AgentguardError
-from agentguard.store import ledger
 
 ENDS = ("", "-wal", "-shm", "-journal")
 BACK, NEW = "put back", "in a new guard"
@@ -134,7 +132,7 @@ def live(scene: Scene, moment: str, mutation: Mutation = NOTHING, *, back: bool 
     scene.restore(moment)
     found: dict[str, Outcome] = {}
     closed = _refusable(found, "the guard closes")
-    with patch.object(ledger, "MOST_UNSAVED", 0), closed, scene.open() as guard:
+    with closed, scene.open() as guard:
         agents = agents_of(guard, scene)
         first = probe_in(guard, agents, scene)  # what is used up by now is not there a second time
         thawed = any(outcome.ran for outcome in first.values())
@@ -151,7 +149,6 @@ def live(scene: Scene, moment: str, mutation: Mutation = NOTHING, *, back: bool 
             with _refusable(found, "all is put back"):
                 past.freeze(scene, frozen=not thawed)  # the mutation may have prevented a thaw
                 found |= _few(BACK, guard, agents, scene)
-        runtime_of(guard)._save_ledger()
     for _ in range(2):  # a refusal does not make the next opening any easier
         with _refusable(found, "a new guard opens"):
             found |= _named(NEW, probe(scene))
@@ -160,7 +157,7 @@ def live(scene: Scene, moment: str, mutation: Mutation = NOTHING, *, back: bool 
 
 
 def _few(word: str, guard: Guard, agents: Agents, scene: Scene) -> dict[str, Outcome]:
-    """Make calls that leave no page behind, and after which the guard keeps nothing."""
+    """Make calls that leave no page behind."""
     calls = (past.READ, past.PLAIN, past.ROBOT, past.MALLORY)
     few = {call.what: attempt(scene, guard, call, agents[call.agent]) for call in calls}
     return _named(f"once all is {word}", few)
