@@ -88,6 +88,7 @@ def _adopt(scene: Scene) -> None:
     different = adoption.compare(scene.settings)
     adoption.adopt(scene.settings, PASSPHRASE, different, note="n", now=scene.clock())
     scene.clock.advance(seconds=1)  # limits that were set until then are void
+    freeze(scene, frozen=False)  # by the adoption
 
 
 def _expire(scene: Scene) -> None:
