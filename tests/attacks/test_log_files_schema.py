@@ -13,13 +13,12 @@ import struct
 from contextlib import closing
 
 import pytest
-from edited_logs import anchor_of, bodies, change, file_of, problems, use
+from edited_logs import bodies, change, file_of, problems, use
 
 from agentguard import StorageError
 from agentguard.domain import keystore
 from agentguard.domain.verify import examine
 from agentguard.errors import VerificationError
-from agentguard.storage import restrictions_file
 from agentguard.store.reader import StoredLog
 
 # --- what finds entries ---------------------------------------------------------------------------
@@ -212,8 +211,6 @@ def test_the_twin_a_schema_that_was_loosened_and_restored_does_no_harm(used, ran
 @pytest.mark.parametrize(
     "statement",
     [
-        "UPDATE entry SET body = 5",
-        "UPDATE entry SET body = NULL",
         "UPDATE head SET note = 5",
         "UPDATE head SET note = NULL",
         "UPDATE head SET checkpoint = 5",
@@ -225,11 +222,16 @@ def test_the_twin_a_schema_that_was_loosened_and_restored_does_no_harm(used, ran
 )
 def test_a_state_with_values_of_other_types_is_not_opened(used, statement):
     smuggle(used, statement)
-    for folder in (used.config.state, anchor_of(used).parent):
-        (folder / restrictions_file.FILE).unlink()  # which would spare the guard the reading
     with pytest.raises((StorageError, VerificationError)) as caught:
         used.open()
     assert caught.value.code in {"storage.corrupt", "storage.failed", "note.malformed"}
+
+
+@pytest.mark.parametrize("value", ["5", "NULL"])
+def test_an_entry_of_another_type_is_found(used, ran, value):
+    smuggle(used, f"UPDATE entry SET body = {value} WHERE idx = 3")  # noqa: S608  the test's own
+    use(used, ran, 1)  # a guard reads no old entry
+    assert problems(used)
 
 
 @pytest.mark.parametrize(

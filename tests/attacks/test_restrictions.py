@@ -1,13 +1,12 @@
 """Somebody who can write the state, and has no key, makes a guard forget what its log says.
 
-Rows are edited with SQLite itself, files removed or put back. Whoever opens the state next refuses,
-or denies what was denied before; ``audit verify`` is not needed for it.
+Rows are edited with SQLite itself. Whoever opens the state next refuses, or denies what was denied
+before; ``audit verify`` is not needed for it.
 """
 
 from __future__ import annotations
 
 import os
-import shutil
 import sqlite3
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -21,12 +20,9 @@ from edited_logs import change
 from embedded_parts import runtime_of
 
 from agentguard import Denied, Guard, StorageError
-from agentguard.audit.later_calls import LaterCalls
-from agentguard.audit.restrictions import Restrictions
-from agentguard.domain import administration, config, rotation
+from agentguard.domain import administration, config
 from agentguard.errors import AgentguardError
-from agentguard.signing.canonical import dumps, loads_object
-from agentguard.storage import anchor, restrictions_file
+from agentguard.signing.canonical import loads_object
 from agentguard.store.sqlite import path_in
 
 PASSPHRASE = b"correct horse battery staple"
@@ -90,16 +86,6 @@ class Scene:
             statement = "SELECT max(idx) FROM entry WHERE kind = ?"
             return int(connection.execute(statement, (kind,)).fetchone()[0])
 
-    def forget(self) -> None:
-        """Remove the file that is made from the log."""
-        for path in self.state.glob("restrictions.*"):
-            path.unlink()
-
-    @property
-    def outside(self) -> Path:
-        """Where the copy of that file lies, which the attacker does not reach."""
-        return anchor.log_folder(self.place.config.anchor, self.place.take_up().trust.log)
-
 
 @pytest.fixture
 def scene(place) -> Scene:
@@ -128,17 +114,11 @@ def swapped(scene: Scene, kind: str) -> None:
         scene.edit(("UPDATE entry SET idx = ? WHERE idx = ?", [after, before]))
 
 
-def column(scene: Scene, kind: str) -> None:
-    """Hide an entry from whoever looks for it by its column."""
-    scene.edit(("UPDATE entry SET kind = 'policy' WHERE idx = ?", [scene.index_of(kind)]))
-
-
 EDITS: dict[str, Callable[[Scene, str], None]] = {
     "another kind": other_kind,
     "deleted": deleted,
     "swapped": swapped,
 }
-REFUSED = {"storage.corrupt", "storage.rolled_back"}
 BRAKES = {"revocation": "delegation.revoked", "freeze": "domain.frozen"}
 
 
@@ -149,90 +129,16 @@ def brake(scene: Scene, kind: str) -> None:
         scene.freeze()
 
 
-@pytest.mark.parametrize("kept", ["removed", "put back", "as it is"])
 @pytest.mark.parametrize("how", EDITS)
 @pytest.mark.parametrize("kind", BRAKES)
-def test_no_edit_of_its_entry_lifts_a_brake(scene, kind, how, kept):
+def test_no_edit_of_its_entry_lifts_a_brake(scene, kind, how):
+    """The map decides, and whoever verifies the log finds the edit."""
     assert scene.opens() == "ok"  # the allowed twin
-    old = (scene.state / restrictions_file.FILE).read_bytes()
     brake(scene, kind)
     EDITS[how](scene, kind)
-    if kept == "removed":
-        scene.forget()
-    elif kept == "put back":
-        (scene.state / restrictions_file.FILE).write_bytes(old)
-    assert scene.opens() in {BRAKES[kind], *REFUSED}  # the copy beside the anchor says so
-    (scene.outside / restrictions_file.FILE).unlink()
-    scene.forget()
-    assert scene.opens() in REFUSED  # and without any copy the log does not verify
+    assert scene.opens() in {BRAKES[kind], "storage.corrupt", "storage.rolled_back"}
     assert scene.ran == ["read"]
-
-
-@pytest.mark.parametrize("kept", ["removed", "put back"])
-@pytest.mark.parametrize("how", EDITS)
-def test_nor_where_there_is_no_anchor(place, how, kept):
-    scene = Scene(place, anchored=False)
-    assert scene.opens() == "ok"
-    old = (scene.state / restrictions_file.FILE).read_bytes()
-    scene.revoke()
-    EDITS[how](scene, "revocation")
-    scene.forget()
-    if kept == "put back":
-        (scene.state / restrictions_file.FILE).write_bytes(old)
-    assert scene.opens() == "storage.corrupt"
-    assert scene.ran == ["read"]
-
-
-@pytest.mark.parametrize("kind", BRAKES)
-def test_a_column_is_not_believed(scene, kind):
-    brake(scene, kind)
-    column(scene, kind)
-    scene.forget()
-    (scene.outside / restrictions_file.FILE).unlink()
-    assert scene.opens() == BRAKES[kind]
-
-
-@pytest.mark.parametrize("kind", BRAKES)
-def test_an_old_file_that_is_put_back_hides_no_brake_from_a_running_guard(scene, kind):
-    with scene.open() as guard, scene.open() as late:
-        assert scene.call(guard) == "ok"
-        old = (scene.state / restrictions_file.FILE).read_bytes()
-        brake(scene, kind)
-        (scene.state / restrictions_file.FILE).write_bytes(old)  # before any call of theirs
-        assert [scene.call(guard), scene.call(late)] == [BRAKES[kind]] * 2
-
-
-def test_a_log_that_ends_earlier_than_it_was_read_is_read_anew(place, tmp_path):
-    """Without an anchor nobody knows of the rest: what was revoked in it stays so."""
-    scene = Scene(place, anchored=False)
-    scene.open().close()
-    log, old = path_in(scene.state), tmp_path / "old"
-    shutil.copy(log, old)
-    scene.revoke()
-    shutil.copy(old, log)
-    assert scene.opens() == "delegation.revoked"
-
-
-def test_what_is_read_once_is_not_read_again(scene, monkeypatch):
-    monkeypatch.setattr("agentguard.store.ledger.MOST_UNSAVED", 0)
-    with scene.open() as guard:
-        for _ in range(5):
-            scene.call(guard)
-    scene.open().close()
-    read: list[bytes] = []
-    add = LaterCalls.add
-
-    def counted(self: LaterCalls, body: bytes) -> None:
-        read.append(body)
-        add(self, body)
-
-    monkeypatch.setattr(LaterCalls, "add", counted)
-    scene.place.take_up().ledger().read_on()
-    assert len(read) < 10
-    for folder in (scene.state, scene.outside):
-        (folder / restrictions_file.FILE).unlink()
-    scene.place.take_up().ledger().read_on()  # the twin: all of it
-    assert len(read) > 20
+    assert scene.place.examine().problems
 
 
 # --- counted calls --------------------------------------------------------------------------------
@@ -246,7 +152,7 @@ def attempts(scene: Any, stored: str, times: int) -> list[str]:
         try:
             worker = guard.new_agent("worker").under(guard.resume(stored))
             found.append(str(worker.call(tool)))
-        except Denied as denied:
+        except (Denied, StorageError) as denied:
             found.append(denied.code)
     with suppress(StorageError):  # a damaged map stops each commit
         guard.close()
@@ -277,87 +183,6 @@ def test_no_edit_of_the_counts_gives_more_calls(scene, edit):
         editor.commit()
     assert attempts(scene, stored, 1) == ["storage.corrupt"]
     assert scene.place.examine().problems
-
-
-# --- a file that nobody has signed ----------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "members",
-    [
-        {"sequence": 10**15},
-        {"newest": "9998-12-31T23:59:59.000000Z"},
-        {"newest": "no time"},
-        {"revoked": ["user:mallory"]},
-        {"sequence": 10**15, "frozen": True},
-    ],
-    ids=str,
-)
-def test_what_nobody_has_signed_is_neither_believed_nor_signed(scene, monkeypatch, members):
-    """It lies there for one call of a running guard, which keeps what it knows later."""
-    monkeypatch.setattr("agentguard.store.ledger.MOST_UNSAVED", 0)
-    with scene.open() as guard:
-        path = scene.state / restrictions_file.FILE
-        signed = path.read_bytes()
-        document: Any = loads_object(signed)
-        path.write_bytes(
-            dumps({**document, "restrictions": {**document["restrictions"], **members}})
-        )
-        assert scene.call(guard) == "storage.corrupt"
-        path.write_bytes(signed)
-        assert scene.call(guard) == "ok"
-        scene.freeze()
-        assert scene.call(guard) == "domain.frozen"
-    kept = restrictions_file.load(scene.outside).verify(scene.place.take_up().trust).restrictions
-    assert (kept.revoked, kept.frozen) == (frozenset(), True)
-    assert kept.sequence < 10**15
-    assert kept.newest < "9998"
-    assert scene.opens() == "domain.frozen"
-
-
-def test_a_key_that_was_declared_compromised_signs_nothing_any_more(scene, monkeypatch):
-    """A guard that has run since before the rotation goes on for some minutes with the old key."""
-    monkeypatch.setattr(
-        "agentguard.store.ledger.MOST_UNSAVED", -1
-    )  # so that there is work each time
-    with scene.open() as guard:
-        assert scene.call(guard) == "ok"
-        known = guard._parts.runtime._ledger
-        known.keep()
-        before = restrictions_file.load(scene.outside).key_id
-        stolen = scene.place.take_up().log_key
-        now = datetime.now(UTC)
-        rotation.rotate(
-            scene.place.config,
-            PASSPHRASE,
-            "log",
-            now=now,
-            compromised_since=now - timedelta(hours=1),
-        )
-        trust = scene.place.take_up().trust
-        assert scene.opens() == "ok"  # a new guard keeps it with the new key
-        known.keep()
-        for folder in (scene.state, scene.outside):
-            kept = restrictions_file.load(folder)
-            assert kept.key_id != before
-            assert kept.verify(trust).restrictions.sequence == 0
-    # who writes the state and has the old key can't even have calls refused by it
-    restrictions_file.save(scene.state, trust.log, Restrictions(sequence=9, frozen=True), stolen)
-    assert scene.opens() == "ok"
-
-
-def test_a_copy_beside_the_anchor_that_does_not_verify_is_told_of(scene, caplog):
-    scene.revoke()
-    # the twin: nobody needs to know of the state's file
-    (scene.state / restrictions_file.FILE).write_text("{}")
-    assert scene.opens() == "delegation.revoked"
-    assert "does not verify" not in caplog.text
-    (scene.outside / restrictions_file.FILE).write_text("{}")
-    assert scene.opens() == "delegation.revoked"
-    assert f"{scene.outside / restrictions_file.FILE} does not verify" in caplog.text
-    caplog.clear()
-    assert scene.opens() == "delegation.revoked"
-    assert "does not verify" not in caplog.text  # it was made anew
 
 
 # --- a fork ---------------------------------------------------------------------------------------
@@ -444,20 +269,3 @@ def test_a_second_process_with_a_slow_clock_finds_nothing_valid_again(scene, clo
             other = late.delegate("user:alice", scope=["read"])
             assert late.new_agent("worker").under(other).call(again) == "ok"
     assert scene.place.examine().problems == ()
-
-
-# --- what is kept ---------------------------------------------------------------------------------
-
-
-def test_a_guard_that_writes_much_keeps_what_it_read(scene, monkeypatch):
-    """So that the next opening reads a bounded number of entries."""
-    monkeypatch.setattr("agentguard.guard.process.SAVE_EVERY", 8)
-    monkeypatch.setattr("agentguard.store.ledger.MOST_UNSAVED", 4)
-    with scene.open() as guard:
-        for _ in range(20):
-            scene.call(guard)
-    trust = scene.place.take_up().trust
-    kept = restrictions_file.load(scene.outside).verify(trust).restrictions
-    read = scene.place.take_up().ledger().read_on()
-    assert read.entries > 40
-    assert 0 <= read.entries - kept.entries <= 16
