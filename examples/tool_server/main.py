@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import socket
 import subprocess
 import sys
@@ -183,7 +182,9 @@ def found(folder: Path, domain: str) -> Path:
 
 def publish(agent: Path, receiver: Path) -> None:
     """Give the service the signed file with the revocations of the agents' domain."""
-    shutil.copy(agent.parent / ".agentguard" / "restrictions.json", receiver.parent)
+    file = receiver.parent / "revocations"
+    command = [*AGENTGUARD, "revocations", "-o", str(file), "--force", "--config", str(agent)]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)  # noqa: S603  its words are here
 
 
 def compare(agent: Path, receiver: Path) -> None:
@@ -202,9 +203,8 @@ def service(guard: Guard, folder: Path) -> Iterator[str]:
     (folder / "trust.json").write_bytes(guard.trust.dumps())
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"  # in production an https URL
-        names = "trust.json", "proofs.sqlite", "agentguard.toml"
-        trust, store, configuration = (folder / name for name in names)
-        words = (url, trust, folder, store, configuration, listener.fileno())
+        names = "trust.json", "revocations", "proofs.sqlite", "agentguard.toml"
+        words = (url, *(folder / name for name in names), listener.fileno())
         process = subprocess.Popen(  # noqa: S603  the words stand here
             [sys.executable, SERVER, *map(str, words)], pass_fds=[listener.fileno()]
         )
@@ -220,8 +220,8 @@ if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as temporary:
         agent = found(Path(temporary) / "agent", "agents.example")
         receiver = found(Path(temporary) / "service", "payments.example")
+        publish(agent, receiver)
         with Guard.open(agent) as guard, service(guard, receiver.parent) as url:
-            publish(agent, receiver)
             wiretap = Wiretap()
             print("The agent works:", flush=True)  # before the service prints
             work(guard, url, wiretap)

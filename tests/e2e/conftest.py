@@ -55,9 +55,9 @@ with Guard.open("agentguard.toml") as guard:
         log, loop = guard._parts.runtime._ports.log, asyncio.get_running_loop()
         append = log.append
 
-        def cancelling(record):
+        def cancelling(record, **given):
             loop.call_soon_threadsafe(call.cancel)  # before the loop learns of the append's end
-            return append(record)
+            return append(record, **given)
 
         log.append = cancelling
         call = asyncio.create_task(assistant.acall(read_file, "interrupted"))

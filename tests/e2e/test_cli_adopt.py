@@ -53,7 +53,7 @@ def test_a_state_behind_its_anchor_is_adopted_and_verify_tells_of_it(changed):
     refused = changed.run(*NOTE, "--json", input="n\n")
     assert (refused.returncode, refused.stdout.strip()) == (1, "")
     assert "the log goes on from" in refused.stderr  # before it asks
-    assert "a lost call of a journal runs again" in refused.stderr
+    assert "A lost call of a journal runs again" in refused.stderr
     assert "agentguard adopt" in changed.python("-c", OPEN).stderr  # nothing has changed
     done = changed.run(*NOTE, "--yes", "--json")
     said = json.loads(done.stdout)

@@ -52,6 +52,7 @@ ARGUMENTS: dict[str, tuple[str, ...]] = {
     "approvals show": (NO_REQUEST,),
     "approvals export": (NO_REQUEST,),
     "trace": ("--last",),
+    "revocations": (),
     "audit list": (),
     "audit show": ("CALL",),
     "audit tail": ("--no-follow",),

@@ -236,7 +236,7 @@ def test_the_table_of_commands_is_complete():
 
 WRITING = {"init", "keys rotate", "trust pin", "run", "serve", "server accept", "token exchange"}
 WRITING |= {"approvals approve", "approvals reject", "approvals import"}
-WRITING |= {"mcp run", "mcp serve", "mcp pin", "mcp install", "server reload"}
+WRITING |= {"mcp run", "mcp serve", "mcp pin", "mcp install", "server reload", "revocations"}
 JSON_ANYWAY = {"approvals export", "audit export", "trust export"}
 JSON_ANYWAY |= {"evidence make", "evidence export"}
 
@@ -263,6 +263,7 @@ def test_the_commands_that_read_take_json_but_for_those_that_write_it_anyway():
         "audit verify",
         "keys list",
         "policy check",
+        "revocations",
         "trust export",
     ],
 )

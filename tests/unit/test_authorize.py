@@ -155,7 +155,7 @@ def test_a_log_that_can_t_be_written_denies(guard, pay):
     ports = instance_of(agent).ports
     assert agent.authorize(pay, "alice", 5).allowed
 
-    def fail(_record):
+    def fail(_record, **_given):
         raise OSError("no space")
 
     instance_of(agent).ports = replace(ports, log=_Failing(ports.log, fail))

@@ -8,8 +8,8 @@ Which call is the same call stands in ``test_langchain_journal_identity.py``.
 from __future__ import annotations
 
 import asyncio
-from contextlib import contextmanager
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from graph_crashes import OTHER, WAYS, Dying, crash_after_tools, graph_of, model_turn
@@ -24,6 +24,7 @@ from langgraph.prebuilt import ToolNode
 from langgraph.types import Command, RetryPolicy, interrupt
 from payment_team import BIG, LOOK, SMALL
 
+from agentguard.audit.state import State
 from agentguard_langchain import (
     GuardMiddleware,
     guard_approval_node,
@@ -57,10 +58,10 @@ async def test_what_is_done_does_not_run_again_beside_one_that_pauses(people, sy
     calls = [SMALL, ("ask", {"question": "ok?"}), LOOK]
     paused = await invoke_thread(graph, model_turn(*calls), sync=sync)
     assert [pause.value for pause in paused["__interrupt__"]] == ["ok?"]
-    entries = inbox.guard._parts.runtime._ports.journal._entries
+    pages = inbox.guard._parts.runtime._ports.journal._pages._values
     async with asyncio.timeout(120):  # in an event loop, the others are at work still
         # a journal has no events
-        while not sync and [entry.state for entry in entries.values()] != ["done"] * 2:  # noqa: ASYNC110
+        while not sync and len(pages) < 2:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
     state = await invoke_thread(graph, Command(resume="yes"), sync=sync)
     texts = ["paid 5 to cal", "they say yes", "looked at books"]
@@ -335,23 +336,13 @@ async def test_only_what_is_said_to_be_a_sub_agent_goes_on_where_it_was_killed(
     inbox = people()
     work = child_of(inbox, scripted([LOOK], [SMALL], "done"), marked=marked)
     graph = inbox.graph(tools=[work], saver=Dying())
-    with no_removals(inbox.guard._parts.runtime._ports.journal):
+    with patch.object(State, "settle"):  # as in a killed process
         await crash_after_tools(graph, inbox.asking(("work", {"task": "go"})), sync=sync)
     state = await invoke_thread(graph, None, sync=sync)
     ((status, text),) = answers(state)
     assert status == ("success" if marked else "error")
     assert ("nobody knows whether it ran" in text) is not marked
     assert inbox.paid.count(("books", 0)) == 1
-
-
-@contextmanager
-def no_removals(journal):
-    """Keep ``journal`` from removing the entries of failed calls, as a killed process would."""
-    forget, journal.forget = journal.forget, lambda _key: None
-    try:
-        yield
-    finally:
-        journal.forget = forget
 
 
 @SYNC

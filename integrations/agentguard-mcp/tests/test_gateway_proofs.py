@@ -100,17 +100,6 @@ async def test_two_callers_with_the_same_call_each_have_a_call_of_their_own(
     assert sorted(call.principal for call in recorded.calls()) == ["user:alice", "user:bob"]
 
 
-async def test_an_agent_that_is_revoked_in_the_gateways_own_domain_is_refused(tmp_path):
-    # a guard in memory has no file of revocations: without the file, nobody is believed
-    own = RecordedGuard.make(agents={"assistant": {"max_scope": ["files:read"]}, "clerk": {}})
-    proofs = Proofs(AUDIENCE, tmp_path / "proofs.sqlite", state=tmp_path)
-    async with gateway(own, settings(proofs=proofs)) as client:
-        assert code_of((await client.ask("tools/call", await proved(own)))["result"]).startswith(
-            ("storage.", "proof.")
-        )
-    own.guard.close()
-
-
 class Revocations:
     """The revocations of the callers' domain, as a receiver asks for them."""
 
@@ -124,6 +113,19 @@ class Revocations:
         return self.reason
 
 
+async def test_an_agent_that_is_revoked_in_the_gateways_own_domain_is_refused(tmp_path):
+    own = RecordedGuard.make(agents={"assistant": {"max_scope": ["files:read"]}, "clerk": {}})
+    revocations = Revocations()
+    proofs = Proofs(AUDIENCE, tmp_path / "proofs.sqlite", revocations=revocations)
+    async with gateway(own, settings(proofs=proofs)) as client:
+        revocations.reason = ("delegation.revoked", "somebody has revoked the agent")
+        refused = (await client.ask("tools/call", await proved(own)))["result"]
+        assert code_of(refused) == "delegation.revoked"
+        revocations.reason = None  # the twin
+        assert not (await client.ask("tools/call", await proved(own)))["result"]["isError"]
+    own.guard.close()
+
+
 @pytest.mark.parametrize(
     ("reason", "code"),
     [
@@ -134,12 +136,12 @@ class Revocations:
     ids=["revoked", "unreadable", "allowed"],
 )
 async def test_a_caller_who_is_revoked_while_a_call_waits_for_its_approval_runs_nothing(
-    agents, recorded, given, monkeypatch, tmp_path, reason, code
+    agents, recorded, given, tmp_path, reason, code
 ):
     ran, revocations = tmp_path / "ran", Revocations()
-    monkeypatch.setattr("agentguard_mcp.proved_callers._revocations", lambda *_given: revocations)
     recorded.decide = lambda _call: Decision.require_approval()
-    served = replace(given, wait=LIMIT, command=command(ran=str(ran)))
+    proofs = replace(given.proofs, revocations=revocations)
+    served = replace(given, wait=LIMIT, command=command(ran=str(ran)), proofs=proofs)
     async with gateway(recorded, served) as client:
         client.send("tools/call", await proved(agents), id="a")
         await until(recorded.guard.approvals.pending)

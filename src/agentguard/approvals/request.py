@@ -106,12 +106,6 @@ class ApprovalRequest:
         }
         return call_digest(self.agent_name, predicate, self.actors)
 
-    @property
-    def names(self) -> frozenset[str]:
-        """The names whose revocation refuses the call."""
-        named = (self.agent, f"agent:{self.agent_name}", self.principal, *self.actors)
-        return frozenset(named)
-
     def has_key(self, key: str) -> bool:
         """Return whether a guarded call looks for this request under ``key``."""
         derived = request_key(
@@ -279,3 +273,9 @@ class ApprovalPending(AgentguardError):
 
     def __reduce__(self) -> tuple[type[ApprovalPending], tuple[ApprovalRequest, str]]:
         return type(self), (self.request, self.missing)
+
+
+def names_of(request: ApprovalRequest) -> frozenset[str]:
+    """Return the names whose revocation refuses the call of a request."""
+    named = (request.agent, f"agent:{request.agent_name}", request.principal, *request.actors)
+    return frozenset(named)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final, NoReturn
 
 from agentguard.approvals.answer import read_answer
-from agentguard.approvals.request import MAX_REQUEST_BYTES, ApprovalRequest
+from agentguard.approvals.request import MAX_REQUEST_BYTES, ApprovalRequest, names_of
 from agentguard.approvals.store import Check, Limits, Recorder, StoredRequest
 from agentguard.audit.log import AuditLog
 from agentguard.audit.state import LoggedRequest
@@ -220,7 +220,7 @@ class FileApprovals:
 
     def refusal(self, request: ApprovalRequest) -> tuple[str, str] | None:
         """Return why the call of a request can't run now, by the log; None where it can."""
-        return self._log.refusal(request.names)
+        return self._log.refusal(names_of(request))
 
     def _logged(self, stored: Sequence[tuple[str, ApprovalRequest]]) -> dict[str, LoggedRequest]:
         ids = [request.request_id for _key, request in stored]

@@ -9,7 +9,7 @@ import threading
 from contextlib import suppress
 
 from agentguard.approvals.answer import read_answer
-from agentguard.approvals.request import ApprovalRequest
+from agentguard.approvals.request import ApprovalRequest, names_of
 from agentguard.approvals.store import Check, Limits, Recorder, StoredRequest
 from agentguard.audit.log import AuditLog
 from agentguard.errors import ApprovalError, StorageError
@@ -108,7 +108,7 @@ class MemoryApprovals:
 
     def refusal(self, request: ApprovalRequest) -> tuple[str, str] | None:
         """Return why the call of a request can't run now, by the log; None where it can."""
-        return self._log.refusal(request.names)
+        return self._log.refusal(names_of(request))
 
     def answer(self, request: ApprovalRequest, envelope: Envelope, check: Check = None) -> None:
         """Store an answer; raises ``StorageError`` (``storage.exists``) or ``ApprovalError``.

@@ -11,6 +11,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.prebuilt import ToolNode
 
+from agentguard.audit.state import RUN_ONCE
 from agentguard_langchain import guard_tool_node, guard_tools
 
 OTHER: Any = {"configurable": {"thread_id": "t2"}}
@@ -26,7 +27,9 @@ def model_turn(*calls, turn="turn1"):
 
 def journal_size(inbox):
     """How many calls the journal knows."""
-    return len(inbox.guard._parts.runtime._ports.journal._entries)
+    ports = inbox.guard._parts.runtime._ports
+    begun = ports.log._store.look(lambda values: len([*values.items(RUN_ONCE)]))
+    return max(begun, len(ports.journal._pages._values))
 
 
 class CrashError(Exception):

@@ -219,7 +219,7 @@ def _proofs(config: Config, table: McpConfig) -> Any:
         documents = tuple(map(rights.read, table.trust))
         return package().Proofs(table.audience, table.proofs, documents, None)
     revocations = None
-    if config.server is None:
+    if config.server is None and config.state.is_dir():  # `mcp pin` needs no state
         trust = keystore.load_trust(config.state)
         keys = partial(trust.keys_for, "log")
         revocations = open_log(config.state, config.anchor, trust.log, keys)
