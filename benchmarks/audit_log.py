@@ -51,7 +51,7 @@ from measuring import (
     tracked,
 )
 from states import State, fill, found, group_commit
-from verification import LONG, evidence, shared_out, verification
+from verification import evidence, shared_out, verification
 
 from agentguard import Guard
 from agentguard.audit.entry import Record
