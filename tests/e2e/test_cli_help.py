@@ -44,6 +44,7 @@ COMMANDS = [
     "revoke",
     "freeze",
     "thaw",
+    "revocations",
     "resolve",
     "erase",
     "serve",
