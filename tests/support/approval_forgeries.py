@@ -17,7 +17,7 @@ from agentguard.approvals.answer import seal_answer
 from agentguard.audit import checkpoint, merkle
 from agentguard.audit import head as heads
 from agentguard.audit.checkpoint import Checkpoint
-from agentguard.audit.entry import BEGINNING, LOG, Record, parse_time
+from agentguard.audit.entry import LOG, Record, parse_time
 from agentguard.audit.evidence import verify_evidence
 from agentguard.audit.evidence_file import EvidenceFile, Extension, LoggedEntry
 from agentguard.audit.head import Head
@@ -232,7 +232,10 @@ def log_of(log: str, signer: Ed25519Signer, records: Sequence[Record]) -> Stored
     tree, completed = CompactRange(), list[trees.Completed]()
     for record in records:
         tree.append(merkle.leaf_hash(record.body), completed)
-    at = max((str(loads_object(one.body)["at"]) for one in records), default=BEGINNING)
+    at = max(
+        (str(loads_object(one.body)["at"]) for one in records),
+        default="1970-01-01T00:00:00.000000Z",
+    )
     root, nodes = map_of(one.body for one in records)
     head = Head(log, tree.size, tree.root(), root, at)
     point = Checkpoint(log, tree.size, tree.root())

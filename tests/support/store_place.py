@@ -71,7 +71,7 @@ def add(store: Store, name: str, value: bytes | None = b"", kind: int = KIND) ->
         tx.put(one, value)
         return tx.append(record(name, tx.at))
 
-    index: int = store.run(job, [one])
+    index: int = store.run(job)
     return index
 
 

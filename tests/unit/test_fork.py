@@ -38,8 +38,6 @@ ORDER = [
     "before READERS",
     "before LOGS",
     "before LOCKS",
-    "before SQLITE",
-    "in_child SQLITE",
     "in_child LOCKS",
     "in_child LOGS",
     "in_child READERS",

@@ -33,9 +33,6 @@ Status = Literal["ok", "error", "unknown", "not_run"]
 Role = Literal["arguments", "input", "result"]
 Mode = Literal["enforce", "observe"]
 
-BEGINNING: Final = "1970-01-01T00:00:00.000000Z"
-"""The time of a log without entries."""
-
 Commitments = Mapping[str, JSON]
 """The commitments of an entry: SHA-256 (hex) by role, null for no data."""
 

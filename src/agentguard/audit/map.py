@@ -130,15 +130,6 @@ class Map:
         self._rows: dict[str, bytes | None] = {}
         self._gone: set[str] = set()
 
-    def prefetch(self, keys: Iterable[bytes]) -> None:
-        """Fetch at once what the paths of these keys need beyond the cache."""
-        wanted: set[str] = set()
-        for one in keys:
-            depth, path = self._first_unknown(one), one.hex()
-            if depth is not None:
-                wanted.update(path[:d] for d in range(depth, depth + _LOOK))
-        self._ask(sorted(wanted - self._rows.keys()))
-
     def get(self, key: bytes) -> bytes | None:
         """Return the value of a key, None for a key that the map does not have."""
         path, depth = key.hex(), 0
@@ -218,19 +209,6 @@ class Map:
     def _ask(self, addresses: list[str]) -> None:
         if addresses:
             self._rows.update({**dict.fromkeys(addresses), **self._fetch(addresses)})
-
-    def _first_unknown(self, key: bytes) -> int | None:
-        """Return the depth of the first node on a key's path that is not known; None for none."""
-        depth, path = 0, key.hex()
-        child: Child = self._root
-        while child is not None:
-            node = self._cache.get(child) if isinstance(child, bytes) else child
-            if node is None:
-                return depth
-            if isinstance(node, Bucket):
-                return None
-            child, depth = node.children[int(path[depth], 16)], depth + 1
-        return None
 
     def _node(self, child: bytes | Node, address: str, path: str) -> Node:
         """Return a child as a node; ``path`` is where the look goes on below its address."""

@@ -7,7 +7,6 @@ log-out. OpenID Connect Back-Channel Logout 1.0.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from typing import Final, Literal, NamedTuple
 
 from agentguard.signing import canonical
@@ -107,16 +106,6 @@ def is_ended(name: str, ended: Ended) -> bool:
         case ["here", at]:
             return int(at) <= ended.received_at
     return True
-
-
-def any_ended(names: Iterable[str], ended: Mapping[str, Ended]) -> bool:
-    """Whether a log-in among these names has ended; ``ended`` has keys of ``LogOut.keys``."""
-    for name in names:
-        if name.startswith(_PREFIX):  # first, since every call looks at all its names
-            key = key_of(name)
-            if key is not None and key in ended and is_ended(name, ended[key]):
-                return True
-    return False
 
 
 def _key(kind: str, issuer: str, value: str) -> str:

@@ -4,10 +4,7 @@
 hook has a stage instead; the module that owns a hook says what the hook does. The child runs the
 hooks from the first stage to the last, and the parent, before the fork, from the last to the first:
 
-- before: ``lock.py`` first waits until nobody is opening or closing a lock's file, then
-  ``owned_lock.py`` until nobody is inside SQLite. The other way round could wait for ever: whoever
-  opens a file may have to go into SQLite meanwhile, when the interpreter tidies a reader away.
-  Nobody does the reverse: a lock is taken and released outside SQLite.
+- before: ``lock.py`` waits until nobody is opening or closing a lock's file;
 - before, too: the stores and the readers of logs close their connections, so that a child inherits
   none: SQLite remembers for the whole process which locks the process holds.
 """
@@ -25,12 +22,11 @@ from weakref import WeakMethod
 class Stage(IntEnum):
     """The order in which a child runs the hooks."""
 
-    SQLITE = 0
-    LOCKS = 1
-    LOGS = 2
-    READERS = 3
-    STORES = 4
-    GUARDS = 5
+    LOCKS = 0
+    LOGS = 1
+    READERS = 2
+    STORES = 3
+    GUARDS = 4
 
 
 class _Hooks(NamedTuple):

@@ -122,7 +122,7 @@ def _wait(lock: int, path: Path) -> None:
 
 
 def release(lock: int) -> None:
-    """Release a lock by its descriptor. Never call this inside SQLite (``fork.py``)."""
+    """Release a lock by its descriptor."""
     with _OPENING:
         _HELD.discard(lock)
         os.close(lock)

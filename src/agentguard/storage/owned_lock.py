@@ -2,8 +2,7 @@
 
 A signal handler, an object's finalizer (``__del__``) or a trace function may call the guard while
 its own thread works in the guard. There it must not wait: its thread goes on only once it is done.
-Such a call is refused (``storage.busy``). ``SQLITE_LOCK`` tells who is inside SQLite, for the whole
-process.
+Such a call is refused (``storage.busy``).
 """
 
 from __future__ import annotations
@@ -11,25 +10,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final
 
 from agentguard.errors import StorageError
-from agentguard.storage import fork
-
-SQLITE_LOCK: Final = threading.RLock()
-"""Held by a thread that is inside SQLite. A fork waits for this lock: the child would wait for ever
-for SQLite's own locks, where a thread held them that the child does not have."""
-
-_OWNED: Final = threading.Condition(SQLITE_LOCK)
-
-
-def holds_sqlite_lock() -> bool:
-    """Whether this thread holds ``SQLITE_LOCK``, and so was interrupted inside SQLite."""
-    try:
-        _OWNED.notify(0)  # wakes nobody; raises where this thread does not hold the lock
-    except RuntimeError:
-        return False
-    return True
 
 
 def busy(activity: str) -> StorageError:
@@ -74,11 +56,3 @@ class OwnedLock:
     def release(self) -> None:
         """Undo ``acquire``."""
         self._lock.release()
-
-
-fork.at_fork(
-    fork.Stage.SQLITE,
-    before=SQLITE_LOCK.acquire,
-    in_parent=SQLITE_LOCK.release,
-    in_child=SQLITE_LOCK.release,
-)

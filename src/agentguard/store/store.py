@@ -114,11 +114,10 @@ class Queued:
     Without a ``job`` it waits until it is given one, and no commit takes it.
     """
 
-    __slots__ = ("error", "has_waiter", "is_settled", "job", "keys", "result")
+    __slots__ = ("error", "has_waiter", "is_settled", "job", "result")
 
-    def __init__(self, job: Job | None, keys: Iterable[bytes], *, has_waiter: bool) -> None:
+    def __init__(self, job: Job | None, *, has_waiter: bool) -> None:
         self.job = job
-        self.keys = tuple(keys)
         self.has_waiter = has_waiter
         self.is_settled = False
         self.result: Any = None
@@ -342,15 +341,15 @@ class Store:
         self._signer = signer
         self._keys = tuple(self._read_keys())
 
-    def run(self, job: Callable[[Transaction], T], keys: Iterable[bytes] = ()) -> T:
+    def run(self, job: Callable[[Transaction], T]) -> T:
         """Run a job, commit what it wants, and return its result once that is durable.
 
-        ``keys`` are those that the job looks up: they are fetched before. The job may run again
-        after an interrupt, so it changes nothing but its transaction. Raises what the job raises,
-        and ``StorageError``: ``storage.busy`` where this thread was interrupted in a commit,
-        ``storage.unknown`` where nobody knows whether the commit is durable.
+        The job may run again after an interrupt, so it changes nothing but its transaction. Raises
+        what the job raises, and ``StorageError``: ``storage.busy`` where this thread was
+        interrupted in a commit, ``storage.unknown`` where nobody knows whether the commit is
+        durable.
         """
-        queued = Queued(job, keys, has_waiter=True)
+        queued = Queued(job, has_waiter=True)
         self._submit(queued)
         try:
             while not (queued.is_settled or self._wait_for(queued)):
@@ -366,13 +365,13 @@ class Store:
         result: T = queued.result
         return result
 
-    def enqueue(self, job: Job | None, keys: Iterable[bytes] = ()) -> Queued:
+    def enqueue(self, job: Job | None) -> Queued:
         """Have a job done with the next commit, or within 50 ms; its own error is logged.
 
         None keeps the place of a job that is given later (``Queued.job``).
         """
         self._wake_flusher()  # first: an interrupt afterwards must not leave a job that nobody does
-        queued = Queued(job, keys, has_waiter=False)
+        queued = Queued(job, has_waiter=False)
         self._submit(queued)
         return queued
 
@@ -535,7 +534,6 @@ class Store:
         with self._writing() as (rows, newest):
             self._take_batch()
             map_ = self._map(newest, rows.query)
-            map_.prefetch([key for queued in self._batch for key in queued.keys])
             batch = Batch(newest.head, newest.peaks, self._now(newest.head), map_, rows)
             for queued in self._batch:
                 self._run(queued, batch)

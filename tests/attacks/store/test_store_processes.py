@@ -39,7 +39,7 @@ def job(tx):
     tx.put(one, str(number).encode())
     return tx.append(record(f"{{sys.argv[2]}} {{number}}", tx.at)), number
 while True:
-    index, number = store.run(job, [one])
+    index, number = store.run(job)
     print(index, number, flush=True)
 """
 
