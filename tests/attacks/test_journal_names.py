@@ -95,6 +95,26 @@ def test_a_call_whose_page_is_gone_does_not_run_again(payer, rotations):
     assert payer.pays("another") == "paid another"
 
 
+@pytest.mark.parametrize("keeps", [True, False], ids=["its page is there", "twin"])
+def test_a_call_whose_outcome_is_lost_does_not_run_again(payer, monkeypatch, keeps):
+    """The page is written before the outcome; without both, the call is in doubt."""
+    with payer.place.open() as guard:
+        log = guard._parts.runtime.current_ports().log
+        append = log.append
+
+        def appended(record: Any, **given: Any) -> Any:
+            if record.summary.kind == "outcome":
+                raise OSError("the disk is gone")
+            return append(record, **given)
+
+        monkeypatch.setattr(log, "append", appended)
+        assert payer.pay(guard) == "paid c"
+    if not keeps:
+        payer.lose_pages()
+    assert payer.pays() == ("paid c" if keeps else "journal.in_doubt")
+    assert payer.paid == ["c"]
+
+
 def test_a_call_that_an_adoption_gives_up_may_run_again(payer, tmp_path):
     """Its entry and its page are lost; the administrator agrees to that (SECURITY.md, L3)."""
     settings, old = payer.place.config, tmp_path / "old"

@@ -22,7 +22,11 @@ def as_documented(name: str, ending: Ending) -> tuple[str, str, str]:
     outcome = f"`{ending.status}`" if ending.status is not None else "none"
     outcome += ", suspended" if ending.is_suspended else ""
     outcome += ", with `replay_of`" if name == "REPLAYED" else ""
-    return outcome, ending.page or "none", "goes on" if ending.is_complete else "waits"
+    return (
+        outcome,
+        "result" if ending.has_page else "none",
+        "goes on" if ending.is_complete else "waits",
+    )
 
 
 def test_the_page_has_each_ending_as_the_code_has_it():

@@ -96,8 +96,8 @@ class LoggedRequest(NamedTuple):
 class RunOnce(NamedTuple):
     """A journalled call: the id of its invocation, and its state.
 
-    It has ``begun``, and nobody knows whether it ran; or it ``ran``, or may have, by its outcome;
-    or an administrator has ``resolved`` that it ran.
+    It has ``begun``, and has no outcome yet; or by its outcome it ``ran``, or it is ``unknown``
+    whether it did; or an administrator has ``resolved`` that it ran.
     """
 
     invocation_id: str
@@ -298,7 +298,7 @@ class State:
         self._put(key(UNSETTLED, invocation_sha256), name.encode(), _NEVER)
 
     def settle(self, invocation_sha256: str, state: str | None) -> None:
-        """Settle a call that has begun: it has ``ran`` or was ``resolved``, or may run (None)."""
+        """Settle a call that has begun: its new state, or None where it may run again."""
         unsettled = key(UNSETTLED, invocation_sha256)
         name = self._get(unsettled)
         call = None if name is None else self.run_once(name.decode())

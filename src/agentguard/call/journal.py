@@ -146,7 +146,7 @@ class JournalEntry(NamedTuple):
             match entry:
                 case {
                     "invocation_id": str(invocation_id),
-                    "state": "begun" | "unknown" | "done" | "unreplayable" as state,
+                    "state": "done" | "unreplayable" as state,
                     "result": str() | None as encoded,
                     **others,
                 } if not others or (len(others) == 1 and others.get("enforced") is False):

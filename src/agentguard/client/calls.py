@@ -342,7 +342,7 @@ class ClientCall:
         """Return a result as canonical JSON, and as the codec writes it; empty for what is not."""
         encoded = encode_result(result) or b""
         codec = self.options.codec
-        if codec is None or ending.page != "result":
+        if codec is None or not ending.has_page:
             return encoded, b""
         try:
             return encoded, journal.written(codec, result)

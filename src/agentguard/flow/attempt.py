@@ -202,9 +202,8 @@ class Attempt:
             self.prepared.listener.suspended()
         elif ending is endings.HANDED_ON:
             self.prepared.listener.handed_on()
-        page = self._page(ending, result)
-        if page is not None and self.journal_key is not None:
-            yield from self._write_page(self.journal_key, page)
+        if ending.has_page and self.journal_key is not None:
+            yield from self._write_page(self.journal_key, self._result_entry(result))
         if ending.status is not None:
             yield from self._log(ending, ending.status, result, error)
         if self.releases is not None:
@@ -249,14 +248,6 @@ class Attempt:
             listener.outcome("in_doubt")
             # the tool has run, and its caller gets the result
             _LOGGER.exception("an outcome could not be recorded: its call stays in doubt")
-
-    def _page(self, ending: Ending, result: object) -> JournalEntry | None:
-        """Return the page in the journal after ``ending``; None for none."""
-        if self.journal_key is None:
-            return None
-        if ending.page == "unknown" and not self.options.reentrant:
-            return JournalEntry(self.invocation_id, "unknown")
-        return self._result_entry(result) if ending.page == "result" else None
 
     def _result_entry(self, result: object) -> JournalEntry:
         """Return the journal entry of a call that has run.

@@ -7,7 +7,7 @@ compares with them. ``Attempt.close`` in ``attempt.py`` carries a row out.
 from __future__ import annotations
 
 import logging
-from typing import Final, Literal, NamedTuple
+from typing import Final, NamedTuple
 
 from agentguard.approvals.nested import NestedCalls
 from agentguard.audit.entry import Status
@@ -20,55 +20,54 @@ class Ending(NamedTuple):
     """One way in which an attempt ends, and what each store is told.
 
     ``status`` is the status of the outcome in the log; None where the authorization entry, a
-    refusal, is all that the log holds. ``page`` is what the page of a journalled call says, None
-    for no page.
+    refusal, is all that the log holds. ``has_page`` says that the journal keeps the result.
     ``is_complete`` says that the call around needs to wait for this call no longer.
     ``is_suspended`` says in the outcome that the call goes on when the framework makes it again.
     """
 
     status: Status | None
-    page: Literal["unknown", "result"] | None
     is_complete: bool
     is_suspended: bool = False
+    has_page: bool = False
 
 
-POSTPONED: Final = Ending(None, None, is_complete=False)
+POSTPONED: Final = Ending(None, is_complete=False)
 """Refused, and the same call may be allowed later; or interrupted before the decision."""
 
-REFUSED: Final = Ending(None, None, is_complete=True)
+REFUSED: Final = Ending(None, is_complete=True)
 """Refused for good."""
 
-UNRECORDED: Final = Ending("not_run", None, is_complete=False)
+UNRECORDED: Final = Ending("not_run", is_complete=False)
 """Nobody knows whether the authorization is in the log: the tool did not run."""
 
-REPLAYED: Final = Ending("not_run", None, is_complete=True)
+REPLAYED: Final = Ending("not_run", is_complete=True)
 """The tool ran in an earlier attempt, whose result is returned."""
 
-NOT_RUN: Final = Ending("not_run", None, is_complete=True)
+NOT_RUN: Final = Ending("not_run", is_complete=True)
 """The arguments changed after the decision."""
 
-SUSPENDED: Final = Ending("unknown", None, is_complete=False, is_suspended=True)
+SUSPENDED: Final = Ending("unknown", is_complete=False, is_suspended=True)
 """The framework has paused the tool, and makes the call again to go on."""
 
-HANDED_ON: Final = Ending("unknown", "unknown", is_complete=True)
+HANDED_ON: Final = Ending("unknown", is_complete=True)
 """The framework goes on elsewhere: the tool's exception steers the framework."""
 
-CUT_SHORT: Final = Ending("unknown", "unknown", is_complete=False)
+CUT_SHORT: Final = Ending("unknown", is_complete=False)
 """A time-out, a cancellation or an exit: nobody knows what the tool did."""
 
-FAILED: Final = Ending("error", None, is_complete=True)
+FAILED: Final = Ending("error", is_complete=True)
 """The tool raised an exception."""
 
-UNFINISHED: Final = Ending("error", None, is_complete=False)
+UNFINISHED: Final = Ending("error", is_complete=False)
 """The tool raised an exception, and what it does are guarded calls, which may go on."""
 
-DONE: Final = Ending("ok", "result", is_complete=True)
+DONE: Final = Ending("ok", is_complete=True, has_page=True)
 """The tool returned."""
 
-AWAITING: Final = Ending("ok", None, is_complete=True, is_suspended=True)
+AWAITING: Final = Ending("ok", is_complete=True, is_suspended=True)
 """The tool returned while a call inside waits: the framework makes the call again."""
 
-ABANDONED: Final = Ending(None, None, is_complete=False)
+ABANDONED: Final = Ending(None, is_complete=False)
 """The process that ran the tool is lost: the call stays in doubt."""
 
 

@@ -7,19 +7,24 @@ may be handed out again. So only a process with the log's key can write a page t
 from __future__ import annotations
 
 import hmac
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Final, Protocol
 
 from agentguard.audit.log import AuditLog
-from agentguard.call.journal import MAX_RESULT, JournalEntry
+from agentguard.call.journal import MAX_RESULT, JournalEntry, State
 from agentguard.errors import AgentguardError, StorageError
 from agentguard.storage.seal import Keys, Seal, SignedFolder
 
 FOLDER: Final = "journal"
 _TYPE: Final = "application/vnd.agentguard.journal+json"
 _MAX_BYTES: Final = 4 * MAX_RESULT
+_WITHOUT_PAGE: Final[Mapping[str, State]] = {
+    "begun": "begun",
+    "unknown": "unknown",
+    "resolved": "unreplayable",
+}
 _REMEDY: Final = (
     "restore the file from a backup of the state. Without the file, too, a call that has run is "
     "refused; agentguard audit list says what has become of the call"
@@ -66,10 +71,8 @@ class LoggedJournal:
             entry = page  # a sub-agent's call, which may be begun again, has a page alone
         elif page is not None and page.invocation_id == call.invocation_id:
             entry = page
-        elif call.state == "begun":
-            return JournalEntry(call.invocation_id, "begun")
-        elif call.state == "resolved":
-            return JournalEntry(call.invocation_id, "unreplayable")
+        elif call.state in _WITHOUT_PAGE:
+            return JournalEntry(call.invocation_id, _WITHOUT_PAGE[call.state])
         else:
             message = (
                 f"the log says that this call has run already, and its page {key} in the journal "

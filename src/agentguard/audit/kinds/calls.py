@@ -492,6 +492,10 @@ class Ended(Declared, forbid_unknown_fields=False):
     suspended: bool = False
 
 
+_RUN_ONCE: Final[Mapping[Status, str]] = {"ok": "ran", "unknown": "unknown"}
+"""What becomes of a call in the journal, by its outcome; after any other one, it may run again."""
+
+
 class OutcomeEntry(Entry):
     """What became of a call, as the agent instance states it."""
 
@@ -586,8 +590,8 @@ class OutcomeEntry(Entry):
 
     def change(self, state: State) -> None:
         """A call that ran, or of which nobody knows, runs no second time."""
-        has_run = self.status in ("ok", "unknown") and not self.ended.suspended
-        state.settle(self.invocation_sha256, "ran" if has_run else None)
+        ended = None if self.ended.suspended else _RUN_ONCE.get(self.status)
+        state.settle(self.invocation_sha256, ended)
 
 
 class UnsignedOutcome(NamedTuple):
