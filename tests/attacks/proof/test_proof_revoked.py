@@ -11,6 +11,7 @@ from proof_scene import URL, ProofScene, check, refused
 from published import publish
 from tool_servers import SCOPE, in_call
 
+from agentguard.cli.mcp import gateway
 from agentguard.domain import administration, config
 from agentguard.errors import ConfigError, ProofError
 from agentguard.proof import ProofStore, PublishedRevocations, Receiver
@@ -145,3 +146,16 @@ def test_a_guard_proves_nothing_more_in_a_call_whose_agent_is_revoked_meanwhile(
     first, code = in_call(domain.scene.guard, tool, audience=[URL])
     assert first.proof
     assert code == "proof.refused"
+
+
+def test_a_gateway_reads_the_revocations_of_its_own_domain_in_the_log(place):
+    server = {"command": ["server"], "agent": "payer", "audience": "mcp:git", "proofs": "p.sqlite"}
+    tables = {**loads_object(place.config.encoded), "agents": AGENTS, "mcp": {"git": server}}
+    settings = config.parse(tables, source="agentguard.toml", base=place.config.base)
+    chosen = gateway.settings_of(settings, gateway.server_of(settings, "git", ()), gateway.Caller())
+    known = chosen.proofs.revocations
+    assert known.refusal({"agent:payer"}) is None
+    now = datetime.now(UTC)
+    administration.revoke(settings, PASSPHRASE, "agent:payer", note="n", now=now)
+    assert known.refusal({"agent:payer"})[0] == "delegation.revoked"
+    assert known.refusal({"agent:other"}) is None
