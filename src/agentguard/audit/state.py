@@ -284,9 +284,10 @@ class State:
         return None if value is None else RunOnce(*json.loads(value))
 
     def begin(self, name: str, invocation_id: str, invocation_sha256: str) -> None:
-        """Let a journalled call run; raises ``CallError`` (``journal.in_doubt``) for a second one.
+        """Let a journalled call run once.
 
-        It comes between the look of a call in the journal and the commit of the call.
+        Raises ``CallError`` (``journal.in_doubt``) where another attempt has begun since the call
+        looked into the journal.
         """
         if self.run_once(name) is not None:
             message = (
