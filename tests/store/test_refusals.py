@@ -256,7 +256,6 @@ def test_the_published_file_proves_who_is_refused_and_who_is_not(published, othe
     assert late.refusal({"user:alice"}) is None  # an older file says less
 
 
-@pytest.mark.parametrize("others", [0, 40])
 def parts(data: bytes) -> tuple[bytes, list[bytes]]:
     """Return the signed note of a file, and its lines."""
     text, signatures, lines = data.split(b"\n\n", 2)
