@@ -179,7 +179,7 @@ journal | | | run agentguard audit verify, and restore the newest backup
 journal.cut_short | operator | An earlier attempt of the call was cut short: nobody knows if it ran. | find out whether the tool ran
 journal.in_doubt | operator | An earlier attempt of the call began, and its outcome is not on record. | find out whether the tool ran, and record the answer with agentguard resolve
 journal.malformed | | Not an entry of the journal. |
-journal.missing | operator | The log says that the call has run already, and its journal entry is gone. | run agentguard doctor, which checks the state, the keys and the log
+journal.missing | operator | The log says that the call has run already, and its page in the journal is gone. | run agentguard doctor, which checks the state, the keys and the log
 journal.observed | agent | The call has run while the policy was only observed, and nobody has approved it. |
 journal.unreplayable | agent | The call has run already, and its result can't be handed out again. |
 json | | | correct the JSON at its source
