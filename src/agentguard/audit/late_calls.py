@@ -17,7 +17,7 @@ from agentguard.identity.login import Ended, LogOut
 GRACE: Final = 60
 """Seconds after the entry of a log-out or a surrender in which a call is no finding.
 
-Such a call may have been under way, or the entry was not published yet.
+Such a call may have been under way.
 """
 
 

@@ -1,7 +1,8 @@
 """The protocol ``Revocations``: who may act no more.
 
-The log implements it, and so does what a commit of the log reads. ``require_unrevoked`` is the
-check that calls, access tokens and stored delegations share.
+The log implements it (``store/log.py``), and so does the file for servers elsewhere
+(``storage/published_revocations.py``). ``require_unrevoked`` is the check that calls, access tokens
+and stored delegations share.
 """
 
 from __future__ import annotations

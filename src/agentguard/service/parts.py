@@ -82,7 +82,7 @@ class ServiceParts(NamedTuple):
 
     @property
     def ports(self) -> Ports:
-        """The log, the revocations, the clock and the entropy of the guard."""
+        """The log, the clock and the entropy of the guard."""
         return self.guard.runtime.current_ports()
 
     def present(self) -> Present:

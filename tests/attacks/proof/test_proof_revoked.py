@@ -12,7 +12,7 @@ from published import publish
 from tool_servers import SCOPE, in_call
 
 from agentguard.cli.mcp import gateway
-from agentguard.domain import administration, config
+from agentguard.domain import administration, config, rotation
 from agentguard.errors import ConfigError, ProofError
 from agentguard.proof import ProofStore, PublishedRevocations, Receiver
 from agentguard.proof.presentation import prove_request
@@ -156,6 +156,7 @@ def test_a_gateway_reads_the_revocations_of_its_own_domain_in_the_log(place):
     known = chosen.proofs.revocations
     assert known.refusal({"agent:payer"}) is None
     now = datetime.now(UTC)
+    rotation.rotate(settings, PASSPHRASE, "log", now=now)  # while the gateway runs
     administration.revoke(settings, PASSPHRASE, "agent:payer", note="n", now=now)
     assert known.refusal({"agent:payer"})[0] == "delegation.revoked"
     assert known.refusal({"agent:other"}) is None

@@ -6,8 +6,7 @@ The core imports no adapter, so the package is imported by its name at the first
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Iterable, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypedDict
@@ -18,6 +17,7 @@ from agentguard.domain import keystore
 from agentguard.domain.config import Config, rights
 from agentguard.domain.config.mcp import McpConfig, require_server_name, require_url
 from agentguard.errors import ConfigError
+from agentguard.identity.trust import TrustedKey
 from agentguard.storage import files
 from agentguard.store.state_log import open_log
 
@@ -220,9 +220,12 @@ def _proofs(config: Config, table: McpConfig) -> Any:
         return package().Proofs(table.audience, table.proofs, documents, None)
     revocations = None
     if config.server is None and config.state.is_dir():  # `mcp pin` needs no state
-        trust = keystore.load_trust(config.state)
-        keys = partial(trust.keys_for, "log")
-        revocations = open_log(config.state, config.anchor, trust.log, keys)
+        state = config.state
+
+        def keys() -> Iterable[TrustedKey]:  # read anew: somebody may rotate the log's key
+            return keystore.load_trust(state).keys_for("log")
+
+        revocations = open_log(state, config.anchor, keystore.load_trust(state).log, keys)
     return package().Proofs(table.audience, table.proofs, None, revocations)
 
 
