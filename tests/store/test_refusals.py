@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -50,21 +52,21 @@ def test_a_revoked_name_is_compared_whole(name):
 
 def test_a_freeze_refuses_everybody_until_a_thaw_with_a_higher_number():
     state = fresh()
-    state.freeze(5, frozen=True)
+    state.freeze(5, 1, frozen=True)
     assert code(state.refusal(set())) == "domain.frozen"
     assert state.refusal_of_names({"user:alice"}) is None
-    for number in (0, 4, 5, 2**49):
+    for number in (0, 4, 5, 2**48, (1 + 86400) * 1000 + 1):
         with pytest.raises(VerificationError):
-            state.freeze(number, frozen=False)
+            state.freeze(number, 1, frozen=False)
     assert state.is_frozen
-    state.freeze(state.next_freeze, frozen=False)
+    state.freeze(state.next_freeze, 1, frozen=False)
     assert state.refusal({"user:alice"}) is None
 
 
 @pytest.mark.parametrize("lost", [True, False])
 def test_an_adoption_that_may_lose_a_revocation_freezes(lost):
     state = fresh()
-    state.freeze(5, frozen=False)
+    state.freeze(5, 1, frozen=False)
     said = SimpleNamespace(lost=object() if lost else None, unanchored=None)
     adoption: Any = SimpleNamespace(adoption=said, at=START)
     AdoptionEntry.change(adoption, state)
@@ -127,6 +129,28 @@ def test_a_call_in_the_journal_begins_once_and_is_settled():
     state.settle("digest 3", "ran")
     state.settle("digest 3", None)  # a resolution after an outcome
     assert state.run_once("name") == RunOnce("id 3", "ran")
+
+
+def test_a_later_resolution_counts_until_there_is_an_outcome():
+    """The key of the first one may turn out to be stolen."""
+    state = fresh()
+    state.begin("name", "id", "digest")
+    for ran in (False, True, False, True):
+        state.resolve("digest", ran=ran)
+        assert state.run_once("name") == (RunOnce("id", "resolved") if ran else None)
+    state.settle("digest", None)  # a slow process says that it failed
+    assert state.run_once("name") == RunOnce("id", "resolved")
+    state.resolve("digest", ran=False)  # after an outcome there is nothing to resolve
+    assert state.run_once("name") == RunOnce("id", "resolved")
+
+
+def test_a_resolution_changes_nothing_of_another_attempt():
+    state = fresh()
+    state.begin("name", "id", "digest")
+    state.resolve("digest", ran=False)
+    state.begin("name", "id 2", "digest 2")
+    state.resolve("digest", ran=True)
+    assert state.run_once("name") == RunOnce("id 2", "begun")
 
 
 NAMES = st.frozensets(st.sampled_from(["a", "b", "c"]), max_size=3)
@@ -200,6 +224,25 @@ def test_a_log_out_that_comes_again_stays_as_long_as_the_later_one(place):
     assert not log.look(lambda state: state.is_refused("jti 50"))
 
 
+@pytest.mark.parametrize("forged", [False, True])
+def test_a_key_with_several_ends_is_taken_away_once(on_disk, forged):
+    """A log-out that came again has two, and whoever writes the file may add one."""
+    moment = datetime.fromisoformat(START)
+    on_disk.now = lambda: moment
+    log = StoreLog(on_disk.open())
+    first = int(moment.timestamp())
+    log.append(entry("log_out", LogOut(ISSUER, "alice", None, first), first))
+    if forged:
+        with closing(sqlite3.connect(on_disk.path)) as editor:
+            editor.execute("INSERT INTO ending SELECT log, ends - 1, key FROM ending")
+            editor.commit()
+    else:
+        log.append(entry("log_out", LogOut(ISSUER, "alice", None, first), first + 100))
+    moment = datetime.fromtimestamp(first + login.KEPT + 101, UTC)
+    log.append(entry("surrender", "jti", FAR))
+    assert items(log._store, LOG_OUTS) == {}
+
+
 # --- what is published for others -----------------------------------------------------------------
 
 
@@ -247,7 +290,7 @@ def test_the_published_file_proves_who_is_refused_and_who_is_not(published, othe
     assert b"alice" not in new
     assert code(published.receiver.refusal({"user:alice"})) == "delegation.revoked"
     assert published.receiver.refusal({"user:bob"}) is None
-    published.log.append(entry("freeze", 1, frozen=True))
+    published.log.append(entry("freeze", 1, 1, frozen=True))
     published.publish()
     assert code(published.receiver.refusal({"user:bob"})) == "domain.frozen"
     published.path.write_bytes(old)

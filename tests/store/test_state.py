@@ -226,7 +226,7 @@ CHANGES = st.lists(
     | changes("revoke", NAMES)
     | changes("surrender", NAMES, st.just(FAR))
     | changes("begin", NAMES, NAMES, NAMES)
-    | changes("settle", NAMES, st.sampled_from(["ran", "resolved", None]))
+    | changes("settle", NAMES, st.sampled_from(["ran", "unknown", None]))
     | changes("erase", NAMES),
     max_size=30,
 )

@@ -51,7 +51,7 @@ RUN_ONCE: Final = 9
 """By its name in the journal, a call that may run no second time."""
 
 UNSETTLED: Final = 10
-"""By the digest of its invocation, the name in the journal of a call without an outcome."""
+"""By the digest of its invocation, a call without an outcome: its name in the journal, its id."""
 
 DENYING: Final = (REFUSED, FREEZE, LOG_OUTS)
 """The kinds that say who may act no more."""
@@ -59,8 +59,8 @@ DENYING: Final = (REFUSED, FREEZE, LOG_OUTS)
 _SURRENDERED: Final = b"surrendered"
 _REVOKED: Final = b"revoked"
 
-_LAST_FREEZE: Final = 2**48
-"""The highest number of a freeze; a number is at least the time in milliseconds since 1970."""
+_FREEZE_AHEAD: Final = 24 * 3600
+"""Seconds by which the number of a freeze may be ahead of its time: it is of milliseconds."""
 
 REQUEST_KEPT: Final = 30 * 24 * 3600
 """Seconds for which an expired request stays: a guard may put its end on record weeks later."""
@@ -189,7 +189,7 @@ class State:
         all calls are frozen, until an administrator has looked after them.
         """
         # above the number of a lost thaw of the same second
-        self.freeze(max(self.next_freeze, (at + 1) * 1000), frozen=True)
+        self.freeze(max(self.next_freeze, (at + 1) * 1000), at, frozen=True)
         self._put(key(VOID, ""), at.to_bytes(_NUMBER), _NEVER)
         for one, value in list(self._values.items(REQUESTS)):
             request = LoggedRequest.read(value)
@@ -247,13 +247,16 @@ class State:
         """The least number that the next freeze or thaw may have."""
         return self._freeze()[0] + 1
 
-    def freeze(self, number: int, *, frozen: bool) -> None:
-        """Deny all calls, or no more; raises ``VerificationError`` for a number that was passed.
+    def freeze(self, number: int, at: int, *, frozen: bool) -> None:
+        """Deny all calls, or no more, from ``at`` on (seconds since the epoch).
 
-        So nobody repeats an old thaw.
+        Raises ``VerificationError`` for a number that was passed, so that nobody repeats an old
+        thaw; and for one that is far ahead of the time, after which none would be left.
         """
-        if not self.next_freeze <= number <= _LAST_FREEZE:
-            message = f"the next freeze or thaw has a number from {self.next_freeze} on"
+        first = self.next_freeze
+        last = max(first, (at + _FREEZE_AHEAD) * 1000)
+        if not first <= number <= last:
+            message = f"the next freeze or thaw has a number from {first} to {last}"
             raise VerificationError(message, code="statement.mismatch")
         self._put(key(FREEZE, ""), canonical.dumps([number, frozen]), _NEVER)
 
@@ -265,7 +268,8 @@ class State:
         """End the log-ins of a log-out that was received at a time."""
         for one in logout.keys:
             ended = Ended(logout.issued_at, received_at).joined(self._log_out(one))
-            self._put(key(LOG_OUTS, one), canonical.dumps([*ended]), received_at + login.KEPT)
+            ends = ended.received_at + login.KEPT
+            self._put(key(LOG_OUTS, one), canonical.dumps([*ended]), ends)
 
     def has_ended(self, logout: LogOut) -> bool:
         """Whether all log-ins have ended that a log-out ends."""
@@ -296,20 +300,39 @@ class State:
             )
             raise CallError(message, code="journal.in_doubt")
         self._put_call(name, RunOnce(invocation_id, "begun"))
-        self._put(key(UNSETTLED, invocation_sha256), name.encode(), _NEVER)
+        unsettled = canonical.dumps([name, invocation_id])
+        self._put(key(UNSETTLED, invocation_sha256), unsettled, _NEVER)
 
     def settle(self, invocation_sha256: str, state: str | None) -> None:
-        """Settle a call that has begun: its new state, or None where it may run again."""
-        unsettled = key(UNSETTLED, invocation_sha256)
-        name = self._get(unsettled)
-        call = None if name is None else self.run_once(name.decode())
-        if name is None or call is None:
-            return
-        self._values.put(unsettled, None)
-        if state is None:
-            self._values.put(key(RUN_ONCE, name.decode()), None)
-        else:
-            self._put_call(name.decode(), call._replace(state=state))
+        """Settle a call that has begun, by its outcome: its new state, or None: it may run again.
+
+        What an administrator has resolved to have run does not run again for it.
+        """
+        call = self._resolve(invocation_sha256, state, keeps="resolved")
+        if call:
+            self._values.put(key(UNSETTLED, invocation_sha256), None)
+
+    def resolve(self, invocation_sha256: str, *, ran: bool) -> None:
+        """Say of a call without an outcome that it ran, or may run again.
+
+        The call stays without an outcome: a later resolution counts, since the key that has signed
+        this one may turn out to be stolen.
+        """
+        self._resolve(invocation_sha256, "resolved" if ran else None)
+
+    def _resolve(self, invocation_sha256: str, state: str | None, keeps: str | None = None) -> bool:
+        """Change the state of a call without an outcome, unless another attempt has begun since."""
+        value = self._get(key(UNSETTLED, invocation_sha256))
+        if value is None:
+            return False
+        name, invocation_id = json.loads(value)
+        call = self.run_once(name)
+        is_own = call is None or call.invocation_id == invocation_id
+        if is_own and state is not None:
+            self._put_call(name, RunOnce(invocation_id, state))
+        elif is_own and call is not None and call.state != keeps:
+            self._values.put(key(RUN_ONCE, name), None)
+        return True
 
     def _put_call(self, name: str, call: RunOnce) -> None:
         self._put(key(RUN_ONCE, name), canonical.dumps([*call]), _NEVER)

@@ -235,7 +235,9 @@ def _append(record: Record, tx: Transaction) -> int:
     index = tx.append(record)
     if tx.ends:  # whoever adds a key that ends takes away some that have ended
         now = parse_time(tx.at)
-        ended = [one for one in tx.ended(now, _MOST_ENDED) if state.is_over(one, now)]
+        # a key may have had several ends, and whoever writes the file may add some
+        hints = dict.fromkeys(tx.ended(now, _MOST_ENDED))
+        ended = [one for one in hints if state.is_over(one, now)]
         if ended:
             state.end(ended, now)
             tx.append(ExpiryEntry.new(ended, at=tx.at))

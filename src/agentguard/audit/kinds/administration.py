@@ -135,7 +135,7 @@ class FreezeEntry(ByAdministrator):
 
     def change(self, state: State) -> None:
         """All calls are denied, or are not any more."""
-        state.freeze(self.freeze.sequence, frozen=self.freeze.frozen)
+        state.freeze(self.freeze.sequence, parse_time(self.at), frozen=self.freeze.frozen)
 
 
 class Administered(Declared):
@@ -251,7 +251,7 @@ class ResolutionEntry(AdministeredEntry):
 
     def change(self, state: State) -> None:
         """A call that ran does not run again, and one that did not run may."""
-        state.settle(self.call.invocation_sha256, "resolved" if self.ran else None)
+        state.resolve(self.call.invocation_sha256, ran=bool(self.ran))
 
 
 class ErasureEntry(AdministeredEntry):
