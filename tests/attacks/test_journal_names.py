@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -112,6 +113,21 @@ def test_a_call_whose_outcome_is_lost_does_not_run_again(payer, monkeypatch, kee
     if not keeps:
         payer.lose_pages()
     assert payer.pays() == ("paid c" if keeps else "journal.in_doubt")
+    assert payer.paid == ["c"]
+
+
+@pytest.mark.parametrize("interrupted", [True, False], ids=["interrupted", "twin"])
+def test_an_interrupt_amid_the_page_loses_no_outcome(payer, monkeypatch, interrupted):
+    with payer.place.open() as guard:
+        if interrupted:
+            journal_ = guard._parts.runtime.current_ports().journal
+            monkeypatch.setattr(journal_, "finish", Mock(side_effect=KeyboardInterrupt))
+            with pytest.raises(KeyboardInterrupt):
+                payer.pay(guard)
+        else:
+            assert payer.pay(guard) == "paid c"
+    assert payer.place.seen().statuses == ["ok"]
+    assert payer.pays() == ("journal.missing" if interrupted else "paid c")
     assert payer.paid == ["c"]
 
 

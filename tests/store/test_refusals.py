@@ -17,12 +17,13 @@ from store_place import KEYS, LOG, START, Place, items, record
 
 from agentguard.audit.kinds.administration import AdoptionEntry
 from agentguard.audit.map import EMPTY_ROOT, Cache, Map, Overlay
-from agentguard.audit.state import DENYING, EXPIRY_SLACK, LOG_OUTS, RunOnce, State, Unrefused
+from agentguard.audit.state import DENYING, EXPIRY_SLACK, LOG_OUTS, RunOnce, State
 from agentguard.errors import CallError, DelegationError, StorageError, VerificationError
 from agentguard.identity import login
 from agentguard.identity.login import LogIn, LogOut
-from agentguard.storage.published_revocations import PublishedRevocations, dumps
-from agentguard.store.log import StoreLog
+from agentguard.storage import published_revocations
+from agentguard.storage.published_revocations import PublishedRevocations
+from agentguard.store.log import RefusalCache, StoreLog
 
 FAR = 2**33
 ISSUER = "https://login.example"
@@ -54,7 +55,8 @@ def test_a_freeze_refuses_everybody_until_a_thaw_with_a_higher_number():
     state = fresh()
     state.freeze(5, 1, frozen=True)
     assert code(state.refusal(set())) == "domain.frozen"
-    assert state.refusal_of_names({"user:alice"}) is None
+    state.revoke("user:bob")
+    assert code(state.refusal({"user:bob"})) == "delegation.revoked"  # it outlasts the freeze
     for number in (0, 4, 5, 2**48, (1 + 86400) * 1000 + 1):
         with pytest.raises(VerificationError):
             state.freeze(number, 1, frozen=False)
@@ -167,12 +169,12 @@ DENIALS = st.lists(
 @given(DENIALS)
 def test_what_is_remembered_of_the_unrefused_is_what_a_look_finds(denials):
     values = Map(EMPTY_ROOT, lambda _addresses: {}, Cache())
-    unrefused = Unrefused()
+    cache = RefusalCache()
     for method, *arguments in denials:
         changes = Overlay(values)
         if method == "look":
             (names,) = arguments
-            assert unrefused.refusal(changes, names) == State(changes).refusal(names)
+            assert cache.of(values, names) == State(changes).refusal(names)
             continue
         before = {kind: values.version(kind) for kind in DENYING}
         held = {kind: dict(values.items(kind)) for kind in DENYING}
@@ -259,7 +261,7 @@ class Published:
         return PublishedRevocations(self.path, self.trust)
 
     def publish(self) -> bytes:
-        data = dumps(*self.log.proof(DENYING))
+        data = published_revocations.of(self.log)
         self.path.unlink(missing_ok=True)  # a file that is replaced is another one
         self.path.write_bytes(data)
         return data
@@ -344,3 +346,12 @@ def test_a_compromised_key_publishes_nothing(published):
     assert failing(published.receiver.refusal, {"user:alice"}) == "storage.corrupt"
     published.trust.keys_for = lambda _use: KEYS
     assert code(published.receiver.refusal({"user:alice"})) == "delegation.revoked"
+
+
+def test_a_file_that_no_receiver_reads_is_not_written(published, monkeypatch):
+    published.log.append(entry("revoke", "user:alice"))
+    monkeypatch.setattr(published_revocations, "_MAX_BYTES", len(published.publish()))
+    published.publish()  # the twin
+    assert code(published.received().refusal({"user:alice"})) == "delegation.revoked"
+    published.log.append(entry("revoke", "user:bob"))
+    assert failing(published.publish) == "storage.failed"

@@ -16,7 +16,7 @@ from agentguard.signing.keys import Ed25519Signer
 
 
 def give_up(guard: Guard, agent: Agent) -> None:
-    """Write the entry by which the agent gives up its delegation, and have everybody know."""
+    """Write the entry by which the agent gives up its delegation."""
     issued = agent.access_token()
     chain = loads_object(issued.chain)
     hops = chain["hops"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from contextlib import closing
 from pathlib import Path
 
-from agentguard.audit.state import DENYING
 from agentguard.domain import keystore
 from agentguard.storage import files, published_revocations
 from agentguard.store.state_log import open_log
@@ -15,5 +14,5 @@ def publish(state: Path, file: Path) -> Path:
     """Write the file of a state anew; return its path."""
     trust = keystore.load_trust(state)
     with closing(open_log(state, None, trust.log, lambda: trust.keys_for("log"))) as log:
-        files.replace(file, published_revocations.dumps(*log.proof(DENYING)))
+        files.replace(file, published_revocations.of(log))
     return file

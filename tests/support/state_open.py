@@ -2,9 +2,9 @@
 
 ``live`` opens a guard, makes the calls of all probes, and writes a mutation. The administrator
 freezes all calls and thaws them, and the calls are made again. What was there may then be put back.
-Last, a new guard is opened. ``verdict`` says whether somebody
-has gained by the mutation. Where all was put back, nobody may have lost by it either: the guard
-would have signed, with the log's key, what nobody has done.
+Last, a new guard is opened. ``verdict`` says whether somebody has gained by the mutation. Where all
+was put back, nobody may have lost by it either: the guard would have signed, with the log's key,
+what nobody has done.
 """
 
 from __future__ import annotations

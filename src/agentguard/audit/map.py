@@ -287,26 +287,16 @@ class Overlay:
     """Changes of a map that count only once somebody takes them (``puts``)."""
 
     def __init__(self, below: Map) -> None:
-        self._below = below
+        self.below: Final = below
         self.puts: dict[bytes, bytes | None] = {}
 
     def get(self, key: bytes) -> bytes | None:
         """Return the value of a key, with these changes; None for no such key."""
-        return self.puts[key] if key in self.puts else self._below.get(key)
-
-    @property
-    def root(self) -> bytes | None:
-        """The root, None while changes are kept here or below."""
-        return None if self.puts else self._below.root
-
-    def version(self, kind: int) -> object:
-        """Return what is equal as long as no key of a kind changes."""
-        changed = {one: value for one, value in self.puts.items() if one[0] == kind}
-        return (self._below.version(kind), changed) if changed else self._below.version(kind)
+        return self.puts[key] if key in self.puts else self.below.get(key)
 
     def items(self, kind: int) -> Iterable[tuple[bytes, bytes]]:
         """Return every key of a kind with its value, with these changes."""
-        found: dict[bytes, bytes | None] = dict(self._below.items(kind))
+        found: dict[bytes, bytes | None] = dict(self.below.items(kind))
         found.update({one: value for one, value in self.puts.items() if one[0] == kind})
         return [(one, value) for one, value in found.items() if value is not None]
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Sequence
 from collections.abc import Set as AbstractSet
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 from agentguard.audit.map import EMPTY_ROOT, Cache, Map, Overlay, key
 from agentguard.call.reason_codes import CODES
@@ -68,8 +68,6 @@ REQUEST_KEPT: Final = 30 * 24 * 3600
 EXPIRY_SLACK: Final = 24 * 3600
 """Seconds for which an ended key stays, because a process may have a slow clock."""
 
-_MOST_UNREFUSED: Final = 4096
-
 _NUMBER: Final = 8
 """The bytes of a number."""
 
@@ -101,7 +99,7 @@ class RunOnce(NamedTuple):
     """
 
     invocation_id: str
-    state: str
+    state: Literal["begun", "ran", "unknown", "resolved"]
 
 
 class State:
@@ -200,13 +198,10 @@ class State:
     # --- who may act no more ---------------------------------------------------------------------
 
     def refusal(self, names: AbstractSet[str]) -> tuple[str, str] | None:
-        """Return the code and the reason with which a bearer of these names is refused, or None."""
-        if self.is_frozen:
-            return "domain.frozen", f"all calls are frozen: {CODES['domain.frozen'].remedy}"
-        return self.refusal_of_names(names)
+        """Return the code and the reason with which a bearer of these names is refused, or None.
 
-    def refusal_of_names(self, names: AbstractSet[str]) -> tuple[str, str] | None:
-        """Return why a bearer of these names is refused, whether or not all calls are frozen."""
+        A freeze is named last: what else refuses outlasts it.
+        """
         for name in sorted(names):
             log_in = login.key_of(name)
             if log_in is not None:
@@ -222,6 +217,8 @@ class State:
             if refused is not None:
                 reason = f"{name} was revoked: every call that relies on {name} is denied"
                 return "delegation.revoked", reason
+        if self.is_frozen:
+            return "domain.frozen", f"all calls are frozen: {CODES['domain.frozen'].remedy}"
         return None
 
     def revoke(self, name: str) -> None:
@@ -303,7 +300,7 @@ class State:
         unsettled = canonical.dumps([name, invocation_id])
         self._put(key(UNSETTLED, invocation_sha256), unsettled, _NEVER)
 
-    def settle(self, invocation_sha256: str, state: str | None) -> None:
+    def settle(self, invocation_sha256: str, state: Literal["ran", "unknown"] | None) -> None:
         """Settle a call that has begun, by its outcome: its new state, or None: it may run again.
 
         What an administrator has resolved to have run does not run again for it.
@@ -320,7 +317,12 @@ class State:
         """
         self._resolve(invocation_sha256, "resolved" if ran else None)
 
-    def _resolve(self, invocation_sha256: str, state: str | None, keeps: str | None = None) -> bool:
+    def _resolve(
+        self,
+        invocation_sha256: str,
+        state: Literal["ran", "unknown", "resolved"] | None,
+        keeps: str | None = None,
+    ) -> bool:
         """Change the state of a call without an outcome, unless another attempt has begun since."""
         value = self._get(key(UNSETTLED, invocation_sha256))
         if value is None:
@@ -375,37 +377,6 @@ class State:
 
 def _end_of(value: bytes) -> int:
     return int.from_bytes(value[:_NUMBER])
-
-
-class Unrefused:
-    """Bearers of names whom nobody refuses, as long as no key of what denies changes.
-
-    Every call asks twice, before the policy and in its commit. Safe from many threads.
-    """
-
-    def __init__(self) -> None:
-        self._known: tuple[bytes | None, object, set[AbstractSet[str]]] = (None, None, set())
-
-    def has(self, root: bytes | None, names: AbstractSet[str]) -> bool:
-        """Whether nobody refuses a bearer of these names in the map of this root."""
-        known, _version, bearers = self._known
-        return root is not None and root == known and names in bearers
-
-    def refusal(self, values: Overlay, names: AbstractSet[str]) -> tuple[str, str] | None:
-        """Return the code and the reason with which a bearer of these names is refused, or None."""
-        if self.has(values.root, names):
-            return None
-        _root, known, bearers = self._known
-        version = [values.version(kind) for kind in DENYING]
-        if version != known or len(bearers) >= _MOST_UNREFUSED:
-            bearers = set()
-        if names not in bearers:
-            refused = State(values).refusal(names)
-            if refused is not None:
-                return refused
-            bearers.add(frozenset(names))
-        self._known = values.root, version, bearers
-        return None
 
 
 class Remade:

@@ -18,7 +18,7 @@ from agentguard.errors import AgentguardError, DecodeError, EncodeError
 from agentguard.signing import canonical
 from agentguard.signing.canonical import JSON, b64_decode, b64_encode
 
-State = Literal["begun", "unknown", "done", "unreplayable"]
+EntryState = Literal["begun", "unknown", "done", "unreplayable"]
 
 MAX_RESULT: Final = 8 << 20
 """The longest result that the journal stores, in bytes; a longer one is not replayed."""
@@ -83,7 +83,7 @@ class JournalEntry(NamedTuple):
     """
 
     invocation_id: str
-    state: State
+    state: EntryState
     result: bytes | None = None
     enforced: bool = True
 

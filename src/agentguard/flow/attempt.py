@@ -190,20 +190,18 @@ class Attempt:
     ) -> Generator[Effect, Any, None]:
         """Tell the log, the journal and the enclosing call how the attempt has ended.
 
-        The entry of each release of a secret stands in the log before the outcome.
+        The entry of each release of a secret stands in the log before the outcome, and so does the
+        page in the journal. Whatever interrupts these two is raised once the end is on record.
         """
         interrupt: BaseException | None = None
-        if self.releases is not None and self.releases.end():
-            try:
-                yield Do(self.releases.settle)
-            except BaseException as raised:  # noqa: BLE001  raised again once the end is on record
-                interrupt = raised
+        try:
+            yield from self._prepare_end(ending, result)
+        except BaseException as raised:  # noqa: BLE001  raised again below
+            interrupt = raised
         if ending is endings.SUSPENDED:
             self.prepared.listener.suspended()
         elif ending is endings.HANDED_ON:
             self.prepared.listener.handed_on()
-        if ending.has_page and self.journal_key is not None:
-            yield from self._write_page(self.journal_key, self._result_entry(result))
         if ending.status is not None:
             yield from self._log(ending, ending.status, result, error)
         if self.releases is not None:
@@ -212,6 +210,15 @@ class Attempt:
             self.nested_calls.ends()
         if interrupt is not None:
             raise interrupt
+
+    def _prepare_end(self, ending: Ending, result: object) -> Generator[Effect, Any, None]:
+        """Do what comes before the outcome; an interrupt of the first leaves out none of them."""
+        try:
+            if self.releases is not None and self.releases.end():
+                yield Do(self.releases.settle)
+        finally:
+            if ending.has_page and self.journal_key is not None:
+                yield from self._write_page(self.journal_key, self._result_entry(result))
 
     def _log(
         self, ending: Ending, status: Status, result: object, error: BaseException | None

@@ -8,10 +8,10 @@ result back or throw the exception in. The details of each step are in ``prepare
 use.
 
 The modules of the flow import nothing that does I/O. Five calls on the values that they are given
-are no effects, because each takes microseconds and happens in every call: the clock, the random
-bytes, the signature, the check of revocations (``AuditLog.refusal``) and the check for a request
-(``Approvals.has``). On a state directory the one reads the head of the log, and the other asks for
-the status of a file.
+are no effects, because each usually takes microseconds and happens in every call: the clock, the
+random bytes, the signature, the check of revocations (``AuditLog.refusal``) and the check for a
+request (``Approvals.has``). On a state directory the first check reads the head of the log, and
+verifies it where another process has written it. The second asks for the status of a file.
 
 Fail closed: whatever goes wrong before the tool runs ends as a refusal with a reason code, which
 is signed and appended like any other as long as the log can be written.
@@ -48,8 +48,8 @@ _FINAL_FOR_THE_REQUEST: Final = frozenset(
 )
 """Reason codes of the refusals after which nobody needs the request for an approval any more."""
 
-_FIRST: Final = (ApprovalError, CallError, DelegationError)
-"""The errors of a commit that came after another call's, or after a revocation."""
+_OVERTAKEN: Final = (ApprovalError, CallError, DelegationError)
+"""The errors of a commit before which another call or a revocation was committed."""
 
 
 def evaluate(call: CallInput) -> Generator[Effect, Any, Decision]:
@@ -118,7 +118,7 @@ def _authorize(attempt: Attempt) -> Generator[Effect, Any, None]:
     record, ruling = _authorization(attempt, envelope, ruling)
     try:
         place = yield from _append(record, attempt, ruling)  # 7
-    except _FIRST as error:  # another call or a revocation was first
+    except _OVERTAKEN as error:  # another call or a revocation was first
         ruling = ruling.refused(Decision.of_error(error))
         record, ruling = _authorization(attempt, envelope, ruling)
         place = yield from _append(record, attempt, ruling)
@@ -186,7 +186,7 @@ def _append(record: Record, attempt: Attempt, ruling: Ruling) -> Generator[Effec
     names = prepared.authority.names if ruling.runs else None
     try:
         place: LogPlace = yield Do(partial(prepared.ports.log.append, record, names=names))
-    except _FIRST:
+    except _OVERTAKEN:
         raise
     except Exception as error:
         is_unknown = isinstance(error, AgentguardError) and error.code == "storage.unknown"

@@ -16,6 +16,7 @@ from agentguard.audit.kinds.receiver import KnownRequest, ReceivedRequest
 from agentguard.call.plain import discarded, require_plain
 from agentguard.delegation.grant import is_audience
 from agentguard.errors import ConfigError, ProofError
+from agentguard.identity.revocation import Revocations
 from agentguard.identity.trust import TrustDocument
 from agentguard.proof import call_proof, receipt
 from agentguard.proof.bound_request import BoundRequest
@@ -28,7 +29,6 @@ from agentguard.proof.verification import (
     Chains,
     Known,
     RequestCaller,
-    RevokedNames,
     UnknownChainError,
     UsedProofs,
     as_proof_error,
@@ -78,7 +78,7 @@ class _Verifier:
         store: UsedProofs,
         *,
         chains: Chains | None,
-        revocations: RevokedNames | Mapping[str, RevokedNames | None] | None,
+        revocations: Revocations | Mapping[str, Revocations | None] | None,
         issuers: Mapping[str, str] | None,
         log: RequestLog | None,
         clock: Callable[[], float],
@@ -164,7 +164,7 @@ class Receiver(_Verifier):
         store: ReceiverStore,
         *,
         audience: str | None = None,
-        revocations: RevokedNames | Mapping[str, RevokedNames | None] | None = None,
+        revocations: Revocations | Mapping[str, Revocations | None] | None = None,
         accepts_plain_dpop: bool = False,
         issuers: Mapping[str, str] | None = None,
         log: RequestLog | None = None,
@@ -289,7 +289,7 @@ class CallReceiver(_Verifier):
         trust: TrustDocument | Sequence[TrustDocument],
         store: UsedProofs,
         *,
-        revocations: RevokedNames | Mapping[str, RevokedNames | None] | None = None,
+        revocations: Revocations | Mapping[str, Revocations | None] | None = None,
         issuers: Mapping[str, str] | None = None,
         log: RequestLog | None = None,
         clock: Callable[[], float] = time.time,
@@ -340,7 +340,7 @@ def _record(record: Callable[[], object]) -> None:
 
 def _require_plain_parts(
     store: object,
-    revocations: RevokedNames | Mapping[str, RevokedNames | None] | None,
+    revocations: Revocations | Mapping[str, Revocations | None] | None,
     log: RequestLog | None,
     clock: Callable[[], float],
 ) -> None:
@@ -367,7 +367,7 @@ def require_audience(name: object) -> None:
 
 def _require_clear_trust(
     trusted: Sequence[TrustDocument],
-    revocations: RevokedNames | Mapping[str, RevokedNames | None] | None,
+    revocations: Revocations | Mapping[str, Revocations | None] | None,
 ) -> None:
     """Raise ``ConfigError`` where it is in doubt whose keys or whose revocations count."""
     if not trusted:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, Protocol
@@ -30,6 +29,7 @@ from agentguard.errors import (
     VerificationError,
 )
 from agentguard.identity import credential
+from agentguard.identity.revocation import Revocations
 from agentguard.identity.trust import TrustDocument
 from agentguard.proof import dpop, headers
 from agentguard.proof.bound_request import BoundRequest
@@ -121,16 +121,6 @@ class Chains(Protocol):
         """
 
 
-class RevokedNames(Protocol):
-    """Knows which names are revoked (``identity.revocation.Revocations`` in part)."""
-
-    def refusal(self, names: AbstractSet[str]) -> tuple[str, str] | None:
-        """Return the code and the reason why no bearer of ``names`` may act; None for none.
-
-        Raises ``StorageError``.
-        """
-
-
 class UnknownChainError(ProofError):
     """The receiver has not got the chain that an access token names: send the chain, and repeat.
 
@@ -157,7 +147,7 @@ class Known(NamedTuple):
     issuers: Mapping[str, str]
     used: UsedProofs
     chains: Chains | None
-    revocations: RevokedNames | Mapping[str, RevokedNames | None] | None
+    revocations: Revocations | Mapping[str, Revocations | None] | None
     tokens: Tokens
 
 
@@ -275,8 +265,8 @@ def _as_of(presented: PresentedCaller, at: int) -> int:
 
 
 def _of_domain(
-    revocations: RevokedNames | Mapping[str, RevokedNames | None] | None, trust_domain: str
-) -> RevokedNames | None:
+    revocations: Revocations | Mapping[str, Revocations | None] | None, trust_domain: str
+) -> Revocations | None:
     if not isinstance(revocations, Mapping):
         return revocations
     if trust_domain not in revocations:
@@ -285,7 +275,7 @@ def _of_domain(
     return revocations[trust_domain]
 
 
-def _require_unrevoked(token: AccessToken, revocations: RevokedNames | None) -> None:
+def _require_unrevoked(token: AccessToken, revocations: Revocations | None) -> None:
     names = token.chain.names | {token.jti}
     refused: object = None if revocations is None else revocations.refusal(names)
     match refused:

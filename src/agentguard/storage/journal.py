@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from agentguard.audit.log import AuditLog
-from agentguard.call.journal import MAX_RESULT, JournalEntry, State
+from agentguard.call.journal import MAX_RESULT, EntryState, JournalEntry
 from agentguard.errors import AgentguardError, StorageError
 from agentguard.storage.seal import Keys, Seal, SignedFolder
 
 FOLDER: Final = "journal"
 _TYPE: Final = "application/vnd.agentguard.journal+json"
 _MAX_BYTES: Final = 4 * MAX_RESULT
-_WITHOUT_PAGE: Final[Mapping[str, State]] = {
+_WITHOUT_PAGE: Final[Mapping[str, EntryState]] = {
     "begun": "begun",
     "unknown": "unknown",
     "resolved": "unreplayable",

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -17,22 +16,31 @@ from typing import Final, NamedTuple
 from agentguard.audit import head as heads
 from agentguard.audit.head import Head
 from agentguard.audit.map import Cache, Map, Overlay
-from agentguard.audit.state import State
+from agentguard.audit.state import DENYING, State
 from agentguard.errors import AgentguardError, DecodeError, StorageError
 from agentguard.identity.trust import TrustDocument
 from agentguard.signing.canonical import b64_decode, b64_encode
 from agentguard.storage import files
+from agentguard.store.log import StoreLog
 
 _MAX_BYTES: Final = 64 << 20
 
 
-def dumps(note: bytes, nodes: Mapping[str, bytes]) -> bytes:
-    """Return the file of a head's signed note and the nodes of its map, by their addresses.
+def of(log: StoreLog) -> bytes:
+    """Return the file of a log: the signed note of its head, an empty line, and a line a node.
 
-    A line for each node follows the note and an empty line.
+    Raises ``StorageError``, also for a file that is too long for its receivers.
     """
+    note, nodes = log.proof(DENYING)
     lines = (f"/{at} {b64_encode(node)}\n".encode() for at, node in sorted(nodes.items()))
-    return note + b"\n" + b"".join(lines)
+    data = note + b"\n" + b"".join(lines)
+    if len(data) > _MAX_BYTES:
+        message = (
+            f"the file would have {len(data)} bytes, and a receiver reads {_MAX_BYTES} at most: "
+            "too many log-outs and surrenders have not ended; write the file again later"
+        )
+        raise StorageError(message)
+    return data
 
 
 class _Known(NamedTuple):

@@ -20,8 +20,8 @@ from agentguard.audit.entry import LOG, LogPlace, Record, parse_time
 from agentguard.audit.head import Head
 from agentguard.audit.kinds.announcements import ExpiryEntry
 from agentguard.audit.kinds.calls import UnsignedOutcome
-from agentguard.audit.map import Overlay
-from agentguard.audit.state import State, Unrefused
+from agentguard.audit.map import Map, Overlay
+from agentguard.audit.state import DENYING, State
 from agentguard.errors import DelegationError
 from agentguard.signing import dsse
 from agentguard.signing.dsse import JointSignature
@@ -37,7 +37,41 @@ MAX_UNSIGNED: Final = 256
 _MOST_ENDED: Final = 64
 """The most keys of the map that one entry takes away."""
 
+_MOST_BEARERS: Final = 4096
+
 T = TypeVar("T")
+
+
+class RefusalCache:
+    """Bearers of names whom nobody refuses, as long as no key of what denies changes.
+
+    Every call asks twice, before the policy and in its commit. Safe from many threads.
+    """
+
+    def __init__(self) -> None:
+        # the root of a map, the versions of what denies there, and the bearers
+        self._known: tuple[bytes | None, object, set[AbstractSet[str]]] = (None, None, set())
+
+    def has_none(self, root: bytes | None, names: AbstractSet[str]) -> bool:
+        """Whether it is known that the map of this root refuses no bearer of these names."""
+        known, _versions, bearers = self._known
+        return root is not None and root == known and names in bearers
+
+    def of(self, values: Map, names: AbstractSet[str]) -> tuple[str, str] | None:
+        """Return the code and the reason with which a bearer of these names is refused, or None."""
+        if self.has_none(values.root, names):
+            return None
+        _root, known, bearers = self._known
+        versions = [values.version(kind) for kind in DENYING]
+        if versions != known or len(bearers) >= _MOST_BEARERS:
+            bearers = set()
+        if names not in bearers:
+            refused = State(Overlay(values)).refusal(names)
+            if refused is not None:
+                return refused
+            bearers.add(frozenset(names))
+        self._known = values.root, versions, bearers
+        return None
 
 
 class StoreLog:
@@ -51,7 +85,7 @@ class StoreLog:
         # By the digest of the statement, oldest first; any thread may read. The place of each in
         # the queue is kept from the first: whatever interrupts a signing, one entry is written.
         self._unsigned: dict[str, tuple[UnsignedOutcome, Queued]] = {}
-        self._unrefused = Unrefused()
+        self._refusals = RefusalCache()
         self._seen: tuple[Head, Checkpoint, datetime] | None = None
         fork.in_each_child(self._leave_to_parent)
         store.before_flush = self._sign_waiting
@@ -94,7 +128,7 @@ class StoreLog:
         """
 
         def job(tx: Transaction) -> int:
-            refused = None if names is None else self._unrefused.refusal(tx, names)
+            refused = None if names is None else self._refusals.of(tx.below, names)
             if refused is not None:
                 raise DelegationError(refused[1], code=refused[0])
             if check is not None:
@@ -117,9 +151,9 @@ class StoreLog:
     def refusal(self, names: AbstractSet[str]) -> tuple[str, str] | None:
         """Return the code and the reason with which a bearer of these names is refused, or None."""
         # no other process writes a log in memory: a look waits for no commit
-        if not self._store.is_shared and self._unrefused.has(self._store.seen.map_root, names):
+        if not self._store.is_shared and self._refusals.has_none(self._store.seen.map_root, names):
             return None
-        return self._store.look(lambda values: self._unrefused.refusal(Overlay(values), names))
+        return self._store.look(lambda values: self._refusals.of(values, names))
 
     def enqueue(self, record: Record | UnsignedOutcome) -> None:
         """Queue ``record``, which becomes durable with the next append, or within 50 ms.

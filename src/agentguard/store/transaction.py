@@ -24,9 +24,6 @@ class Transaction(Overlay):
         self.at: Final = batch.at
         """The time of the commit (RFC 3339): no entry before is newer."""
 
-        self.head: Final = batch.head
-        """The head that the job decides by."""
-
         self.ends: list[tuple[int, bytes]] = []
         self.looked_at: list[tuple[int, bytes]] = []
         self.records: list[Record] = []

@@ -20,13 +20,13 @@ from wrong_answers import WRONG, coroutine_functions
 
 from agentguard.delegation.access_token import CHAIN_CLAIM
 from agentguard.errors import AgentguardError, ConfigError, ProofError
+from agentguard.identity.revocation import Revocations
 from agentguard.proof import CallReceiver, ProofStore, Receiver
 from agentguard.proof.headers import decode_chain
 from agentguard.proof.receiver import ReceiverStore, RequestLog
-from agentguard.proof.verification import RevokedNames
 from agentguard.signing import jws
 
-PORTS = {"store": ReceiverStore, "revocations": RevokedNames, "log": RequestLog}
+PORTS = {"store": ReceiverStore, "revocations": Revocations, "log": RequestLog}
 RIGHT = {
     "store.use": {"none"},
     "store.keep_chain": {"none"},

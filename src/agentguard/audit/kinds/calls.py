@@ -492,7 +492,7 @@ class Ended(Declared, forbid_unknown_fields=False):
     suspended: bool = False
 
 
-_RUN_ONCE: Final[Mapping[Status, str]] = {"ok": "ran", "unknown": "unknown"}
+_RUN_ONCE: Final[Mapping[Status, Literal["ran", "unknown"]]] = {"ok": "ran", "unknown": "unknown"}
 """What becomes of a call in the journal, by its outcome; after any other one, it may run again."""
 
 
@@ -632,8 +632,8 @@ class UnsignedOutcome(NamedTuple):
     def signed(self, joint: JointSignature | None = None, *, settles: bool = False) -> Record:
         """Return the entry, signed jointly with other statements, or without ``joint`` alone.
 
-        Only the outcome of a call in the journal changes something for later calls (``settles``);
-        no other one is read for it. Raises what the signer raises.
+        ``settles`` says that the call is in the journal. Without it the record has no entry, so
+        that no commit decodes a statement that changes nothing. Raises what the signer raises.
         """
         if joint is None:
             envelope = dsse.seal(self.payload, self.signer)

@@ -76,13 +76,7 @@ def live(location: Location, trust: TrustDocument, uri: str) -> list[LiveDelegat
     unended = [chain for chain in chains.values() if now < chain.leaf.expires_at]
     with closing(location.log(trust)) as log:
         return log.look(
-            lambda state: [
-                # a revocation is named first: it outlasts a freeze
-                LiveDelegation(
-                    chain, state.refusal_of_names(chain.names) or state.refusal(chain.names)
-                )
-                for chain in unended
-            ]
+            lambda state: [LiveDelegation(chain, state.refusal(chain.names)) for chain in unended]
         )
 
 

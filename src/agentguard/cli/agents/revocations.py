@@ -8,7 +8,6 @@ from __future__ import annotations
 from contextlib import closing
 from pathlib import Path
 
-from agentguard.audit.state import DENYING
 from agentguard.cli.terminal import files, location
 from agentguard.cli.terminal.options import ANCHOR, CONFIG, FORCE, OUTPUT, STATE, command
 from agentguard.storage import published_revocations
@@ -24,6 +23,6 @@ def revocations(
     """
     where, trust = location.trusted_log(config, state, anchor, None)
     with closing(where.log(trust.document)) as log:
-        document = published_revocations.dumps(*log.proof(DENYING))
+        document = published_revocations.of(log)
     with files.new(output, force=force) as file:
         file.write(document)

@@ -226,21 +226,24 @@ def _inbox(config: Path | None) -> Iterator[ApprovalInbox]:
     """Open the inbox of a configuration: that of its state, or of its guard server."""
     settings = location.load(config)
     if settings.server is None or not client_side.is_client(settings):
-        yield _own_inbox(config)
+        with _own_inbox(config) as inbox:
+            yield inbox
         return
     with closing(served.configured(settings.server, settings.telemetry, None)) as parts:
         yield parts.inbox()
 
 
-def _own_inbox(config: Path | None) -> ApprovalInbox:
-    """Return the inbox of a state, which compares each request with the log."""
+@contextmanager
+def _own_inbox(config: Path | None) -> Iterator[ApprovalInbox]:
+    """Open the inbox of a state, which compares each request with the log."""
     settings = location.load_own(config)
     where, trust = location.trusted_log(config, None, None, None)
     domain.refuse_links(where.state)
     document = trust.document
-    store = FileApprovals(where.state, where.log(document), lambda: document)
-    history = LoggedHistory(where.reader, times.now)
-    return ApprovalInbox(store, settings.roster, times.now, history=history)
+    with closing(where.log(document)) as log:
+        store = FileApprovals(where.state, log, lambda: document)
+        history = LoggedHistory(where.reader, times.now)
+        yield ApprovalInbox(store, settings.roster, times.now, history=history)
 
 
 @contextmanager

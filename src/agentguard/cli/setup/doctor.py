@@ -44,7 +44,6 @@ from agentguard.identity.trust import TrustDocument
 from agentguard.policy.engine import Engine
 from agentguard.storage import journal_secret
 from agentguard.store import sqlite
-from agentguard.store.state_log import open_log
 from agentguard.telemetry import Settings
 
 _POLICY: Final = "policy"
@@ -379,8 +378,8 @@ def _log(settings: Config) -> Iterator[Finding]:
         yield Finding("warn", "log", what)
     if report.in_doubt:
         yield Finding("warn", "log", _doubt(report.in_doubt))
-    yield from _denials(settings, trust.document, is_log_sound=report.ok)
-    yield from doctor_approvals.requests(settings, trust.document)
+    yield from _denials(log, settings, trust.document, is_log_sound=report.ok)
+    yield from doctor_approvals.requests(log, settings, trust.document)
     of_gateways: frozenset[str] = frozenset()
     if settings.mcp:
         from agentguard.cli.setup import doctor_mcp  # noqa: PLC0415  few have a gateway
@@ -389,11 +388,12 @@ def _log(settings: Config) -> Iterator[Finding]:
     yield from doctor_tools.findings(settings, log_of_tools, of_gateways)
 
 
-def _denials(settings: Config, trust: TrustDocument, *, is_log_sound: bool) -> Iterator[Finding]:
+def _denials(
+    where: Location, settings: Config, trust: TrustDocument, *, is_log_sound: bool
+) -> Iterator[Finding]:
     """Report the freeze, and the revoked agents and principals of the configuration."""
     try:
-        keys = partial(trust.keys_for, "log")
-        with closing(open_log(settings.state, settings.anchor, trust.log, keys)) as log:
+        with closing(where.log(trust)) as log:
             is_frozen, revoked = log.look(partial(_denied, settings))
     except AgentguardError as error:
         if is_log_sound:  # the problems of a damaged log are findings already

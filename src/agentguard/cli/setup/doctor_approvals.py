@@ -6,6 +6,7 @@ The checks see a requirement only where the text of the policy states it (``Stat
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from datetime import UTC, datetime
 
 from agentguard.approvals.inbox import ApprovalInbox
@@ -13,13 +14,13 @@ from agentguard.approvals.quorum import unmeetable
 from agentguard.call.decision import Requirement
 from agentguard.cli.setup.finding import Finding
 from agentguard.cli.terminal import screen, times
+from agentguard.cli.terminal.location import Location
 from agentguard.domain.config import Config
 from agentguard.errors import AgentguardError
 from agentguard.identity.trust import TrustDocument, seconds
 from agentguard.policy.engine import Engine, StatesRequirements
 from agentguard.spelling import did_you_mean
 from agentguard.storage.approval_files import FileApprovals
-from agentguard.store.state_log import open_log
 
 
 def approvals(settings: Config, engine: Engine | None) -> Iterator[Finding]:
@@ -106,14 +107,14 @@ def _owners(settings: Config) -> Iterator[Finding]:
             yield Finding("warn", f"agent {name}", what)
 
 
-def requests(settings: Config, trust: TrustDocument) -> Iterator[Finding]:
+def requests(where: Location, settings: Config, trust: TrustDocument) -> Iterator[Finding]:
     """Check the open requests against the log."""
     try:
-        log = open_log(settings.state, settings.anchor, trust.log, lambda: trust.keys_for("log"))
-        store = FileApprovals(settings.state, log, lambda: trust)
-        pending = [request for _key, request in store.pending()]
-        inbox = ApprovalInbox(store, settings.roster, times.now)
-        altered, unused = inbox.altered(), inbox.expired_approved()
+        with closing(where.log(trust)) as log:
+            store = FileApprovals(settings.state, log, lambda: trust)
+            pending = [request for _key, request in store.pending()]
+            inbox = ApprovalInbox(store, settings.roster, times.now)
+            altered, unused = inbox.altered(), inbox.expired_approved()
     except AgentguardError as error:
         yield Finding("fail", "requests", str(error))
         return
