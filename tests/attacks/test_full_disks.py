@@ -133,7 +133,7 @@ def test_a_full_disk_stops_calls_and_no_freeze(place, anchor, running):
         *while_full[1],
         "none",
         *while_full[2],
-        *(["domain.frozen domain.frozen"] if running == "running" else []),
+        *(["domain.frozen delegation.revoked"] if running == "running" else []),
         "none",
         "none delegation.revoked",
         "True",

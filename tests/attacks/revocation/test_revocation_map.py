@@ -171,7 +171,9 @@ def test_the_twin_of_the_forged_ones(scene):
     written(scene, RevocationEntry.new(admin, "user:alice", note="n", at=at))
     assert scene.denied() == ALL_OF_ALICE
     written(scene, FreezeEntry.new(admin, "acme.example", frozen=True, sequence=7, note="n", at=at))
-    assert set(scene.calls().values()) == {"domain.frozen"}
+    found = scene.calls()
+    assert {found.pop(name) for name in ALL_OF_ALICE} == {"delegation.revoked"}
+    assert set(found.values()) == {"domain.frozen"}
     assert scene.place.examine().problems == ()
 
 

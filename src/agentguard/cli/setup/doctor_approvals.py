@@ -115,6 +115,9 @@ def requests(where: Location, settings: Config, trust: TrustDocument) -> Iterato
             pending = [request for _key, request in store.pending()]
             inbox = ApprovalInbox(store, settings.roster, times.now)
             altered, unused = inbox.altered(), inbox.expired_approved()
+            now = seconds(times.now())
+            open_requests = [request for request in pending if now < request.expires_at]
+            answered = [request for request in open_requests if inbox.missing(request) is None]
     except AgentguardError as error:
         yield Finding("fail", "requests", str(error))
         return
@@ -125,9 +128,6 @@ def requests(where: Location, settings: Config, trust: TrustDocument) -> Iterato
             "who can write the state"
         )
         yield Finding("fail", "requests", what)
-    now = seconds(times.now())
-    open_requests = [request for request in pending if now < request.expires_at]
-    answered = [request for request in open_requests if inbox.missing(request) is None]
     waiting = [request for request in open_requests if request not in answered]
     if answered:
         many = screen.count(len(answered), "request is", "requests are")
