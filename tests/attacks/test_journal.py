@@ -6,17 +6,18 @@ process dies in between is tried in test_approved_crashes.py.
 
 from __future__ import annotations
 
-import shutil
 from typing import Any
 
 import pytest
+from tests.support.state_pages import pages, put, put_text
 
 from agentguard import Decision, Denied, Guard, adapters
 from agentguard.adapters import Arguments, CallOptions, CallSite, Invocation
 from agentguard.call.journal import JournalEntry
 from agentguard.errors import DecodeError, EncodeError
-from agentguard.signing.canonical import b64_decode, b64_encode, dumps, loads_object
-from agentguard.storage.journal import FOLDER
+from agentguard.signing.keys import Ed25519Signer
+from agentguard.store.journal import FOLDER
+from agentguard.store.sealed_pages import data_of, sealed
 
 
 class Codec:
@@ -258,10 +259,6 @@ async def test_async_calls_are_kept_as_well(run):
 # --- on disk --------------------------------------------------------------------------------------
 
 
-def pages(place: Any) -> list[Any]:
-    return sorted((place.config.state / FOLDER).iterdir())
-
-
 def test_another_process_goes_on(place, ran):
     with place.open() as guard:
         Run(guard, ran)(1)
@@ -272,48 +269,47 @@ def test_another_process_goes_on(place, ran):
 
 
 def test_a_page_that_somebody_has_written_without_the_logs_key_refuses(place, ran):
+    state = place.config.state
     with place.open() as guard:
         Run(guard, ran)(1)
-    (path,) = pages(place)
-    good = path.read_bytes()
-    document: Any = loads_object(good)
-    forged = {**document, "page": JournalEntry("0" * 32, "done", b"a million").dumps().hex()}
-    other = JournalEntry.loads(b64_decode(document["page"]))._replace(result=b"a million").dumps()
-    altered = {**document, "page": b64_encode(other)}
-    for data in (dumps(forged), dumps(altered), b"", b"{}", good[:-1], b" " + good[:-1]):
-        path.write_bytes(data)
-        with place.open() as guard, pytest.raises(Denied, match="restore the file") as denied:
+    ((name, good),) = pages(state, FOLDER).items()
+    _start, said = good[: -len(data_of(good))], data_of(good)
+    other = JournalEntry.loads(said)._replace(result=b"a million").dumps()
+    forged = sealed(said, name, Ed25519Signer.from_seed(bytes(32)))
+    for data in (_start + other, forged, b"", b"{}", good[:-1], b" " + good[:-1]):
+        put(state, name, data)
+        with place.open() as guard, pytest.raises(Denied, match="restore the state") as denied:
             Run(guard, ran)(1)
         assert denied.value.code == "storage.corrupt"
-    path.unlink()  # no remedy: the log knows the call
+    put(state, name, None)  # no remedy: the log knows the call
     with place.open() as guard:
         assert Run(guard, ran).refused(1) == "journal.missing"
-    path.write_bytes(good)
+    put(state, name, good)
     with place.open() as guard:
         assert Run(guard, ran)(1) == "paid 1"
     assert ran == [1]
 
 
 def test_a_page_of_another_call_is_none_of_this_one(place, ran):
+    state = place.config.state
     with place.open() as guard:
         Run(guard, ran)(1)
-    (first,) = pages(place)
+    ((first, page),) = pages(state, FOLDER).items()
     with place.open() as guard:
         Run(guard, ran)(2)
-    (second,) = [path for path in pages(place) if path != first]
-    shutil.copy(first, second)
+    (second,) = {*pages(state, FOLDER)} - {first}
+    put(state, second, page)
     with place.open() as guard:
         assert Run(guard, ran).refused(2) == "storage.corrupt"
         assert Run(guard, ran)(1) == "paid 1"
 
 
-def test_a_page_that_can_not_be_read_refuses_its_call_alone(place, ran):
+def test_a_page_that_is_no_data_refuses_its_call_alone(place, ran):
     with place.open() as guard:
         Run(guard, ran)(1)
-    (path,) = pages(place)
-    path.unlink()
-    path.mkdir()
+    (name,) = pages(place.config.state, FOLDER)
+    put_text(place.config.state, name)
     with place.open() as guard:
         run = Run(guard, ran)
-        assert run.refused(1) == "storage.readonly"
+        assert run.refused(1) == "storage.corrupt"
         assert run(2) == "paid 2"

@@ -22,7 +22,7 @@ from agentguard.audit.kinds import parse_entry
 from agentguard.audit.kinds.administration import ResolutionEntry
 from agentguard.domain import keystore
 from agentguard.domain.verify import examine
-from agentguard.storage.journal import LoggedJournal
+from agentguard.store.journal import LoggedJournal
 from agentguard.store.reader import StoredLog
 from agentguard.store.sqlite import path_in
 
@@ -172,7 +172,7 @@ class Calls:
             if in_doubt:
                 log = runtime_of(guard).current_ports().log
                 patch.setattr(log, "append", only_signed(log.append))
-                patch.setattr(LoggedJournal, "finish", lambda *_given: 1 / 0)
+                patch.setattr(LoggedJournal, "keeping", lambda *_given: 1 / 0)
             tool = note(guard, self.ran)
             call = Invocation.bind(
                 tool.spec, lambda: Arguments.of({"what": what}), CallSite(what, thread="t")

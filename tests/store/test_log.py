@@ -38,12 +38,12 @@ def test_what_is_enqueued_comes_before_what_is_appended_after(place):
     assert log.append(record("second")).index == 1
     assert (log.head.origin, log.head.size) == (LOG, 2)
 
-    def check() -> None:
+    def check(_pages) -> None:
         if log.seen.size != 2:
             raise StorageError("another one wrote", code="storage.locked")
 
-    assert log.append(record("third"), check=check).index == 2
-    refused(lambda: log.append(record("fourth"), check=check), "storage.locked")
+    assert log.append(record("third"), within=check).index == 2
+    refused(lambda: log.append(record("fourth"), within=check), "storage.locked")
     assert log.head.size == 3
     log.close()
     assert log.closed

@@ -22,7 +22,7 @@ from agentguard.call.invocation import timestamp
 from agentguard.call.releases import RequestRecord
 from agentguard.domain import administration, adoption, domain, handover, rotation
 from agentguard.domain.keystore import LONG_LIVED, load_trust
-from agentguard.storage.journal import LoggedJournal
+from agentguard.store.journal import LoggedJournal
 from agentguard.store.reader import StoredLog
 
 MERGED, KEPT, SPARE, LATE, WAITING, BAD, GONE, OVER = (
@@ -186,7 +186,7 @@ def _die(call: Call, scene: Scene) -> None:
     log: Any = runtime_of(dying).current_ports().log
     agent = scene.agent(dying, call.agent)
     with (
-        patch.object(LoggedJournal, "finish", die),
+        patch.object(LoggedJournal, "keeping", die),
         patch.object(type(log), "append", _first_only(log.append, die)),
         suppress(Crash),
     ):

@@ -21,6 +21,19 @@ from agentguard.signing.keys import Signer
 T = TypeVar("T")
 
 
+class Pages(Protocol):
+    """The pages beside the log, as a commit sees and writes them; no head covers a page."""
+
+    def page(self, name: str) -> bytes | None:
+        """Return a page; None for none."""
+
+    def pages(self, folder: str) -> dict[str, bytes]:
+        """Return the pages whose names begin with ``folder`` and a slash, in the order of names."""
+
+    def write_page(self, name: str, data: bytes | None) -> None:
+        """Write a page in the place of an earlier one, or remove it (None)."""
+
+
 class AuditLog(Protocol):
     """An append-only log of one order; safe to use from many threads and processes."""
 
@@ -41,11 +54,18 @@ class AuditLog(Protocol):
     def refusal(self, names: AbstractSet[str]) -> tuple[str, str] | None:
         """Return the code and the reason why a bearer of ``names`` is refused now, or None."""
 
-    def append(self, record: Record, *, names: AbstractSet[str] | None = None) -> LogPlace:
+    def append(
+        self,
+        record: Record,
+        *,
+        names: AbstractSet[str] | None = None,
+        within: Callable[[Pages], object] | None = None,
+    ) -> LogPlace:
         """Make ``record``, and all signed records enqueued before, durable; return its place.
 
-        Raises ``DelegationError`` where a bearer of ``names`` may act no more by then,
-        ``StorageError``, and what ``Entry.change`` raises: the record is not in the log then.
+        ``within`` may write pages in the same commit. Raises ``DelegationError`` where a bearer of
+        ``names`` may act no more by then, ``StorageError``, and what ``within`` and
+        ``Entry.change`` raise: nothing is written then.
         """
 
     def enqueue(self, record: Record | UnsignedOutcome) -> None:

@@ -3,7 +3,7 @@
 A framework that resumes a run makes its earlier calls again. A call's journal entry decides what
 happens then: the call runs, the stored result is replayed, or the call is denied because nobody
 knows whether the tool ran. This module has the values and the protocols. ``flow/attempt.py`` uses
-them; ``storage/journal.py`` reads them from the log and the pages beside it.
+them; ``store/journal.py`` reads them from the log and the pages beside it.
 """
 
 from __future__ import annotations
@@ -170,8 +170,8 @@ class Journal(Protocol):
     def read(self, key: str) -> JournalEntry | None:
         """Return the entry of a call; None where the call is new."""
 
-    def finish(self, key: str, entry: JournalEntry) -> None:
-        """Keep the result of a call, before its outcome is in the log."""
+    def keeping(self, key: str, entry: JournalEntry) -> Callable[[Any], None]:
+        """Return what keeps the result of a call in the commit of its outcome (``AuditLog``)."""
 
 
 class RunStore(Protocol):

@@ -44,7 +44,8 @@ from agentguard.identity import credential
 from agentguard.identity.principal import is_principal
 from agentguard.identity.trust import TrustDocument
 from agentguard.signing.keys import Secret, Signer
-from agentguard.storage import journal, reserve, state_lock
+from agentguard.storage import reserve, state_lock
+from agentguard.store import journal
 from agentguard.store.log import StoreLog
 from agentguard.store.sqlite import erase as erase_attachments
 from agentguard.store.sqlite import path_in
@@ -102,7 +103,7 @@ def resolve(
                 ResolutionEntry.new(admin, call.place, ran=ran, note=note, at=at),
                 # what came since is looked at while nobody writes: an outcome before a resolution,
                 # or two that contradict each other, would be a false statement
-                check=lambda: _require_doubt(reader, call, domain.trust, end - 1),
+                within=lambda _pages: _require_doubt(reader, call, domain.trust, end - 1),
             )
     return recorded
 
@@ -135,12 +136,12 @@ def erase(
                 erasures.append(
                     log.append(ErasureEntry.new(admin, attempt.place, note=note, at=at))
                 )
+            journal.erase(log, {one.place.invocation_id for one in attempts})
         indices: list[int] = []
         for call in attempts:
             outcomes = entries_about_call(reader, (OutcomeEntry,), call.entry)
             indices += [call.place.index, *(found.index for found in outcomes)]
     place, *repeats = (call.place for call in attempts)
-    journal.erase(domain.pages(), {one.invocation_id for one in (place, *repeats)})
     removed = erase_attachments(path_in(settings.state), indices)
     return Erased(place, erasures[0], removed, tuple(repeats))
 

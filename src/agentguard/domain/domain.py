@@ -32,18 +32,16 @@ from agentguard.storage import (
     approval_files,
     claim,
     files,
-    journal,
     reserve,
     state_location,
     state_lock,
 )
 from agentguard.storage.approval_files import FileApprovals
-from agentguard.storage.journal import LoggedJournal
-from agentguard.storage.runs import FileRuns
-from agentguard.storage.seal import SignedFolder
 from agentguard.store import sqlite
+from agentguard.store.journal import LoggedJournal
 from agentguard.store.log import StoreLog
 from agentguard.store.reader import StoredLog
+from agentguard.store.sealed_pages import SealedPages, runs
 from agentguard.store.sqlite import path_in
 from agentguard.store.state_log import open_log
 from agentguard.store.store import first_head
@@ -109,8 +107,8 @@ class StateDomain:
             self.settings.state, log, self._trust_by_now, limits, self._keys_by_now, record
         )
 
-    def journal(self, log: AuditLog) -> LoggedJournal:
-        """Return the journal, with its pages in the state's folder, which the log's key signs."""
+    def journal(self, log: StoreLog) -> LoggedJournal:
+        """Return the journal, whose pages the log's key signs."""
         state = self.settings.state
 
         def secret() -> bytes:
@@ -119,15 +117,11 @@ class StateDomain:
 
             return journal_secret.secret(state, self._trust_by_now(), self.log_key)
 
-        return LoggedJournal(log, self.pages(), secret)
+        return LoggedJournal(log, self._keys_by_now, secret)
 
-    def pages(self) -> SignedFolder:
-        """Return the pages of the journal, which the log's key signs."""
-        return journal.pages(self.settings.state, self._keys_by_now)
-
-    def runs(self) -> FileRuns:
-        """Return the runs in the state's folder, each file of which the log's key signs."""
-        return FileRuns(self.settings.state, self._keys_by_now)
+    def runs(self, log: StoreLog) -> SealedPages:
+        """Return the runs, whose pages the log's key signs."""
+        return runs(log, self._keys_by_now)
 
     def _keys_by_now(self) -> tuple[Signer, TrustDocument]:
         return self.log_key, self._trust_by_now()

@@ -22,10 +22,11 @@ from agentguard.errors import ConfigError, StorageError
 from agentguard.flow.ports import Clock
 from agentguard.identity.trust import TrustDocument
 from agentguard.signing.keys import Signer
-from agentguard.storage.journal import LoggedJournal
-from agentguard.storage.memory_state import MemoryApprovals, MemoryRuns
+from agentguard.storage.memory_state import MemoryApprovals
+from agentguard.store.journal import LoggedJournal
 from agentguard.store.log import StoreLog
 from agentguard.store.reader import StoredLog
+from agentguard.store.sealed_pages import SealedPages, runs
 from agentguard.store.sqlite import MemoryEngine
 from agentguard.store.store import Store, first_head
 
@@ -64,14 +65,17 @@ class MemoryDomain:
         """Return a new store of requests, in memory."""
         return MemoryApprovals(limits, log, record)
 
-    def journal(self, log: AuditLog) -> LoggedJournal:
-        """Return a new journal, with its pages in memory."""
+    def journal(self, log: StoreLog) -> LoggedJournal:
+        """Return a new journal."""
         secret = os.urandom(32)
-        return LoggedJournal(log, MemoryRuns(), lambda: secret)
+        return LoggedJournal(log, self._keys, lambda: secret)
 
-    def runs(self) -> MemoryRuns:
-        """Return a new store of runs, in memory."""
-        return MemoryRuns()
+    def runs(self, log: StoreLog) -> SealedPages:
+        """Return the runs."""
+        return runs(log, self._keys)
+
+    def _keys(self) -> tuple[Signer, TrustDocument]:
+        return self.log_key, self.trust
 
     def renewed(self) -> None:
         """Return None: nobody can rotate the keys of a domain in memory."""

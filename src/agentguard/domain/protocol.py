@@ -59,11 +59,11 @@ class Domain(Protocol):
         ``log`` has what became of requests, and ``record`` puts their ends on record.
         """
 
-    def journal(self, log: AuditLog) -> Journal:
+    def journal(self, log: StoreLog) -> Journal:
         """Return the journal of the calls that a framework may make again."""
 
-    def runs(self) -> RunStore:
-        """Return the store of the adapters' records of runs that continue later."""
+    def runs(self, log: StoreLog) -> RunStore:
+        """Return the store of the adapters' records of runs that continue later, beside the log."""
 
     def renewed(self) -> Domain | None:
         """Return the domain with the present keys if they were rotated or revoked, else None."""

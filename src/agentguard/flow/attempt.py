@@ -1,6 +1,6 @@
 """One attempt of a call: what is known of it, its request, its journal entry and its end.
 
-``Attempt.close`` carries out an ``Ending``: the page in the journal, then the outcome in the log,
+``Attempt.close`` carries out an ``Ending``: the outcome in the log, with the page of the journal,
 then the record that the enclosing call keeps of its inner calls. The journal makes a call run at
 most once where a framework names the call in the same way when it resumes a run
 (``CallSite.is_stable``), and where the adapter brings a ``ResultCodec``.
@@ -11,8 +11,9 @@ The rows of ``endings.py`` say what each way to end means; ``log_entries.py`` bu
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from agentguard.approvals.nested import NestedCalls
@@ -190,12 +191,13 @@ class Attempt:
     ) -> Generator[Effect, Any, None]:
         """Tell the log, the journal and the enclosing call how the attempt has ended.
 
-        The entry of each release of a secret stands in the log before the outcome, and so does the
-        page in the journal. Whatever interrupts these two is raised once the end is on record.
+        The entry of each release of a secret stands in the log before the outcome. Whatever
+        interrupts that is raised once the end is on record.
         """
         interrupt: BaseException | None = None
         try:
-            yield from self._prepare_end(ending, result)
+            if self.releases is not None and self.releases.end():
+                yield Do(self.releases.settle)
         except BaseException as raised:  # noqa: BLE001  raised again below
             interrupt = raised
         if ending is endings.SUSPENDED:
@@ -210,15 +212,6 @@ class Attempt:
             self.nested_calls.ends()
         if interrupt is not None:
             raise interrupt
-
-    def _prepare_end(self, ending: Ending, result: object) -> Generator[Effect, Any, None]:
-        """Do what comes before the outcome; an interrupt of the first leaves out none of them."""
-        try:
-            if self.releases is not None and self.releases.end():
-                yield Do(self.releases.settle)
-        finally:
-            if ending.has_page and self.journal_key is not None:
-                yield from self._write_page(self.journal_key, self._result_entry(result))
 
     def _log(
         self, ending: Ending, status: Status, result: object, error: BaseException | None
@@ -249,7 +242,8 @@ class Attempt:
             if self.journal_key is None:
                 yield Enqueue(log, outcome)
             else:
-                yield Do(log.append, outcome.signed(settles=True))
+                page = self._page(self.journal_key, result) if ending.has_page else None
+                yield Do(partial(log.append, outcome.signed(settles=True), within=page))
             listener.outcome(status, error_type, outcome.attachments, replay_of)
         except Exception:
             listener.outcome("in_doubt")
@@ -285,13 +279,13 @@ class Attempt:
         held = self.releases.held if self.releases is not None else ()
         return Masks(held) if held else None
 
-    def _write_page(self, key: str, page: JournalEntry) -> Generator[Effect, Any, None]:
+    def _page(self, key: str, result: object) -> Callable[[Any], None] | None:
+        """Return what keeps the result in the journal; None where it can't be kept."""
         try:
-            yield Do(self.prepared.ports.journal.finish, key, page)
+            return self.prepared.ports.journal.keeping(key, self._result_entry(result))
         except Exception:
-            _LOGGER.exception(
-                "the journal could not be written: a resumed run finds the call in doubt"
-            )
+            _LOGGER.exception("the result could not be kept: a resumed run is refused the call")
+            return None
 
     def _now(self) -> str:
         now, _refusal = effective_time(self.prepared.ports)

@@ -137,7 +137,7 @@ class Runtime:
         log = domain.open_log(now, clock)
         try:
             ports, self.requests = ports_on(self._setup, log, domain, clock)
-            self.runs = domain.runs()
+            self.runs = domain.runs(log)
             put_on_record(self._setup, ports, domain)
             self._log = log
             self._probe = LogProbe(log)

@@ -25,7 +25,7 @@ from agentguard.identity.trust import TrustDocument
 from agentguard.signing import canonical
 from agentguard.signing.dsse import Envelope
 from agentguard.storage import files, lock
-from agentguard.storage.seal import Keys, Seal
+from agentguard.store.sealed_pages import Keys, opened, sealed
 
 _LOGGER = logging.getLogger("agentguard")
 
@@ -34,7 +34,6 @@ _REQUESTS: Final = "requests"
 _ANSWERS: Final = "answers"
 _ANNOUNCED: Final = "announced"
 
-_TYPE: Final = "application/vnd.agentguard.answer+json"
 MAX_ANSWERS: Final = 64
 """The most answers to one request that are read."""
 
@@ -64,7 +63,7 @@ class FileApprovals:
         self._trust = trust
         self._record = record
         self._over: set[str] = set()
-        self._seal = Seal(keys or _no_keys, _TYPE, "answer", MAX_REQUEST_BYTES)
+        self._keys = keys or _no_keys
 
     def has(self, key: str) -> bool:
         """Return whether there is a request's file of that name."""
@@ -200,7 +199,7 @@ class FileApprovals:
         name = read_answer(envelope).approval_id
         data = canonical.dumps(envelope.as_json())
         if not envelope.signatures:
-            data = self._seal.seal(request.request_id + name, data)
+            data = sealed(data, request.request_id + name, self._keys()[0])
         folder = self._folder / _ANSWERS / request.request_id
         with self._locked():
             waiting = {one.request_id for _key, one in self.pending()}
@@ -289,7 +288,7 @@ class FileApprovals:
             envelope = Envelope.parse(canonical.loads(data))
             if envelope.signatures:
                 return envelope
-        unsigned = self._seal.open_under(self._trust(), request_id + path.name, data)
+        unsigned = opened(data, request_id + path.name, self._trust())
         return Envelope.parse(canonical.loads(unsigned))
 
     @contextmanager

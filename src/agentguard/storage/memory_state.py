@@ -15,7 +15,6 @@ from agentguard.audit.log import AuditLog
 from agentguard.errors import ApprovalError, StorageError
 from agentguard.signing.dsse import Envelope
 from agentguard.storage.approval_files import warn_if_unused
-from agentguard.storage.owned_lock import OwnedLock
 
 
 class MemoryApprovals:
@@ -130,31 +129,3 @@ class MemoryApprovals:
                     return
         message = f"the request {request.request_id} does not wait any more"
         raise ApprovalError(message, code="request.unknown")
-
-
-class MemoryRuns:
-    """The ``RunStore`` of a guard in memory."""
-
-    def __init__(self) -> None:
-        self._values: dict[str, bytes] = {}
-        self._adding = OwnedLock("it kept another value")
-
-    def read(self, name: str) -> bytes | None:
-        """Return the value of ``name``; None where there is none."""
-        return self._values.get(name)
-
-    def write(self, name: str, data: bytes) -> None:
-        """Write the value of ``name``, in the place of an earlier one."""
-        self._values[name] = data
-
-    def add(self, name: str, data: bytes) -> bool:
-        """Write the value of ``name``; return False where there is one already."""
-        with self._adding.held():
-            if name in self._values:
-                return False
-            self._values[name] = data
-            return True
-
-    def remove(self, name: str) -> None:
-        """Remove the value of ``name``, if there is one."""
-        self._values.pop(name, None)

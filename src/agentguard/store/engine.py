@@ -34,6 +34,9 @@ CREATE TABLE map (
 CREATE TABLE ending (
     log INTEGER NOT NULL, ends INTEGER NOT NULL, key BLOB NOT NULL, PRIMARY KEY (log, ends, key)
 ) STRICT, WITHOUT ROWID;
+CREATE TABLE page (
+    log INTEGER NOT NULL, name TEXT NOT NULL, data BLOB NOT NULL, PRIMARY KEY (log, name)
+) STRICT;
 """
 
 IN_LIST: Final = "IN (SELECT value FROM json_each(?))"

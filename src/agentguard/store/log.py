@@ -20,6 +20,7 @@ from agentguard.audit.entry import LOG, LogPlace, Record, parse_time
 from agentguard.audit.head import Head
 from agentguard.audit.kinds.announcements import ExpiryEntry
 from agentguard.audit.kinds.calls import UnsignedOutcome
+from agentguard.audit.log import Pages
 from agentguard.audit.map import Map, Overlay
 from agentguard.audit.state import DENYING, State
 from agentguard.errors import DelegationError
@@ -117,22 +118,22 @@ class StoreLog:
         record: Record,
         *,
         names: AbstractSet[str] | None = None,
-        check: Callable[[], object] | None = None,
+        within: Callable[[Pages], object] | None = None,
     ) -> LogPlace:
         """Make ``record`` durable, with all signed records enqueued before; return its place.
 
         While no other process writes the log, a bearer of ``names`` is refused who may act no more
-        (``DelegationError``), and ``check`` raises to have nothing written. Raises ``StorageError``
-        (``storage.busy`` where this thread was interrupted in a commit), and what ``Entry.change``
-        raises.
+        (``DelegationError``), and ``within`` writes pages, or raises to have nothing written.
+        Raises ``StorageError`` (``storage.busy`` where this thread was interrupted in a commit),
+        and what ``Entry.change`` raises.
         """
 
         def job(tx: Transaction) -> int:
             refused = None if names is None else self._refusals.of(tx.below, names)
             if refused is not None:
                 raise DelegationError(refused[1], code=refused[0])
-            if check is not None:
-                check()
+            if within is not None:
+                within(tx)
             return _append(record, tx)
 
         return LogPlace(LOG, self._store.run(job))
@@ -140,6 +141,18 @@ class StoreLog:
     def look(self, work: Callable[[State], T]) -> T:
         """Return what ``work`` reads in what decides later calls, as of the newest head."""
         return self._store.look(lambda values: work(State(Overlay(values))))
+
+    def page(self, name: str) -> bytes | None:
+        """Return a page (``pages.py``); None for none."""
+        return self._store.page(name)
+
+    def pages(self, folder: str) -> dict[str, bytes]:
+        """Return the pages whose names begin with ``folder`` and a slash."""
+        return self._store.pages(folder)
+
+    def change_pages(self, job: Callable[[Pages], T]) -> T:
+        """Write pages and no entry, durably; return what the job returns."""
+        return self._store.run(job)
 
     def proof(self, kinds: Iterable[int]) -> tuple[bytes, dict[str, bytes]]:
         """Return the signed note of the newest head, and the nodes that prove all of these kinds.

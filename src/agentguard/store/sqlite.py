@@ -175,8 +175,9 @@ class MemoryEngine:
             if kept.number > written:
                 for statement, rows in kept.rows:
                     self._connection.executemany(statement, rows)
-        if newest.number > written and newest.make_head is not None:
-            self._connection.execute(_MOVE_HEAD, newest.make_head())
+        heads = [one.make_head for one in self.committed if one.number > written and one.make_head]
+        if heads:
+            self._connection.execute(_MOVE_HEAD, heads[-1]())
         self._connection.execute(f"PRAGMA user_version={newest.number}")
         self._connection.execute("COMMIT")
         self.committed.clear()
@@ -208,8 +209,11 @@ class FileEngine:
         """Return a transaction under the lock.
 
         Raises ``StorageError``: ``storage.locked`` where another process holds the lock too long,
-        ``storage.corrupt`` where another file is in the place of the database.
+        ``storage.corrupt`` where another file is in the place of the database,
+        ``storage.readonly`` where the file was opened for reading.
         """
+        if not self._writes:
+            raise StorageError("the store was opened for reading", code="storage.readonly")
         with shared.errors(self._path), lock.held(self._lock_path):
             if self._writer is None:
                 self._writer = self._connected()
@@ -254,15 +258,19 @@ class FileEngine:
 def erase(path: Path, indices: Iterable[int]) -> int:
     """Empty all attachments of these entries, with their salts; return the number of attachments.
 
-    The file has none of their bytes afterwards: SQLite never moves a row of this table, which grows
-    at its end only, and overwrites what is freed. Backups and snapshots of the file system are not
-    erased. Raises ``StorageError``: ``storage.locked`` while a process still reads the old bytes;
-    the caller tries again later.
+    The file has none of their bytes afterwards, and none of the pages that were removed before:
+    SQLite never moves a row of the table of attachments, which grows at its end only, the table of
+    pages is written anew, and what is freed is overwritten. Backups and snapshots of the file
+    system are not erased. Raises ``StorageError``: ``storage.locked`` while a process still reads
+    the old bytes; the caller tries again later.
     """
     engine = FileEngine(path)
     try:
         with engine.writing() as rows:
             removed = sum(rows.raw.execute(_ERASE, (index,)).rowcount for index in indices)
+            pages = rows.query("SELECT log, name, data FROM page", ())
+            rows.raw.execute("DELETE FROM page")  # of a whole table, it frees each of its blocks
+            rows.write("INSERT INTO page VALUES (?, ?, ?)", pages)
             rows.commit()
             # the write-ahead log still has the old pages
             (busy, *_pages) = rows.raw.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()

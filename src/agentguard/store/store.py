@@ -35,7 +35,7 @@ from agentguard.signing.keys import PublicKey, Signer
 from agentguard.storage import flusher, fork
 from agentguard.storage.anchor import ADOPT, ROLLED_BACK
 from agentguard.storage.owned_lock import OwnedLock, busy
-from agentguard.store import check, tree
+from agentguard.store import check, pages, tree
 from agentguard.store.anchor import Anchor
 from agentguard.store.engine import Engine, Query, Writing
 from agentguard.store.transaction import Batch, Transaction
@@ -236,6 +236,14 @@ class Store:
             return seen.note, found
 
         return self._read(collect)
+
+    def page(self, name: str) -> bytes | None:
+        """Return a page (``pages.py``); None for none."""
+        return self._read(lambda _seen, query: pages.read(query, name))
+
+    def pages(self, folder: str) -> dict[str, bytes]:
+        """Return the pages whose names begin with ``folder`` and a slash."""
+        return self._read(lambda _seen, query: pages.listed(query, folder))
 
     def verify(self) -> Head:
         """Verify the whole store against its head: each entry, each node, and nothing besides.
@@ -449,8 +457,6 @@ class Store:
 
     def _submit(self, queued: Queued) -> None:
         self._require_usable()
-        if self._signer is None:
-            raise StorageError("the store was opened for reading", code="storage.readonly")
         with self._mutex:
             if len(self._waiting) >= MOST_WAITING:
                 message = f"{MOST_WAITING} entries wait: find out why the store can't be written"
@@ -514,6 +520,7 @@ class Store:
             self._changed.notify_all()
 
     def _commit(self) -> None:
+        before = self._seen
         if self._uncertain is not None:
             self._resolve(self._uncertain)
         if self._anchor is not None:
@@ -526,7 +533,7 @@ class Store:
         for queued in self._batch:
             queued.is_settled = True
         self._uncertain = None
-        if self._anchor is not None and self._seen is not None:
+        if self._anchor is not None and self._seen is not None and self._seen is not before:
             self._anchor.write(self._seen.head.size, self._seen.note)
 
     def _write(self) -> None:
@@ -543,6 +550,9 @@ class Store:
                 self._uncertain = _Attempt(batch.head.size, batch.leaves[0], self._batch, written)
                 rows.commit()
                 self._accept(written)
+            elif batch.pages:
+                _write_pages(batch, rows)
+                rows.commit()
 
     def _is_durable_after(self, error: BaseException) -> bool:
         """Whether a commit is durable that has raised ``error``: the store tells."""
@@ -636,7 +646,8 @@ class Store:
     def _written(self, batch: Batch, rows: Writing) -> _Seen:
         """Write what the batch wants, and the head over it, without committing."""
         if self._signer is None:
-            raise StorageError("the store was opened for reading", code="storage.readonly")
+            message = "whoever adds entries has the log's key: this process has not"
+            raise StorageError(message, code="storage.readonly")
         if any(
             trusted.key == self._signer.public_key and trusted.compromised_since is not None
             for trusted in self._keys
@@ -671,6 +682,7 @@ class Store:
             rows.write(_DROP_NODE, [(LOG, at) for at, node in changed.items() if node is None])
         rows.write(_ADD_ENDING, [(LOG, *one) for one in batch.ends])
         rows.write(_DROP_ENDING, [(LOG, *one) for one in batch.looked_at])
+        _write_pages(batch, rows)
         rows.write_head(signed)
         note = signed()[0] if self._engine.is_shared else b""
         return _Seen(head, note, batch.peaks, signer.public_key)
@@ -727,6 +739,12 @@ fork.at_fork(
     in_parent=_after_fork_in_parent,
     in_child=_HELD.clear,
 )
+
+
+def _write_pages(batch: Batch, rows: Writing) -> None:
+    written = batch.pages.items()
+    rows.write(pages.PUT, [(LOG, name, page) for name, page in written if page is not None])
+    rows.write(pages.DROP, [(LOG, name) for name, page in written if page is None])
 
 
 def _require_continuation(

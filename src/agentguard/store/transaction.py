@@ -9,7 +9,7 @@ from agentguard.audit.entry import LOG, Record
 from agentguard.audit.head import Head
 from agentguard.audit.map import KEY_SIZE, Map, Overlay
 from agentguard.audit.merkle import CompactRange
-from agentguard.store import tree
+from agentguard.store import pages, tree
 from agentguard.store.engine import Writing
 
 _ENDED: Final = "SELECT ends, key FROM ending WHERE log = ? AND ends <= ? ORDER BY ends LIMIT ?"
@@ -27,6 +27,7 @@ class Transaction(Overlay):
         self.ends: list[tuple[int, bytes]] = []
         self.looked_at: list[tuple[int, bytes]] = []
         self.records: list[Record] = []
+        self.written: dict[str, bytes | None] = {}
 
     def put(self, key: bytes, value: bytes | None, *, ends: int | None = None) -> None:
         """Give a key a value, or take the key away (None).
@@ -53,6 +54,30 @@ class Transaction(Overlay):
             message = "a change of the map follows from an entry: append one"
             raise ValueError(message)
 
+    def page(self, name: str) -> bytes | None:
+        """Return a page (``pages.py``); None for none."""
+        for written in (self.written, self._batch.pages):
+            if name in written:
+                return written[name]
+        return pages.read(self._batch.rows.query, name)
+
+    def pages(self, folder: str) -> dict[str, bytes]:
+        """Return the pages whose names begin with ``folder`` and a slash, in the order of names."""
+        found: dict[str, bytes | None] = {**pages.listed(self._batch.rows.query, folder)}
+        for written in (self._batch.pages, self.written):
+            found.update({n: one for n, one in written.items() if n.startswith(f"{folder}/")})
+        return {name: page for name, page in sorted(found.items()) if page is not None}
+
+    def write_page(self, name: str, data: bytes | None) -> None:
+        """Write a page in the place of an earlier one, or remove it (None).
+
+        Raises ``ValueError`` for a page that is too long.
+        """
+        if len(data or b"") > pages.MAX_PAGE:
+            message = f"a page has {pages.MAX_PAGE} bytes at the most"
+            raise ValueError(message)
+        self.written[name] = data
+
     def append(self, record: Record) -> int:
         """Add an entry to the log, and return its index."""
         self.records.append(record)
@@ -69,6 +94,7 @@ class Batch:
         self.records: list[Record] = []
         self.leaves: list[bytes] = []
         self.completed: list[tree.Completed] = []
+        self.pages: dict[str, bytes | None] = {}
         self.ends: list[tuple[int, bytes]] = []
         self.looked_at: list[tuple[int, bytes]] = []
 
@@ -83,5 +109,6 @@ class Batch:
         self.records += wanted.records
         self.ends += wanted.ends
         self.looked_at += wanted.looked_at
+        self.pages.update(wanted.written)
         for key, value in wanted.puts.items():
             self.map.put(key, value)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from agentguard.storage.seal import Seal
 from approval_desk import Desk
 
 from agentguard import ApprovalError, ApprovalRequest, Decision, Guard, Requirement
@@ -26,7 +27,6 @@ from agentguard.policy.function import FunctionEngine
 from agentguard.signing import dsse
 from agentguard.signing.canonical import b64_decode, b64_encode, dumps, loads_object
 from agentguard.signing.keys import Ed25519Signer
-from agentguard.storage.seal import Seal
 
 KIND = "application/vnd.agentguard.answer+json"
 WORD = {"application": True, "application_roles": ["lead"]}

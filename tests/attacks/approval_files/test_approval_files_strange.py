@@ -14,7 +14,6 @@ from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 from approval_desk import TOKEN, Desk, folder
@@ -37,10 +36,8 @@ from agentguard.audit.kinds.calls import CallEntry
 from agentguard.cli.audit import call_report
 from agentguard.domain import keystore
 from agentguard.errors import DecodeError
-from agentguard.signing.canonical import b64_encode, dumps, loads_object
+from agentguard.signing.canonical import dumps
 from agentguard.signing.dsse import Envelope
-from agentguard.storage import journal
-from agentguard.storage.runs import FileRuns
 from agentguard.store.reader import StoredLog
 
 
@@ -122,50 +119,6 @@ def test_a_strange_file_in_the_place_of_a_request_denies_its_call(desk, make):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
         assert desk.call(guard) == "approval.pending"  # anew: nobody has answered that
     assert desk.ran == []
-
-
-@pytest.mark.parametrize("make", [fifo, endless, huge, folder, empty, deep])
-def test_a_strange_file_among_pages_and_runs_hangs_nobody(desk, make, tmp_path):
-    home = desk.place.take_up()
-    state, keys = tmp_path / "s", lambda: _keys(home)
-    runs, pages = FileRuns(state, keys), journal.pages(state, keys)
-    runs.write("a", b"1")
-    (path,) = (tmp_path / "s" / "runs").iterdir()
-    path.unlink()
-    make(path)
-    with pytest.raises(StorageError):
-        runs.read("a")
-    pages.write("0" * 64, b"2")
-    page = tmp_path / "s" / journal.FOLDER / ("0" * 64)
-    page.unlink()
-    make(page)
-    with pytest.raises(StorageError):
-        pages.read("0" * 64)
-
-
-def test_what_is_kept_of_a_run_is_nobodys_but_a_holder_of_the_logs_key(desk, tmp_path):
-    """An edit that no person has made, and what was lent to another run, count for nothing."""
-    home = desk.place.take_up()
-    runs = FileRuns(tmp_path, lambda: _keys(home))
-    runs.write("mine", b"1")
-    (mine,) = (tmp_path / "runs").iterdir()
-    assert runs.add("theirs", b"2")
-    (theirs,) = [path for path in (tmp_path / "runs").iterdir() if path != mine]
-    good = mine.read_bytes()
-    document: Any = loads_object(good)
-    altered = dumps({**document, "kept": b64_encode(b"3")})
-    longer = dumps({**document, "more": 1})
-    for data in (theirs.read_bytes(), altered, longer, b"3", b"{}", b"[]", good[:-1]):
-        mine.write_bytes(data)
-        with pytest.raises(StorageError) as refused:
-            runs.read("mine")
-        assert refused.value.code == "storage.corrupt"
-    mine.write_bytes(good)
-    assert (runs.read("mine"), runs.read("theirs")) == (b"1", b"2")
-
-
-def _keys(home: Any) -> Any:
-    return home.log_key, home.trust
 
 
 # --- what people are shown ------------------------------------------------------------------------
