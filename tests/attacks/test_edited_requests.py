@@ -10,11 +10,11 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 from approval_desk import keyless_approvals
+from state_pages import Page
 
 from agentguard import (
     ApprovalError,
@@ -58,7 +58,7 @@ class Refunds:
         self.place = place
         self.paid: list[int] = []
         self.needed = TWO
-        self.folder: Path = place.config.state / "approvals"
+        self.folder = Page(place.config.state, "")
 
     def open(self) -> Guard:
         def policy(document: Any) -> Decision:
@@ -87,7 +87,7 @@ class Refunds:
         pending = guard.approvals.pending()
         return [one for one in pending if f":{cents}".encode() in one.arguments][-1]
 
-    def path(self) -> Path:
+    def path(self) -> Page:
         (path,) = (self.folder / "requests").iterdir()
         return path
 
@@ -106,7 +106,6 @@ class Refunds:
     def lay(self, request: ApprovalRequest, sealed: Envelope) -> None:
         """Lay what is an answer, by its form, beside a request."""
         path = self.folder / "answers" / request.request_id / read_answer(sealed).approval_id
-        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(canonical.dumps(sealed.as_json()))
 
 
@@ -289,7 +288,7 @@ def test_the_applications_word_is_the_word_of_who_holds_the_logs_key(place):
         guard.approvals.vouch(request, "approve", principal="user:bob")  # the twin
         (kept,) = {*folder.iterdir()} - {folder / ("1" * 32), folder / good.name}
         data = kept.read_bytes()
-        kept.write_bytes(data.replace(b'"sig":"', b'"sig":"A'))
+        kept.write_bytes(data[:50] + bytes([data[50] ^ 1]) + data[51:])  # the log key's signature
         assert refunds.call(guard) == "approval.pending"
         kept.write_bytes(data)
     with refunds.open() as guard:

@@ -64,18 +64,6 @@ def test_a_lock_that_nobody_lets_go_of_is_named_and_given_up(place, monkeypatch,
     command(place)  # the twin
 
 
-def test_the_lock_of_the_approvals_too(place, monkeypatch):
-    monkeypatch.setattr(lock, "PATIENCE", 0.1)
-    with place.open() as guard:
-        store = guard._parts.runtime.approval_store()
-        with locked(place.config.state / "approvals" / "lock"):
-            with pytest.raises(StorageError) as caught, store._locked():
-                pass
-            assert caught.value.code == "storage.locked"
-        with store._locked():  # the twin
-            pass
-
-
 def test_whoever_waits_goes_on_once_the_lock_is_free(place, caplog):
     with locked(place.config.state / "state.lock") as file:
         threading.Timer(0.2, fcntl.flock, (file, fcntl.LOCK_UN)).start()

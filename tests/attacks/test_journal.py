@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tests.support.state_pages import pages, put, put_text
+from state_pages import Page, pages
 
 from agentguard import Decision, Denied, Guard, adapters
 from agentguard.adapters import Arguments, CallOptions, CallSite, Invocation
@@ -277,14 +277,14 @@ def test_a_page_that_somebody_has_written_without_the_logs_key_refuses(place, ra
     other = JournalEntry.loads(said)._replace(result=b"a million").dumps()
     forged = sealed(said, name, Ed25519Signer.from_seed(bytes(32)))
     for data in (_start + other, forged, b"", b"{}", good[:-1], b" " + good[:-1]):
-        put(state, name, data)
+        Page(state, name).write_bytes(data)
         with place.open() as guard, pytest.raises(Denied, match="restore the state") as denied:
             Run(guard, ran)(1)
         assert denied.value.code == "storage.corrupt"
-    put(state, name, None)  # no remedy: the log knows the call
+    Page(state, name).unlink()  # no remedy: the log knows the call
     with place.open() as guard:
         assert Run(guard, ran).refused(1) == "journal.missing"
-    put(state, name, good)
+    Page(state, name).write_bytes(good)
     with place.open() as guard:
         assert Run(guard, ran)(1) == "paid 1"
     assert ran == [1]
@@ -298,7 +298,7 @@ def test_a_page_of_another_call_is_none_of_this_one(place, ran):
     with place.open() as guard:
         Run(guard, ran)(2)
     (second,) = {*pages(state, FOLDER)} - {first}
-    put(state, second, page)
+    Page(state, second).write_bytes(page)
     with place.open() as guard:
         assert Run(guard, ran).refused(2) == "storage.corrupt"
         assert Run(guard, ran)(1) == "paid 1"
@@ -308,7 +308,7 @@ def test_a_page_that_is_no_data_refuses_its_call_alone(place, ran):
     with place.open() as guard:
         Run(guard, ran)(1)
     (name,) = pages(place.config.state, FOLDER)
-    put_text(place.config.state, name)
+    Page(place.config.state, name).write_text("text")
     with place.open() as guard:
         run = Run(guard, ran)
         assert run.refused(1) == "storage.corrupt"

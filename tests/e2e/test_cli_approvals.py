@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from state_pages import Page, pages, put_back
 
 from agentguard.signing import canonical
 from agentguard.signing.keys import Ed25519Signer
@@ -109,7 +110,7 @@ def test_one_process_asks_a_second_answers_and_a_third_goes_on(project, bob):
     assert project.python("-c", MERGE).stdout == "merged main\n"
     assert (project.folder / "ran").read_text() == "main\n"
     assert "nothing waits" in project.run("approvals", "list").stdout
-    assert not list((project.state / "approvals" / "requests").iterdir())
+    assert pages(project.state, "") == {}
     assert project.python("-c", MERGE).stdout.startswith("pending ")
     assert project.run("audit", "verify").returncode == 0
 
@@ -131,7 +132,7 @@ def test_a_request_that_was_edited_is_named_as_edited_and_shown_nowhere(project,
     """Whoever can write in the state makes it look like another agent's, and asks for no role."""
     project.python("-c", MERGE)
     ((request),) = requests(project)
-    (path,) = (project.state / "approvals" / "requests").iterdir()
+    (path,) = Page(project.state, "requests").iterdir()
     document: Any = canonical.loads(path.read_bytes())
     document["agent"]["id"] = "spiffe://acme.example/agent/auditor/x"
     del document["requirements"][0]["roles"]
@@ -323,11 +324,9 @@ def test_an_old_copy_of_the_requests_brings_no_approval_back(project, bob):
     project.python("-c", MERGE)
     (request,) = requests(project)
     bob.run("approvals", "approve", request["request_id"], "--key", str(bob.key), "--yes")
-    place, old = project.state / "approvals", project.home / "old"
-    shutil.copytree(place, old)
+    old = pages(project.state, "")
     assert project.python("-c", MERGE).stdout == "merged main\n"
-    shutil.rmtree(place)
-    shutil.copytree(old, place)
+    put_back(project.state, old)
     assert project.python("-c", MERGE).stdout.startswith("approval.consumed ")
     assert (project.folder / "ran").read_text() == "main\n"
 

@@ -174,7 +174,7 @@ def test_what_is_remembered_of_the_unrefused_is_what_a_look_finds(denials):
         changes = Overlay(values)
         if method == "look":
             (names,) = arguments
-            assert cache.of(values, names) == State(changes).refusal(names)
+            assert cache.of(Overlay(values), names) == State(changes).refusal(names)
             continue
         before = {kind: values.version(kind) for kind in DENYING}
         held = {kind: dict(values.items(kind)) for kind in DENYING}

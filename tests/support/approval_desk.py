@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Any
+
+from state_pages import Page, pages, put_back
 
 from agentguard import (
     Agent,
@@ -20,7 +21,7 @@ from agentguard.domain import config
 from agentguard.domain.keystore import load_trust
 from agentguard.signing.canonical import dumps, loads_object
 from agentguard.signing.keys import Ed25519Signer
-from agentguard.storage.approval_files import FileApprovals
+from agentguard.store.approvals import LoggedApprovals
 from agentguard.store.state_log import open_log
 
 TOKEN = "s3cret-t0ken-of-a-person"
@@ -46,7 +47,7 @@ class Desk:
         place.config = config.parse(kept, source="agentguard.toml", base=place.config.base)
         self.place = place
         self.needed = Requirement("a person")
-        self.folder: Path = place.config.state / "approvals"
+        self.folder = Page(place.config.state, "")
 
     def open(self) -> Guard:
         def policy(_input: Any) -> Decision:
@@ -78,14 +79,22 @@ class Desk:
         (request,) = [one for one in guard.approvals.pending() if what in str(one.arguments)]
         return request
 
-    def path(self, what: str = "main") -> Path:
+    def path(self, what: str = "main") -> Page:
         """Where the request lies."""
         (path,) = [
             path
             for path in (self.folder / "requests").iterdir()
-            if path.is_file() and f'"{what}"'.encode() in path.read_bytes()
+            if f'"{what}"'.encode() in path.read_bytes()
         ]
         return path
+
+    def kept(self) -> dict[str, bytes]:
+        """Return all pages of the state."""
+        return pages(self.place.config.state, "")
+
+    def put_back(self, kept: dict[str, bytes]) -> None:
+        """Have these pages alone in the state."""
+        put_back(self.place.config.state, kept)
 
     def answer(self, request: ApprovalRequest, name: str) -> None:
         """Lay an answer there, past the desk, which would look at it."""
@@ -98,17 +107,12 @@ class Desk:
             signer=self.keys[name],
         )
         path = self.folder / "answers" / request.request_id / read_answer(sealed).approval_id
-        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(dumps(sealed.as_json()))
 
 
-def keyless_approvals(place: Any) -> FileApprovals:
+def keyless_approvals(place: Any) -> LoggedApprovals:
     """Return the requests of a domain, as a command without the log's key has them."""
     trust = load_trust(place.config.state)
     state, anchors = place.config.state, place.config.anchor
-    log = open_log(state, anchors, trust.log, lambda: trust.keys_for("log"))
-    return FileApprovals(state, log, lambda: trust)
-
-
-def folder(path: Path) -> None:
-    path.mkdir()
+    log = open_log(state, anchors, trust.log, lambda: trust.keys_for("log"), writes_pages=True)
+    return LoggedApprovals(log, lambda: (None, trust))

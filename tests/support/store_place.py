@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
@@ -57,6 +59,17 @@ class Place:
         store = Store(engine, LOG, lambda: KEYS, signer, anchor=anchor, clock=self.clock)
         self.opened.append(store)
         return store
+
+    def page(self, name: str) -> bytes:
+        """Return a page, as an editor of the file reads it."""
+        with closing(sqlite3.connect(self.path)) as raw:
+            ((data,),) = raw.execute("SELECT data FROM page WHERE name = ?", (name,)).fetchall()
+            return bytes(data)
+
+    def put_page(self, name: str, data: bytes) -> None:
+        """Write a page, as an editor of the file writes it."""
+        with closing(sqlite3.connect(self.path)) as raw, raw:
+            raw.execute("UPDATE page SET data = ? WHERE name = ?", (data, name))
 
     def close(self) -> None:
         for store in self.opened:

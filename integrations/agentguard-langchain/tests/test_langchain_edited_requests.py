@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -74,10 +76,12 @@ def test_an_edited_request_is_answered_by_nobody_and_its_call_is_denied(
 
     request_id = asked()["agentguard"][0]["request_id"]
     request = guard.approvals.find(request_id)
-    (path,) = (tmp_path / "state" / "approvals" / "requests").iterdir()
-    document = json.loads(path.read_bytes())
-    del document["requirements"][0]["roles"]
-    path.write_text(json.dumps(document, separators=(",", ":")))
+    with closing(sqlite3.connect(tmp_path / "state" / "log.sqlite")) as raw, raw:
+        ((page,),) = raw.execute("SELECT data FROM request").fetchall()
+        document = json.loads(page)
+        del document["requirements"][0]["roles"]
+        edited = json.dumps(document, separators=(",", ":")).encode()
+        raw.execute("UPDATE request SET data = ?", (edited,))
     with pytest.raises(ApprovalError) as refused:
         guard.approvals.approve(request, bob)
     assert refused.value.code == "request.altered"

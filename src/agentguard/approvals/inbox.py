@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
-from functools import partial
 from typing import ClassVar, Final
 
 from agentguard.approvals.answer import Verdict, read_answer, seal_answer
@@ -151,8 +150,13 @@ class ApprovalInbox:
         ]
 
     def _stored_status(self, request: ApprovalRequest) -> RequestStatus:
+        key = self._key(request)
+        stored = self._store.read(key) if key is not None else None
+        return self._status_by(request, () if stored is None else stored.answers)
+
+    def _status_by(self, request: ApprovalRequest, envelopes: Sequence[Envelope]) -> RequestStatus:
         now = seconds(self._clock())
-        answers = self._answers(request, at=min(now, request.expires_at - 1))
+        answers = self._valid(request, envelopes, at=min(now, request.expires_at - 1))
         stated = tuple(answer.approval for answer in answers)
         state: RequestState = "waiting"
         if is_rejected(answers):
@@ -194,8 +198,7 @@ class ApprovalInbox:
         """Raise ``RequestEndedError`` for a click that would change nothing."""
         self._require_stored(request)
         status = self._stored_status(request)
-        changes = {"waiting": True, "approved": verdict == "reject"}
-        if not changes.get(status.state, False):
+        if not _changes(status, verdict):
             raise RequestEndedError(self._full_status(request, status))
 
     def _require_stored(self, request: ApprovalRequest) -> None:
@@ -255,10 +258,15 @@ class ApprovalInbox:
         return self._answers(request, at=seconds(self._clock()))
 
     def _answers(self, request: ApprovalRequest, *, at: int) -> list[Answer]:
-        answers: list[Answer] = []
         key = self._key(request)
         stored = self._store.read(key) if key is not None else None
-        for envelope in stored.answers if stored is not None else ():
+        return [] if stored is None else self._valid(request, stored.answers, at=at)
+
+    def _valid(
+        self, request: ApprovalRequest, envelopes: Sequence[Envelope], *, at: int
+    ) -> list[Answer]:
+        answers: list[Answer] = []
+        for envelope in envelopes:
             with suppress(AgentguardError):
                 answers.append(self._roster.verify(envelope, request, at=at))
         return sorted(answers, key=lambda one: (one.approval.not_before, one.approval.approver))
@@ -293,8 +301,12 @@ class ApprovalInbox:
         nothing raises ``RequestEndedError``, whose ``status`` says what became of the call: also
         one of two answers at once, whichever processes take them.
         """
-        check = partial(self._require_undecided, request, verdict)
-        check()  # whoever is too late learns so, and not that the answer would not count
+        # whoever is too late learns so, and not that the answer would not count
+        self._require_undecided(request, verdict)
+
+        def check(answers: Sequence[Envelope]) -> bool:
+            return _changes(self._status_by(request, answers), verdict)
+
         return self._accept(request, self._by_word(request, verdict, principal, note), check)
 
     def _by_word(
@@ -333,11 +345,14 @@ class ApprovalInbox:
     def _accept(self, request: ApprovalRequest, envelope: Envelope, check: Check = None) -> Answer:
         answer = self._verified(request, envelope)
         try:
-            self._store.answer(request, envelope, check)
+            is_stored = self._store.answer(request, envelope, check)
         except ApprovalError as error:
             if error.code == "request.unknown":  # its call was decided a moment ago
                 raise self._ended(request.request_id) from error
             raise
+        if not is_stored:  # others have decided it a moment ago
+            status = self._stored_status(request)
+            raise RequestEndedError(self._full_status(request, status))
         return answer
 
     def _verified(self, request: ApprovalRequest, envelope: Envelope) -> Answer:
@@ -448,6 +463,11 @@ class ApprovalInbox:
             roles=roles,
             signer=signer,
         )
+
+
+def _changes(status: RequestStatus, verdict: Verdict) -> bool:
+    """Whether one answer more changes what becomes of a request."""
+    return status.state == "waiting" or (status.state == "approved" and verdict == "reject")
 
 
 def _in_seconds(timeout: timedelta | float) -> float:

@@ -1,20 +1,22 @@
-"""The protocols of the store in which requests wait for answers, and the limits of the store.
+"""What an inbox needs of the store in which requests wait for answers, and the store's limits.
 
-``storage/approval_files.py`` implements the protocols in the state's folder, and
-``storage/memory_state.py`` in memory.
+``store/approvals.py`` has the requests beside the log, ``client/approvals.py`` those of a server.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from agentguard.approvals.request import ApprovalRequest
 from agentguard.errors import ApprovalError
 from agentguard.signing.dsse import Envelope
 
-Check = Callable[[], None] | None
-"""Raises an error where an answer may not be stored any more; None where nothing is checked."""
+Check = Callable[[Sequence[Envelope]], bool] | None
+"""Whether one answer more may be stored beside these; None where nothing is checked.
+
+It reads no log: the store is being written meanwhile.
+"""
 
 
 class Limits(NamedTuple):
@@ -53,34 +55,11 @@ class StoredRequest(NamedTuple):
     is_over: bool = False
 
 
-Recorder = Callable[[StoredRequest], object]
+Recorder = Callable[[StoredRequest, Callable[[Any], None] | None], object]
 """Puts on record that a request has ended and nobody has made its call again; may raise.
 
-The store keeps others from the request meanwhile: a recorder does not call the store.
+What it is given writes pages in the same commit (``AuditLog.append``).
 """
-
-
-class Approvals(Protocol):
-    """What calls need of a store of requests, which all processes of a state share.
-
-    Each method raises ``StorageError``.
-    """
-
-    def has(self, key: str) -> bool:
-        """Return whether a request is stored under ``key``; cheap, for it runs in every call."""
-
-    def read(self, key: str) -> StoredRequest | None:
-        """Read the request under ``key`` and compare it with the log; None without a request."""
-
-    def ask(self, key: str, request: ApprovalRequest) -> ApprovalRequest:
-        """Store a request under ``key``, durably, and return the request that is stored then.
-
-        A stored request that the log has stays. Requests whose time is over end, and are removed.
-        Raises ``ApprovalError`` (``approval.limit``) where too many requests wait already.
-        """
-
-    def remove(self, key: str) -> None:
-        """Remove the request under ``key``, with its answers, once its call is decided."""
 
 
 class InboxStore(Protocol):
@@ -106,8 +85,8 @@ class InboxStore(Protocol):
         ``now`` is in seconds since the epoch; requests that have expired by then are left out.
         """
 
-    def answer(self, request: ApprovalRequest, envelope: Envelope, check: Check = None) -> None:
-        """Store an answer to a request, unless ``check`` raises an error.
+    def answer(self, request: ApprovalRequest, envelope: Envelope, check: Check = None) -> bool:
+        """Store an answer to a request; return False, and store nothing, where ``check`` does.
 
         No other answer is stored between the check and this answer.
         """
@@ -117,18 +96,3 @@ class InboxStore(Protocol):
 
         Such a reason is a freeze, or a revocation of the agent or of anybody in the agent's chain.
         """
-
-
-class Store(Approvals, InboxStore, Protocol):
-    """A store of requests for the calls, and for an inbox; each method raises ``StorageError``."""
-
-    def expire(self, now: int) -> None:
-        """End the requests whose time is over at ``now`` (epoch seconds).
-
-        The recorder puts each end on record, once, whichever processes look, unless a call has used
-        the request. The request stays for its call, which is told so. Raises what the recorder
-        raises.
-        """
-
-    def announce(self, request: ApprovalRequest) -> bool:
-        """Mark that people hear of a request's coming end; return whether nobody had before."""

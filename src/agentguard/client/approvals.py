@@ -64,12 +64,11 @@ class ClientRequests:
         found = self._link.request({"op": "approvals.altered", "now": now}).header
         return list(values.texts(found.get("altered")))
 
-    def answer(self, request: ApprovalRequest, envelope: Envelope, check: Check = None) -> None:
+    def answer(self, request: ApprovalRequest, envelope: Envelope, check: Check = None) -> bool:  # noqa: ARG002
         """Store a signed answer to a request; the server checks the answer itself."""
-        if check is not None:
-            check()
         asked = {"op": "approvals.answer", **_asked(request), "answer": envelope.as_json()}
         self._link.request(asked)
+        return True
 
     def refusal(self, request: ApprovalRequest) -> tuple[str, str] | None:
         """Return the reason code and the reason why the request's call can't run now, or None."""

@@ -11,9 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import ClassVar
 
-from agentguard.approvals.store import Limits, Recorder
 from agentguard.audit.head import Head
-from agentguard.audit.log import AuditLog
 from agentguard.call.invocation import timestamp
 from agentguard.domain import founding, handover, keystore, trust_pin
 from agentguard.domain.config import NO_DOMAIN, Config
@@ -29,19 +27,15 @@ from agentguard.identity.trust import TrustDocument, TrustedKey, Use
 from agentguard.signing.keys import Secret, Signer
 from agentguard.storage import (
     anchor,
-    approval_files,
     claim,
     files,
     reserve,
     state_location,
     state_lock,
 )
-from agentguard.storage.approval_files import FileApprovals
 from agentguard.store import sqlite
-from agentguard.store.journal import LoggedJournal
 from agentguard.store.log import StoreLog
 from agentguard.store.reader import StoredLog
-from agentguard.store.sealed_pages import SealedPages, runs
 from agentguard.store.sqlite import path_in
 from agentguard.store.state_log import open_log
 from agentguard.store.store import first_head
@@ -101,30 +95,16 @@ class StateDomain:
         """Open the log to read; the caller closes the reader."""
         return StoredLog.of(self.settings.state)
 
-    def approvals(self, limits: Limits, log: AuditLog, record: Recorder) -> FileApprovals:
-        """Return the requests in the state's folder, each of which is compared with the log."""
-        return FileApprovals(
-            self.settings.state, log, self._trust_by_now, limits, self._keys_by_now, record
-        )
-
-    def journal(self, log: StoreLog) -> LoggedJournal:
-        """Return the journal, whose pages the log's key signs."""
-        state = self.settings.state
-
-        def secret() -> bytes:
-            # a journal in memory needs none of its ciphers
-            from agentguard.storage import journal_secret  # noqa: PLC0415
-
-            return journal_secret.secret(state, self._trust_by_now(), self.log_key)
-
-        return LoggedJournal(log, self._keys_by_now, secret)
-
-    def runs(self, log: StoreLog) -> SealedPages:
-        """Return the runs, whose pages the log's key signs."""
-        return runs(log, self._keys_by_now)
-
-    def _keys_by_now(self) -> tuple[Signer, TrustDocument]:
+    def keys_by_now(self) -> tuple[Signer, TrustDocument]:
+        """Return the log's key, and the trust document in the state."""
         return self.log_key, self._trust_by_now()
+
+    def journal_secret(self) -> bytes:
+        """Return what names journalled calls in the log; it outlives each key of the log."""
+        # few programs have a framework that makes a call again
+        from agentguard.storage import journal_secret  # noqa: PLC0415
+
+        return journal_secret.secret(self.settings.state, self._trust_by_now(), self.log_key)
 
     def _trust_by_now(self) -> TrustDocument:
         """Read the trust document again, since somebody may have rotated keys meanwhile.
@@ -239,7 +219,7 @@ def _require_state(state: Path) -> None:
 
 def refuse_links(state: Path) -> None:
     """Refuse a state in which a symbolic link leads elsewhere; raises ``StorageError``."""
-    files.refuse_links(state, state / approval_files.FOLDER)
+    files.refuse_links(state)
 
 
 def _read(settings: Config, passphrase: Passphrase) -> StateDomain:

@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import ClassVar
 
-from agentguard.approvals.store import Limits, Recorder
-from agentguard.audit.log import AuditLog
 from agentguard.call.invocation import timestamp
 from agentguard.domain import config
 from agentguard.domain.config import Config
@@ -22,11 +20,8 @@ from agentguard.errors import ConfigError, StorageError
 from agentguard.flow.ports import Clock
 from agentguard.identity.trust import TrustDocument
 from agentguard.signing.keys import Signer
-from agentguard.storage.memory_state import MemoryApprovals
-from agentguard.store.journal import LoggedJournal
 from agentguard.store.log import StoreLog
 from agentguard.store.reader import StoredLog
-from agentguard.store.sealed_pages import SealedPages, runs
 from agentguard.store.sqlite import MemoryEngine
 from agentguard.store.store import Store, first_head
 
@@ -39,6 +34,7 @@ class MemoryDomain:
     issuer: Signer
     log_key: Signer
     engine: MemoryEngine
+    secret: bytes = field(repr=False)
     is_in_memory: ClassVar[bool] = True
 
     def claim(self, *, alone: bool) -> Callable[[], None]:  # noqa: ARG002
@@ -61,21 +57,13 @@ class MemoryDomain:
         """Return a reader of the log."""
         return StoredLog(self.engine)
 
-    def approvals(self, limits: Limits, log: AuditLog, record: Recorder) -> MemoryApprovals:
-        """Return a new store of requests, in memory."""
-        return MemoryApprovals(limits, log, record)
-
-    def journal(self, log: StoreLog) -> LoggedJournal:
-        """Return a new journal."""
-        secret = os.urandom(32)
-        return LoggedJournal(log, self._keys, lambda: secret)
-
-    def runs(self, log: StoreLog) -> SealedPages:
-        """Return the runs."""
-        return runs(log, self._keys)
-
-    def _keys(self) -> tuple[Signer, TrustDocument]:
+    def keys_by_now(self) -> tuple[Signer, TrustDocument]:
+        """Return the log's key, and the trust document."""
         return self.log_key, self.trust
+
+    def journal_secret(self) -> bytes:
+        """Return what names journalled calls in the log."""
+        return self.secret
 
     def renewed(self) -> None:
         """Return None: nobody can rotate the keys of a domain in memory."""
@@ -105,4 +93,4 @@ def new_domain(trust_domain: str, *, now: datetime) -> MemoryDomain:
     issuer, log_key = new_key(), new_key()
     trust = new_trust(trust_domain, now, {"issuer": issuer, "log": log_key})
     engine = MemoryEngine(*first_head(trust.log, log_key, timestamp(now)))
-    return MemoryDomain(trust, issuer, log_key, engine)
+    return MemoryDomain(trust, issuer, log_key, engine, os.urandom(32))

@@ -9,9 +9,7 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Protocol
 
-from agentguard.approvals.store import Limits, Recorder, Store
-from agentguard.audit.log import AuditLog, LogReader
-from agentguard.call.journal import Journal, RunStore
+from agentguard.audit.log import LogReader
 from agentguard.flow.ports import Clock
 from agentguard.identity.trust import TrustDocument
 from agentguard.signing.keys import Signer
@@ -53,17 +51,14 @@ class Domain(Protocol):
     def read(self) -> LogReader:
         """Open the log to read; raises ``StorageError``."""
 
-    def approvals(self, limits: Limits, log: AuditLog, record: Recorder) -> Store:
-        """Return the store of the requests for approvals; raises ``StorageError``.
+    def keys_by_now(self) -> tuple[Signer, TrustDocument]:
+        """Return the log's key, and the trust document as it is now; raises ``AgentguardError``."""
 
-        ``log`` has what became of requests, and ``record`` puts their ends on record.
+    def journal_secret(self) -> bytes:
+        """Return what names journalled calls in the log (``LoggedJournal``).
+
+        Raises ``AgentguardError``.
         """
-
-    def journal(self, log: StoreLog) -> Journal:
-        """Return the journal of the calls that a framework may make again."""
-
-    def runs(self, log: StoreLog) -> RunStore:
-        """Return the store of the adapters' records of runs that continue later, beside the log."""
 
     def renewed(self) -> Domain | None:
         """Return the domain with the present keys if they were rotated or revoked, else None."""

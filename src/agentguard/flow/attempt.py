@@ -14,7 +14,7 @@ import logging
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from agentguard.approvals.nested import NestedCalls
 from agentguard.audit.entry import LogPlace, Status
@@ -29,6 +29,7 @@ from agentguard.call.redaction import Redaction
 from agentguard.call.releases import Releases, ReleaseSubject
 from agentguard.errors import DecodeError, EncodeError
 from agentguard.flow import endings, log_entries
+from agentguard.flow.decide import Ruling
 from agentguard.flow.effects import Do, Effect, Enqueue
 from agentguard.flow.endings import Ending
 from agentguard.flow.prepare import PreparedCall, effective_time
@@ -36,6 +37,14 @@ from agentguard.flow.reported import ReportedError, ReportedResult
 from agentguard.signing import canonical
 
 _LOGGER = logging.getLogger("agentguard")
+
+Keeping = Callable[[Any], None]
+"""Writes the page of a call in the commit of its outcome (``Journal.keeping``)."""
+
+_FINAL_FOR_THE_REQUEST: Final = frozenset(
+    {"approval.altered", "approval.rejected", "approval.expired", "approval.consumed"}
+)
+"""Reason codes of the refusals after which nobody needs the request for an approval any more."""
 
 
 @dataclass(slots=True)
@@ -48,9 +57,8 @@ class Attempt:
     a call that was cut short can be made again. ``invocation_sha256`` is the digest of the signed
     statement, ``place`` the place of the authorization in the log (None until that is known),
     ``started_at`` the time at which the tool began. ``spends_approvals`` says that approvals were
-    used up, or may have been; ``is_request_removed`` whether their request was removed (None: not
-    tried yet). ``around`` are the secrets of the call around, and ``releases`` those of this call
-    (None before the tool begins).
+    used up, or may have been. ``around`` are the secrets of the call around, and ``releases`` those
+    of this call (None before the tool begins).
     """
 
     prepared: PreparedCall
@@ -66,7 +74,6 @@ class Attempt:
     is_enforced: bool = True
     started_at: str | None = None
     spends_approvals: bool = False
-    is_request_removed: bool | None = None
     around: Releases | None = None
     releases: Releases | None = None
 
@@ -77,37 +84,25 @@ class Attempt:
 
     # --- the request for an approval --------------------------------------------------------------
 
-    def give_up(self, refusal: Decision) -> Generator[Effect, Any, Decision]:
-        """Return ``refusal`` for a call whose approvals may be used up; their request is removed.
+    def removal_after(self, ruling: Ruling) -> Callable[[Any], object] | None:
+        """Return what removes the request of a call that is decided for good, else None."""
+        prepared = self.prepared
+        is_final = ruling.runs or ruling.decision.code in _FINAL_FOR_THE_REQUEST
+        if prepared.stored_request is None or prepared.request_key is None or not is_final:
+            return None
+        return prepared.ports.approvals.removal(prepared.request_key)
 
-        The reasons say what happens when the call is made again. A call in doubt is refused until
-        somebody has found out whether it ran, so nothing more is said of one.
+    def without_approvals(self, refusal: Decision) -> Decision:
+        """Return ``refusal``, which also says what becomes of approvals that may be used up.
+
+        A call in doubt is refused until somebody has found out whether it ran, so no more is said.
         """
         if not self.spends_approvals:
             return refusal
-        yield from self.remove_request()
         reason = "the approvals of this call may be used up"
         if refusal.code != "journal.in_doubt":
-            once = "" if self.is_request_removed else "is refused once more, and after that "
-            reason = f"{reason}: the call, made again, {once}asks anew"
+            reason = f"{reason}: the call, made again, then asks anew"
         return replace(refusal, reasons=(*refusal.reasons, reason))
-
-    def remove_request(self) -> Generator[Effect, Any, None]:
-        """Remove the request of a call that is decided for good, with the arguments in it."""
-        prepared = self.prepared
-        if (
-            prepared.stored_request is None
-            or prepared.request_key is None
-            or self.is_request_removed is not None
-        ):
-            return
-        self.is_request_removed = False
-        try:
-            yield Do(prepared.ports.approvals.remove, prepared.request_key)
-            self.is_request_removed = True
-        except Exception:
-            # nobody can use the request once more: its approvals are used up, or it has expired
-            _LOGGER.exception("a request for an approval could not be removed")
 
     # --- the journal ------------------------------------------------------------------------------
 
@@ -195,9 +190,13 @@ class Attempt:
         interrupts that is raised once the end is on record.
         """
         interrupt: BaseException | None = None
+        page: Keeping | None = None
         try:
-            if self.releases is not None and self.releases.end():
-                yield Do(self.releases.settle)
+            try:
+                if self.releases is not None and self.releases.end():
+                    yield Do(self.releases.settle)
+            finally:
+                page = self._page(ending, result)
         except BaseException as raised:  # noqa: BLE001  raised again below
             interrupt = raised
         if ending is endings.SUSPENDED:
@@ -205,7 +204,7 @@ class Attempt:
         elif ending is endings.HANDED_ON:
             self.prepared.listener.handed_on()
         if ending.status is not None:
-            yield from self._log(ending, ending.status, result, error)
+            yield from self._log(ending, ending.status, result, error, page)
         if self.releases is not None:
             self.releases.forget()
         if ending.is_complete:
@@ -214,9 +213,14 @@ class Attempt:
             raise interrupt
 
     def _log(
-        self, ending: Ending, status: Status, result: object, error: BaseException | None
+        self,
+        ending: Ending,
+        status: Status,
+        result: object,
+        error: BaseException | None,
+        page: Keeping | None,
     ) -> Generator[Effect, Any, None]:
-        """Write the outcome; without it the call stays in doubt.
+        """Write the outcome, and the page with it; without it the call stays in doubt.
 
         The agent instance signs the outcome together with its next call, or within 50 ms alone.
         """
@@ -242,7 +246,6 @@ class Attempt:
             if self.journal_key is None:
                 yield Enqueue(log, outcome)
             else:
-                page = self._page(self.journal_key, result) if ending.has_page else None
                 yield Do(partial(log.append, outcome.signed(settles=True), within=page))
             listener.outcome(status, error_type, outcome.attachments, replay_of)
         except Exception:
@@ -279,10 +282,13 @@ class Attempt:
         held = self.releases.held if self.releases is not None else ()
         return Masks(held) if held else None
 
-    def _page(self, key: str, result: object) -> Callable[[Any], None] | None:
-        """Return what keeps the result in the journal; None where it can't be kept."""
+    def _page(self, ending: Ending, result: object) -> Keeping | None:
+        """Return what keeps the result in the journal; None where it is not or can't be kept."""
+        if not ending.has_page or self.journal_key is None:
+            return None
         try:
-            return self.prepared.ports.journal.keeping(key, self._result_entry(result))
+            entry = self._result_entry(result)
+            return self.prepared.ports.journal.keeping(self.journal_key, entry)
         except Exception:
             _LOGGER.exception("the result could not be kept: a resumed run is refused the call")
             return None

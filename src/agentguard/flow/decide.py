@@ -26,7 +26,7 @@ from agentguard.call.invocation import call_digest
 from agentguard.call.journal import JournalEntry
 from agentguard.errors import AgentguardError, ApprovalError
 from agentguard.flow.effects import Ask, Do, Effect, Evaluate, Tell
-from agentguard.flow.ports import Ports, tell
+from agentguard.flow.ports import tell
 from agentguard.flow.prepare import PreparedCall, interrupted
 from agentguard.identity.trust import seconds
 from agentguard.policy import document as policy
@@ -159,7 +159,7 @@ def ask_policy(
 def _request_approval(
     prepared: PreparedCall, decision: Decision
 ) -> Generator[Effect, Any, ApprovalPending]:
-    """Put a request in the log, and then in the store where approvers find the request."""
+    """Log and store a request, and call ``on_request``, whose failure refuses nothing."""
     ports = prepared.ports
     if not ports.roster.can_answer or prepared.request_key is None:
         reasons = (*decision.reasons, _NOBODY)
@@ -176,23 +176,13 @@ def _request_approval(
     traceparent = yield Ask(prepared.listener)
     request = _request(prepared, decision, traceparent)
     record = RequestEntry.new(request, prepared.authority.chain_sha256, at=prepared.at)
-    receipt = yield Do(ports.log.append, record)
-    prepared.listener.requested(request, receipt, ports.log.head)
-    stored = yield Tell(_store, ports, prepared.request_key, request)
-    return ApprovalPending(stored, "nobody has answered yet")
-
-
-def _store(ports: Ports, key: str, request: ApprovalRequest) -> ApprovalRequest:
-    """Put the request in the store, and call ``on_request``, whose failure refuses nothing.
-
-    Requests whose time is over end first. Returns the request in the store, which another attempt
-    may have put there before.
-    """
-    ports.end_expired()
-    stored = ports.approvals.ask(key, request)
-    if ports.on_request is not None and stored.request_id == request.request_id:
-        tell("on_request", ports.on_request, stored)
-    return stored
+    yield Tell(ports.end_expired)
+    waiting, place = yield Do(ports.approvals.ask, prepared.request_key, request, record)
+    if place is not None:
+        prepared.listener.requested(request, place, ports.log.head)
+        if ports.on_request is not None:
+            yield Tell(tell, "on_request", ports.on_request, request)
+    return ApprovalPending(waiting, "nobody has answered yet")
 
 
 def _request(

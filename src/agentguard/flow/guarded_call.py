@@ -11,7 +11,7 @@ The modules of the flow import nothing that does I/O. Five calls on the values t
 are no effects, because each usually takes microseconds and happens in every call: the clock, the
 random bytes, the signature, the check of revocations (``AuditLog.refusal``) and the check for a
 request (``Approvals.has``). On a state directory the first check reads the head of the log, and
-verifies it where another process has written it. The second asks for the status of a file.
+verifies it where another process has written it; the second reads where requests have changed.
 
 Fail closed: whatever goes wrong before the tool runs ends as a refusal with a reason code, which
 is signed and appended like any other as long as the log can be written.
@@ -42,11 +42,6 @@ from agentguard.flow.prepare import CallInput, prepare
 from agentguard.signing import dsse
 from agentguard.signing.canonical import sha256_hex
 from agentguard.signing.dsse import Envelope
-
-_FINAL_FOR_THE_REQUEST: Final = frozenset(
-    {"approval.altered", "approval.rejected", "approval.expired", "approval.consumed"}
-)
-"""Reason codes of the refusals after which nobody needs the request for an approval any more."""
 
 _OVERTAKEN: Final = (ApprovalError, CallError, DelegationError)
 """The errors of a commit before which another call or a revocation was committed."""
@@ -91,9 +86,8 @@ def guarded_call(call: CallInput) -> Generator[Effect, Any, Any]:
             attempt.invocation_id, prepared.authority, call.nested_calls, releases
         )  # 8
     except NotRun as not_run:
-        refusal = yield from attempt.give_up(not_run.refusal)
         yield from attempt.close(endings.NOT_RUN)
-        raise Denied(refusal) from None
+        raise Denied(attempt.without_approvals(not_run.refusal)) from None
     except BaseException as error:
         yield from attempt.close(attempt.ending_of(error), error=error)  # 9
         raise
@@ -128,8 +122,6 @@ def _authorize(attempt: Attempt) -> Generator[Effect, Any, None]:
         attempt.invocation_id, attempt.invocation_sha256, record.attachments, ruling.enforced
     )
     listener.recorded(ruling.decision, invocation, place, attempt.prepared.ports.log.head)
-    if ruling.runs or ruling.decision.code in _FINAL_FOR_THE_REQUEST:
-        yield from attempt.remove_request()
     if not ruling.runs:
         is_final = ruling.interrupt is None and ruling.decision.is_final
         yield from attempt.close(endings.REFUSED if is_final else endings.POSTPONED)
@@ -185,7 +177,11 @@ def _append(record: Record, attempt: Attempt, ruling: Ruling) -> Generator[Effec
     prepared = attempt.prepared
     names = prepared.authority.names if ruling.runs else None
     try:
-        place: LogPlace = yield Do(partial(prepared.ports.log.append, record, names=names))
+        place: LogPlace = yield Do(
+            partial(
+                prepared.ports.log.append, record, names=names, within=attempt.removal_after(ruling)
+            )
+        )
     except _OVERTAKEN:
         raise
     except Exception as error:
@@ -194,7 +190,7 @@ def _append(record: Record, attempt: Attempt, ruling: Ruling) -> Generator[Effec
         if ruling.runs and is_unknown:
             yield from attempt.close(endings.UNRECORDED, error=error)
         refusal = Decision.of_exception(error, "storage.failed", "the log can't be written")
-        raise Denied((yield from attempt.give_up(refusal))) from error
+        raise Denied(attempt.without_approvals(refusal)) from error
     except BaseException as error:
         # interrupted while the entry may already be durable: say that the tool did not run
         if ruling.runs:

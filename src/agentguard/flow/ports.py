@@ -14,8 +14,8 @@ from typing import Any, Protocol
 
 from agentguard.approvals.request import ApprovalRequest
 from agentguard.approvals.roster import Roster
-from agentguard.approvals.store import Approvals
-from agentguard.audit.entry import Mode
+from agentguard.approvals.store import StoredRequest
+from agentguard.audit.entry import LogPlace, Mode, Record
 from agentguard.audit.log import AuditLog
 from agentguard.call.journal import Journal
 from agentguard.call.plain import discarded
@@ -60,6 +60,32 @@ class Places(Protocol):
 
     def __call__(self, values: Mapping[str, Any], /) -> Mapping[str, str]:
         """Return the places by the names of the arguments; reads links of the file system."""
+
+
+class Approvals(Protocol):
+    """What calls need of the requests for approvals, which all processes of a state share.
+
+    Each method raises ``StorageError``.
+    """
+
+    def has(self, key: str) -> bool:
+        """Return whether a request is stored under ``key``; cheap, for it runs in every call."""
+
+    def read(self, key: str) -> StoredRequest | None:
+        """Read the request under ``key`` and compare it with the log; None without a request."""
+
+    def ask(
+        self, key: str, request: ApprovalRequest, record: Record
+    ) -> tuple[ApprovalRequest, LogPlace | None]:
+        """Log and store a request under ``key``; return it, and the place of its ``record``.
+
+        Where another attempt has asked first, its request is returned, and nothing is written.
+        Requests whose time is over end, and are removed. Raises ``ApprovalError``
+        (``approval.limit``) where too many requests wait already.
+        """
+
+    def removal(self, key: str) -> Callable[[Any], object]:
+        """Return what removes the request under ``key``, in the commit that decides its call."""
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)

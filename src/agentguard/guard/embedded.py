@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Literal
 
 from agentguard.approvals.inbox import ApprovalInbox
 from agentguard.approvals.roster import Roster
-from agentguard.approvals.store import Store
 from agentguard.audit.log import LogReader
 from agentguard.call.client import Client
 from agentguard.call.journal import RunStore
@@ -34,6 +33,7 @@ from agentguard.guard.tools import Tools
 from agentguard.identity.trust import TrustDocument
 from agentguard.policy.engine import Engine
 from agentguard.spelling import ScopeSpelling
+from agentguard.store.approvals import LoggedApprovals
 from agentguard.telemetry import watch_pending
 from agentguard.telemetry.settings import Settings
 
@@ -162,7 +162,7 @@ class Embedded:
         """Return the inbox in which people answer requests for approvals."""
         return self.runtime.inbox()
 
-    def requests(self) -> Store:
+    def requests(self) -> LoggedApprovals:
         """Return the store of the requests for approvals; raises ``StorageError``."""
         return self.runtime.approval_store()
 

@@ -20,7 +20,6 @@ from typing import Final, NamedTuple
 from agentguard import telemetry
 from agentguard.approvals.inbox import ApprovalInbox
 from agentguard.approvals.status import Shows, shows_all
-from agentguard.approvals.store import Store
 from agentguard.audit.log import LogReader
 from agentguard.audit.request_status import LoggedHistory
 from agentguard.call.invocation import timestamp
@@ -38,8 +37,10 @@ from agentguard.identity.trust import seconds
 from agentguard.policy.document import MAX_AT_ONCE
 from agentguard.policy.engine import Engine
 from agentguard.policy.names import Names
+from agentguard.store.approvals import LoggedApprovals
 from agentguard.store.log import StoreLog
 from agentguard.store.log_probe import LogProbe
+from agentguard.store.sealed_pages import runs
 
 _LOGGER = logging.getLogger("agentguard")
 
@@ -87,7 +88,7 @@ class Runtime:
         self._is_server = is_server
         self._claim: Callable[[], None] = _nothing
         self._setup = Setup.of(settings, engine, callbacks, is_server=is_server)
-        self.requests: Store | None = None
+        self.requests: LoggedApprovals | None = None
         self.domain = domain
         self.runs: RunStore  # the process's first ports bring it
         self._closed = False
@@ -137,7 +138,7 @@ class Runtime:
         log = domain.open_log(now, clock)
         try:
             ports, self.requests = ports_on(self._setup, log, domain, clock)
-            self.runs = domain.runs(log)
+            self.runs = runs(log, domain.keys_by_now)
             put_on_record(self._setup, ports, domain)
             self._log = log
             self._probe = LogProbe(log)
@@ -193,7 +194,7 @@ class Runtime:
         """The look-up of principals and owners."""
         return self._setup.directory
 
-    def approval_store(self) -> Store:
+    def approval_store(self) -> LoggedApprovals:
         """Return the store of the requests for approvals, the same store for all callers."""
         self.current_ports()
         store = self.requests

@@ -10,15 +10,15 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final
 
 from agentguard.approvals.request import ApprovalRequest
 from agentguard.approvals.roster import Answer, Roster
 from agentguard.approvals.status import RequestEnd
-from agentguard.approvals.store import Store, StoredRequest
+from agentguard.approvals.store import StoredRequest
 from agentguard.audit.entry import Record
 from agentguard.audit.kinds.requests import RequestEndEntry
 from agentguard.audit.log import AuditLog
@@ -28,6 +28,7 @@ from agentguard.flow.ports import Clock, tell
 from agentguard.guard.callbacks import Callbacks
 from agentguard.identity.trust import seconds
 from agentguard.signing.dsse import Envelope
+from agentguard.store.approvals import LoggedApprovals
 
 _LOGGER = logging.getLogger("agentguard")
 
@@ -54,7 +55,7 @@ class RequestEnds:
         self._expired: deque[ApprovalRequest] = deque()
         self._failure = ""
 
-    def record(self, stored: StoredRequest) -> None:
+    def record(self, stored: StoredRequest, within: Callable[[Any], None] | None = None) -> None:
         """Append the end of a request to the log (``approvals.store.Recorder``)."""
         request, now = stored.request, self._now()
         end: RequestEnd = "expired" if seconds(now) >= request.expires_at else "withdrawn"
@@ -63,7 +64,7 @@ class RequestEnds:
             record = self._record(request, end, answers, now)
         except EncodeError:  # more answers than an entry can hold
             record = self._record(request, end, (), now)
-        self._log.append(record)
+        self._log.append(record, within=within)
         if end == "expired":
             self._expired.append(request)
 
@@ -82,7 +83,7 @@ class RequestEnds:
         ordered = sorted(valid.values(), key=lambda one: one.approval.not_before)
         return [one.envelope for one in ordered]
 
-    def look(self, store: Store) -> float:
+    def look(self, store: LoggedApprovals) -> float:
         """End what is over, and tell the application; return the seconds until the next look.
 
         Raises nothing: what can't be put on record stays in the store until a later look.
@@ -107,7 +108,7 @@ class RequestEnds:
                 if self._callbacks.on_expired is not None:
                     tell("on_expired", self._callbacks.on_expired, request)
 
-    def _tell_expiring(self, store: Store) -> float:
+    def _tell_expiring(self, store: LoggedApprovals) -> float:
         """Call ``on_expiring`` once for each request whose end is near."""
         pause = LOOK_EVERY
         for _key, request in store.pending():

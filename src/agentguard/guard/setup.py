@@ -11,7 +11,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
 from agentguard.approvals.quorum import unmeetable
-from agentguard.approvals.store import Store
 from agentguard.audit.kinds.announcements import ConfigEntry, PolicyEntry, RosterEntry
 from agentguard.call.invocation import timestamp
 from agentguard.domain.config import Config
@@ -28,6 +27,8 @@ from agentguard.policy.names import Names
 from agentguard.secrets.desk import Desk
 from agentguard.secrets.rule import SecretRule
 from agentguard.signing import canonical
+from agentguard.store.approvals import LoggedApprovals
+from agentguard.store.journal import LoggedJournal
 
 if TYPE_CHECKING:
     from agentguard.store.log import StoreLog
@@ -87,11 +88,13 @@ def _require_meetable(settings: Config, engine: Engine, callbacks: Callbacks) ->
         raise ConfigError(message, code="approval.unavailable")
 
 
-def ports_on(setup: Setup, log: StoreLog, domain: Domain, clock: Clock) -> tuple[Ports, Store]:
+def ports_on(
+    setup: Setup, log: StoreLog, domain: Domain, clock: Clock
+) -> tuple[Ports, LoggedApprovals]:
     """Put the ports of a configuration together; return them and their store of requests."""
     engine, settings, callbacks = setup.engine, setup.settings, setup.callbacks
     ends = RequestEnds(log, settings.roster, clock, callbacks, settings.approvals.expiring_seconds)
-    approvals = domain.approvals(settings.approvals.limits, log, ends.record)
+    approvals = LoggedApprovals(log, domain.keys_by_now, settings.approvals.limits, ends.record)
     ports = Ports(
         engine=engine,
         engine_name={"name": engine.name, "version": engine.version},
@@ -101,7 +104,7 @@ def ports_on(setup: Setup, log: StoreLog, domain: Domain, clock: Clock) -> tuple
         config_sha256=canonical.sha256_hex(settings.encoded),
         redactions=settings.redact,
         approvals=approvals,
-        journal=domain.journal(log),
+        journal=LoggedJournal(log, domain.keys_by_now, domain.journal_secret),
         secrets=Desk(setup.secrets, log, clock),
         roster=settings.roster,
         trust_domain=settings.trust_domain,

@@ -15,7 +15,6 @@ from typing import Any, Final, NamedTuple
 from agentguard.approvals.inbox import ApprovalInbox
 from agentguard.approvals.request import ApprovalRequest
 from agentguard.approvals.status import RequestStatus
-from agentguard.approvals.store import Store
 from agentguard.call.client import Client
 from agentguard.call.tool import ToolSpec
 from agentguard.delegation.handle import Delegation
@@ -38,6 +37,7 @@ from agentguard.server.tools import register
 from agentguard.signing import canonical
 from agentguard.signing.canonical import is_integer
 from agentguard.signing.dsse import Envelope
+from agentguard.store.approvals import LoggedApprovals
 from agentguard.wire import values
 from agentguard.wire.frame import MAX_BLOBS, Frame
 
@@ -308,7 +308,7 @@ def _inbox(parts: Embedded, session: Session) -> ApprovalInbox:
     return parts.runtime.inbox(partial(_shows, session))
 
 
-def _waits(request: ApprovalRequest, requests: Store) -> bool:
+def _waits(request: ApprovalRequest, requests: LoggedApprovals) -> bool:
     """Whether the store has this very request: a client can write one with another's id."""
     stored = [one for _key, one in requests.pending() if one.request_id == request.request_id]
     return stored == [request]

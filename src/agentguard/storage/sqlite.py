@@ -28,7 +28,14 @@ class Format(NamedTuple):
 MAX_LENGTH: Final = 16 * 1024 * 1024
 """The most bytes of one value; SQLite refuses a longer value, in a file's header as well."""
 
-OPTIONS: Final[Any] = {"isolation_level": None, "check_same_thread": False, "timeout": 5.0}
+PATIENCE: Final = 5
+"""Seconds for which SQLite waits for another connection."""
+
+OPTIONS: Final[Any] = {
+    "isolation_level": None,
+    "check_same_thread": False,
+    "timeout": PATIENCE,
+}
 
 _ATTEMPTS: Final = 20
 _STANDARD: Final = 3  # some systems list the three standard descriptors in /dev/fd, and no others

@@ -37,6 +37,9 @@ CREATE TABLE ending (
 CREATE TABLE page (
     log INTEGER NOT NULL, name TEXT NOT NULL, data BLOB NOT NULL, PRIMARY KEY (log, name)
 ) STRICT;
+CREATE TABLE request (
+    log INTEGER NOT NULL, name TEXT NOT NULL, data BLOB NOT NULL, PRIMARY KEY (log, name)
+) STRICT;
 """
 
 IN_LIST: Final = "IN (SELECT value FROM json_each(?))"
@@ -61,6 +64,9 @@ class Writing(Protocol):
 
         Where nobody else reads the database, they are made before the next reading.
         """
+
+    def forget_requests(self) -> None:
+        """Have no copy left of what is removed from the table of requests by this commit."""
 
     def touch(self) -> None:
         """Write what is there already, where there is room for more entries."""

@@ -20,8 +20,7 @@ from agentguard.audit.entry import LOG, LogPlace, Record, parse_time
 from agentguard.audit.head import Head
 from agentguard.audit.kinds.announcements import ExpiryEntry
 from agentguard.audit.kinds.calls import UnsignedOutcome
-from agentguard.audit.log import Pages
-from agentguard.audit.map import Map, Overlay
+from agentguard.audit.map import Overlay
 from agentguard.audit.state import DENYING, State
 from agentguard.errors import DelegationError
 from agentguard.signing import dsse
@@ -30,7 +29,7 @@ from agentguard.signing.keys import Signer
 from agentguard.storage import fork, reserve
 from agentguard.storage.flusher import LOGGER
 from agentguard.store.store import Job, Queued, Store, WriteAttempt
-from agentguard.store.transaction import Transaction
+from agentguard.store.transaction import Transaction, View
 
 MAX_UNSIGNED: Final = 256
 """Most outcomes that wait, of all instances together."""
@@ -58,8 +57,9 @@ class RefusalCache:
         known, _versions, bearers = self._known
         return root is not None and root == known and names in bearers
 
-    def of(self, values: Map, names: AbstractSet[str]) -> tuple[str, str] | None:
+    def of(self, view: Overlay, names: AbstractSet[str]) -> tuple[str, str] | None:
         """Return the code and the reason with which a bearer of these names is refused, or None."""
+        values = view.below
         if self.has_none(values.root, names):
             return None
         _root, known, bearers = self._known
@@ -67,7 +67,7 @@ class RefusalCache:
         if versions != known or len(bearers) >= _MOST_BEARERS:
             bearers = set()
         if names not in bearers:
-            refused = State(Overlay(values)).refusal(names)
+            refused = State(view).refusal(names)
             if refused is not None:
                 return refused
             bearers.add(frozenset(names))
@@ -118,7 +118,7 @@ class StoreLog:
         record: Record,
         *,
         names: AbstractSet[str] | None = None,
-        within: Callable[[Pages], object] | None = None,
+        within: Callable[[Transaction], object] | None = None,
     ) -> LogPlace:
         """Make ``record`` durable, with all signed records enqueued before; return its place.
 
@@ -129,7 +129,7 @@ class StoreLog:
         """
 
         def job(tx: Transaction) -> int:
-            refused = None if names is None else self._refusals.of(tx.below, names)
+            refused = None if names is None else self._refusals.of(tx, names)
             if refused is not None:
                 raise DelegationError(refused[1], code=refused[0])
             if within is not None:
@@ -140,17 +140,13 @@ class StoreLog:
 
     def look(self, work: Callable[[State], T]) -> T:
         """Return what ``work`` reads in what decides later calls, as of the newest head."""
-        return self._store.look(lambda values: work(State(Overlay(values))))
+        return self._store.look(lambda view: work(State(view)))
 
-    def page(self, name: str) -> bytes | None:
-        """Return a page (``pages.py``); None for none."""
-        return self._store.page(name)
+    def read(self, work: Callable[[View], T]) -> T:
+        """Return what ``work`` reads in the state and in the pages, at one moment."""
+        return self._store.look(work)
 
-    def pages(self, folder: str) -> dict[str, bytes]:
-        """Return the pages whose names begin with ``folder`` and a slash."""
-        return self._store.pages(folder)
-
-    def change_pages(self, job: Callable[[Pages], T]) -> T:
+    def change_pages(self, job: Callable[[Transaction], T]) -> T:
         """Write pages and no entry, durably; return what the job returns."""
         return self._store.run(job)
 
@@ -166,7 +162,7 @@ class StoreLog:
         # no other process writes a log in memory: a look waits for no commit
         if not self._store.is_shared and self._refusals.has_none(self._store.seen.map_root, names):
             return None
-        return self._store.look(lambda values: self._refusals.of(values, names))
+        return self._store.look(lambda view: self._refusals.of(view, names))
 
     def enqueue(self, record: Record | UnsignedOutcome) -> None:
         """Queue ``record``, which becomes durable with the next append, or within 50 ms.

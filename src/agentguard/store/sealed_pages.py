@@ -45,7 +45,7 @@ class SealedPages(NamedTuple):
         A page that does not verify is refused (``storage.corrupt``).
         """
         at = self.at(name)
-        page = self.log.page(at)
+        page = self.log.read(lambda view: view.page(at))
         if page is None:
             return None
         try:

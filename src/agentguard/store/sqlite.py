@@ -50,6 +50,7 @@ class Connection:
     def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
         self.raw = connection
         self._path = path
+        self._is_to_cut = False
 
     def query(self, statement: str, values: Sequence[object]) -> list[Row]:
         """Run one statement that reads."""
@@ -68,6 +69,16 @@ class Connection:
         """Replace the head now."""
         self.raw.execute(_MOVE_HEAD, make())
 
+    def forget_requests(self) -> None:
+        """Write the table of requests anew, and cut off the write-ahead log after the commit.
+
+        SQLite leaves copies of rows that it has moved.
+        """
+        kept = self.query("SELECT log, name, data FROM request", ())
+        self.raw.execute("DELETE FROM request")  # of a whole table, it frees each of its blocks
+        self.write("INSERT INTO request VALUES (?, ?, ?)", kept)
+        self._is_to_cut = True
+
     def touch(self) -> None:
         """Write the file's first page again as it is, where there is room for more entries."""
         files.require_room(self._path.parent, _ROOM)  # one page may fit where no entry does
@@ -77,6 +88,16 @@ class Connection:
     def commit(self) -> None:
         """Commit, with the disk waited for (``synchronous=FULL``)."""
         self.raw.execute("COMMIT")
+        if self._is_to_cut:
+            self.raw.execute("PRAGMA busy_timeout=0")  # other writers wait for this one
+            with suppress(sqlite3.Error):  # the commit is durable; the next one tries again
+                self._is_to_cut = not self.cut()
+            self.raw.execute(f"PRAGMA busy_timeout={1000 * shared.PATIENCE}")
+
+    def cut(self) -> bool:
+        """Cut off the write-ahead log, which has old rows; return False while somebody reads it."""
+        ((busy, *_pages),) = self.raw.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        return not busy
 
     @contextmanager
     def transaction(self, begin: str) -> Iterator[Connection]:
@@ -112,6 +133,9 @@ class _Kept:
     def write_head(self, make: Callable[[], Row]) -> None:
         """Keep what makes the head."""
         self.make_head = make
+
+    def forget_requests(self) -> None:
+        """Do nothing: what is in memory ends with the process."""
 
     def touch(self) -> None:
         """Do nothing: a write into memory does not fail."""
@@ -272,11 +296,10 @@ def erase(path: Path, indices: Iterable[int]) -> int:
             rows.raw.execute("DELETE FROM page")  # of a whole table, it frees each of its blocks
             rows.write("INSERT INTO page VALUES (?, ?, ?)", pages)
             rows.commit()
-            # the write-ahead log still has the old pages
-            (busy, *_pages) = rows.raw.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            is_cut = rows.cut()
     finally:
         engine.close()
-    if busy:
+    if not is_cut:
         message = (
             f"{path} is being read: what is erased may stand in its -wal file still; try again"
         )

@@ -22,15 +22,17 @@ def open_log(
     log: str,
     keys: Callable[[], Iterable[TrustedKey]],
     signer: Signer | None = None,
+    *,
+    writes_pages: bool = False,
     **how: Any,
 ) -> StoreLog:
-    """Open the log of a state, which is only read without a ``signer``.
+    """Open the log of a state: only to read without a ``signer``, or to write pages alone.
 
     ``anchors`` is the folder of all anchors, None for nowhere; the others are as ``Store`` has
     them. Raises ``StorageError``, also (``storage.copied``) for the original of an adopted copy.
     """
     kept = None if anchors is None else Anchor(anchor.head_path(anchors, log), log, keys)
-    engine = FileEngine(path_in(state), writes=signer is not None)
+    engine = FileEngine(path_in(state), writes=writes_pages or signer is not None)
     try:
         store = Store(engine, log, keys, signer, anchor=kept, **how)
     except StorageError as error:

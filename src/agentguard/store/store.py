@@ -38,7 +38,7 @@ from agentguard.storage.owned_lock import OwnedLock, busy
 from agentguard.store import check, pages, tree
 from agentguard.store.anchor import Anchor
 from agentguard.store.engine import Engine, Query, Writing
-from agentguard.store.transaction import Batch, Transaction
+from agentguard.store.transaction import Batch, Transaction, View
 
 _LOGGER: Final = logging.getLogger("agentguard")
 
@@ -220,9 +220,9 @@ class Store:
         """
         return self._read(lambda seen, _query: seen.head)
 
-    def look(self, work: Callable[[Map], T]) -> T:
-        """Return what ``work`` reads in the map of the newest state."""
-        return self._read(lambda seen, query: work(self._map(seen, query)))
+    def look(self, work: Callable[[View], T]) -> T:
+        """Return what ``work`` reads in the newest state."""
+        return self._read(lambda seen, query: work(View(self._map(seen, query), query)))
 
     def proof(self, kinds: Iterable[int]) -> tuple[bytes, dict[str, bytes]]:
         """Return the signed note of the newest head, and the nodes that prove all of these kinds.
@@ -236,14 +236,6 @@ class Store:
             return seen.note, found
 
         return self._read(collect)
-
-    def page(self, name: str) -> bytes | None:
-        """Return a page (``pages.py``); None for none."""
-        return self._read(lambda _seen, query: pages.read(query, name))
-
-    def pages(self, folder: str) -> dict[str, bytes]:
-        """Return the pages whose names begin with ``folder`` and a slash."""
-        return self._read(lambda _seen, query: pages.listed(query, folder))
 
     def verify(self) -> Head:
         """Verify the whole store against its head: each entry, each node, and nothing besides.
@@ -551,7 +543,7 @@ class Store:
                 rows.commit()
                 self._accept(written)
             elif batch.pages:
-                _write_pages(batch, rows)
+                pages.write(batch.pages, rows)
                 rows.commit()
 
     def _is_durable_after(self, error: BaseException) -> bool:
@@ -682,7 +674,7 @@ class Store:
             rows.write(_DROP_NODE, [(LOG, at) for at, node in changed.items() if node is None])
         rows.write(_ADD_ENDING, [(LOG, *one) for one in batch.ends])
         rows.write(_DROP_ENDING, [(LOG, *one) for one in batch.looked_at])
-        _write_pages(batch, rows)
+        pages.write(batch.pages, rows)
         rows.write_head(signed)
         note = signed()[0] if self._engine.is_shared else b""
         return _Seen(head, note, batch.peaks, signer.public_key)
@@ -739,12 +731,6 @@ fork.at_fork(
     in_parent=_after_fork_in_parent,
     in_child=_HELD.clear,
 )
-
-
-def _write_pages(batch: Batch, rows: Writing) -> None:
-    written = batch.pages.items()
-    rows.write(pages.PUT, [(LOG, name, page) for name, page in written if page is not None])
-    rows.write(pages.DROP, [(LOG, name) for name, page in written if page is None])
 
 
 def _require_continuation(

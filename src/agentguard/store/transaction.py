@@ -1,4 +1,4 @@
-"""What one job of a commit reads and wants, and what a batch of jobs has changed so far."""
+"""``View``: what is read; ``Transaction``: what one job of a commit reads and wants."""
 
 from __future__ import annotations
 
@@ -10,16 +10,32 @@ from agentguard.audit.head import Head
 from agentguard.audit.map import KEY_SIZE, Map, Overlay
 from agentguard.audit.merkle import CompactRange
 from agentguard.store import pages, tree
-from agentguard.store.engine import Writing
+from agentguard.store.engine import Query, Writing
 
 _ENDED: Final = "SELECT ends, key FROM ending WHERE log = ? AND ends <= ? ORDER BY ends LIMIT ?"
 
 
-class Transaction(Overlay):
+class View(Overlay):
+    """The map and the pages at one moment. Keep no view after what reads there."""
+
+    def __init__(self, map_: Map, query: Query) -> None:
+        super().__init__(map_)
+        self._query = query
+
+    def page(self, name: str) -> bytes | None:
+        """Return a page (``pages.py``); None for none."""
+        return pages.read(self._query, name)
+
+    def pages(self, folder: str) -> dict[str, bytes]:
+        """Return the pages whose names begin with ``folder`` and a slash, in the order of names."""
+        return pages.listed(self._query, folder)
+
+
+class Transaction(View):
     """What one job reads, and what it wants to have written. Keep no transaction after the job."""
 
     def __init__(self, batch: Batch) -> None:
-        super().__init__(batch.map)
+        super().__init__(batch.map, batch.rows.query)
         self._batch = batch
         self.at: Final = batch.at
         """The time of the commit (RFC 3339): no entry before is newer."""
@@ -55,15 +71,15 @@ class Transaction(Overlay):
             raise ValueError(message)
 
     def page(self, name: str) -> bytes | None:
-        """Return a page (``pages.py``); None for none."""
+        """Return a page, as it is written by then; None for none."""
         for written in (self.written, self._batch.pages):
             if name in written:
                 return written[name]
-        return pages.read(self._batch.rows.query, name)
+        return super().page(name)
 
     def pages(self, folder: str) -> dict[str, bytes]:
-        """Return the pages whose names begin with ``folder`` and a slash, in the order of names."""
-        found: dict[str, bytes | None] = {**pages.listed(self._batch.rows.query, folder)}
+        """Return the pages of a folder, as they are written by then."""
+        found: dict[str, bytes | None] = {**super().pages(folder)}
         for written in (self._batch.pages, self.written):
             found.update({n: one for n, one in written.items() if n.startswith(f"{folder}/")})
         return {name: page for name, page in sorted(found.items()) if page is not None}

@@ -10,12 +10,11 @@ import json
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import pytest
-from agentguard.storage.seal import Seal
 from approval_desk import Desk
+from state_pages import Page
 
 from agentguard import ApprovalError, ApprovalRequest, Decision, Guard, Requirement
 from agentguard.approvals.answer import read_answer, seal_answer
@@ -27,8 +26,8 @@ from agentguard.policy.function import FunctionEngine
 from agentguard.signing import dsse
 from agentguard.signing.canonical import b64_decode, b64_encode, dumps, loads_object
 from agentguard.signing.keys import Ed25519Signer
+from agentguard.store.sealed_pages import data_of, sealed
 
-KIND = "application/vnd.agentguard.answer+json"
 WORD = {"application": True, "application_roles": ["lead"]}
 
 
@@ -48,11 +47,12 @@ def with_word(desk: Desk, word: dict[str, Any]) -> Desk:
     return desk
 
 
-def lie(desk: Desk, request: ApprovalRequest, name: str, data: bytes) -> Path:
-    path: Path = desk.folder / "answers" / request.request_id / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(data)
-    return path
+def place_of(desk: Desk, request: ApprovalRequest, name: str) -> Page:
+    return desk.folder / "answers" / request.request_id / name
+
+
+def lie(desk: Desk, request: ApprovalRequest, name: str, data: bytes) -> None:
+    place_of(desk, request, name).write_bytes(data)
 
 
 def forged(
@@ -101,11 +101,10 @@ def test_a_sealed_answer_in_which_somebody_edits_the_roles(roles_desk):
         guard.approvals.vouch(request, "approve", principal="user:carol")
         (path,) = (roles_desk.folder / "answers" / request.request_id).iterdir()
         kept = path.read_bytes()
-        sealed = json.loads(kept)
-        answer = json.loads(b64_decode(sealed["answer"]))
+        answer = json.loads(data_of(kept))
         payload = b64_decode(answer["payload"]).replace(b'"user:carol"', b'"user:dora"')
         answer["payload"] = b64_encode(payload)
-        path.write_bytes(dumps({**sealed, "answer": b64_encode(dumps(answer))}))
+        path.write_bytes(kept[: -len(data_of(kept))] + dumps(answer))
         assert roles_desk.call(guard) == "approval.pending"
         path.write_bytes(kept)
         assert roles_desk.call(guard) == "merged main"
@@ -118,12 +117,12 @@ def test_an_answer_that_is_sealed_with_another_key(roles_desk, claims_the_key):
         envelope = forged(request, "user:carol", "lead")
         name = read_answer(envelope).approval_id
         mallory = Ed25519Signer.from_seed(os.urandom(32))
-        seal = Seal(lambda: (mallory, guard.trust), KIND, "answer", 1 << 20)
-        data = json.loads(seal.seal(request.request_id + name, dumps(envelope.as_json())))
+        place = place_of(roles_desk, request, name)
+        data = sealed(dumps(envelope.as_json()), place.path, mallory)
         if claims_the_key:
             (log_key,) = [one for one in guard.trust.keys if one.use == "log"]
-            data["keyid"] = log_key.key.thumbprint
-        lie(roles_desk, request, name, dumps(data))
+            data = data.replace(mallory.key_id.encode(), log_key.key.thumbprint.encode())
+        place.write_bytes(data)
         assert roles_desk.call(guard) == "approval.pending"
         guard.approvals.vouch(request, "approve", principal="user:carol")
         assert roles_desk.call(guard) == "merged main"

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from served_intruder import APPROVER, CAROL, DESK, new_id
+from state_pages import Page, pages
 
 from agentguard.approvals.answer import seal_answer
 from agentguard.approvals.request import ApprovalRequest
@@ -138,7 +139,7 @@ def test_no_error_tells_another_client_what_became_of_a_request(mallory, victim,
 def test_ids_of_altered_requests_are_for_those_who_see_all(place, mallory, desk, approver, waiting):
     (path,) = [
         path
-        for path in (place.folder / "state" / "approvals" / "requests").iterdir()
+        for path in Page(place.folder / "state", "requests").iterdir()
         if waiting.request.request_id.encode() in path.read_bytes()
     ]
     whole = path.read_bytes()
@@ -239,14 +240,13 @@ def test_a_forged_request_withdraws_no_other(mallory, victim, waiting):
     assert answer.header["withdrawn"] is True
 
 
-def test_a_request_that_nobody_has_made_leaves_no_file(mallory, waiting, place):
-    used = place.folder / "state" / "approvals" / "used"
-    before = sorted(used.iterdir()) if used.exists() else []
+def test_a_request_that_nobody_has_made_leaves_no_page(mallory, waiting, place):
+    before = pages(place.folder / "state", "")
     for _ in range(5):
         made = replace(waiting.request, agent_name="mole", request_id=new_id())
         asked = {"request": made.dumps().decode(), "key": None}
         assert mallory.code("approvals.withdraw", **asked) == "request.unknown"
-    assert (sorted(used.iterdir()) if used.exists() else []) == before
+    assert pages(place.folder / "state", "") == before
 
 
 @pytest.mark.parametrize("request_", [None, "", "{}", "x", "[]", 5, {}, "\0"])

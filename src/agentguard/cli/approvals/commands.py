@@ -41,7 +41,7 @@ from agentguard.guard import served
 from agentguard.identity.principal import require_principal
 from agentguard.identity.trust import seconds
 from agentguard.signing import canonical
-from agentguard.storage.approval_files import FileApprovals
+from agentguard.store.approvals import LoggedApprovals
 
 _REQUEST_HELP: Final = "The request's id, or its beginning, as approvals list shows it."
 _REQUEST: Final = Argument("request_id", "REQUEST", _REQUEST_HELP, required=False)
@@ -168,7 +168,7 @@ def approve(**options: Any) -> None:
     yourself with --as: the signed answer is written to -o FILE, for approvals import.
     """
     given = _AnswerOptions(**options)
-    with _question(given.request_id, given.request_file, given.config) as question:
+    with _question(given.request_id, given.request_file, given.config, answers=True) as question:
         _answer("approve", given, *question)
 
 
@@ -176,7 +176,7 @@ def approve(**options: Any) -> None:
 def reject(**options: Any) -> None:
     """The agent is told the note."""
     given = _AnswerOptions(**options)
-    with _question(given.request_id, given.request_file, given.config) as question:
+    with _question(given.request_id, given.request_file, given.config, answers=True) as question:
         _answer("reject", given, *question)
 
 
@@ -192,7 +192,7 @@ def export(*, request_id: str, output: Path | None, force: bool, config: Path | 
 @command(Argument("file", "FILE|-", "A signed answer.", type=PATH), CONFIG)
 def import_answer(*, file: Path, config: Path | None) -> None:
     """An answer counts as one that is given here: the roster names the key, and the call waits."""
-    with _inbox(config) as inbox:
+    with _inbox(config, answers=True) as inbox:
         approval_request, envelope = inbox.loads(files.read_or_stdin(file, canonical.MAX_BYTES))
         answer = inbox.accept(approval_request, envelope)
         _print_result(answer.approval.verdict, answer.approval.approver, approval_request, inbox)
@@ -222,11 +222,11 @@ class _AnswerOptions(NamedTuple):
 
 
 @contextmanager
-def _inbox(config: Path | None) -> Iterator[ApprovalInbox]:
+def _inbox(config: Path | None, *, answers: bool = False) -> Iterator[ApprovalInbox]:
     """Open the inbox of a configuration: that of its state, or of its guard server."""
     settings = location.load(config)
     if settings.server is None or not client_side.is_client(settings):
-        with _own_inbox(config) as inbox:
+        with _own_inbox(config, answers=answers) as inbox:
             yield inbox
         return
     with closing(served.configured(settings.server, settings.telemetry, None)) as parts:
@@ -234,21 +234,21 @@ def _inbox(config: Path | None) -> Iterator[ApprovalInbox]:
 
 
 @contextmanager
-def _own_inbox(config: Path | None) -> Iterator[ApprovalInbox]:
+def _own_inbox(config: Path | None, *, answers: bool) -> Iterator[ApprovalInbox]:
     """Open the inbox of a state, which compares each request with the log."""
     settings = location.load_own(config)
     where, trust = location.trusted_log(config, None, None, None)
     domain.refuse_links(where.state)
     document = trust.document
-    with closing(where.log(document)) as log:
-        store = FileApprovals(where.state, log, lambda: document)
+    with closing(where.log(document, writes_pages=answers)) as log:
+        store = LoggedApprovals(log, lambda: (None, document))
         history = LoggedHistory(where.reader, times.now)
         yield ApprovalInbox(store, settings.roster, times.now, history=history)
 
 
 @contextmanager
 def _question(
-    request_id: str | None, file: Path | None, config: Path | None
+    request_id: str | None, file: Path | None, config: Path | None, *, answers: bool = False
 ) -> Iterator[tuple[ApprovalRequest, ApprovalInbox | None]]:
     """Yield a request and its inbox, which a request from a file has not."""
     if (request_id is None) == (file is None):
@@ -259,7 +259,7 @@ def _question(
         data = files.read_or_stdin(file, MAX_REQUEST_BYTES + 2)
         yield ApprovalRequest.loads(data.removesuffix(b"\n")), None
         return
-    with _inbox(config) as inbox:
+    with _inbox(config, answers=answers) as inbox:
         yield inbox.find(str(request_id)), inbox
 
 

@@ -20,7 +20,7 @@ from agentguard.errors import AgentguardError
 from agentguard.identity.trust import TrustDocument, seconds
 from agentguard.policy.engine import Engine, StatesRequirements
 from agentguard.spelling import did_you_mean
-from agentguard.storage.approval_files import FileApprovals
+from agentguard.store.approvals import LoggedApprovals
 
 
 def approvals(settings: Config, engine: Engine | None) -> Iterator[Finding]:
@@ -111,7 +111,7 @@ def requests(where: Location, settings: Config, trust: TrustDocument) -> Iterato
     """Check the open requests against the log."""
     try:
         with closing(where.log(trust)) as log:
-            store = FileApprovals(settings.state, log, lambda: trust)
+            store = LoggedApprovals(log, lambda: (None, trust))
             pending = [request for _key, request in store.pending()]
             inbox = ApprovalInbox(store, settings.roster, times.now)
             altered, unused = inbox.altered(), inbox.expired_approved()

@@ -40,9 +40,10 @@ class Location:
     config: Config | None
     assumed: bool = False
 
-    def log(self, trust: TrustDocument) -> StoreLog:
+    def log(self, trust: TrustDocument, *, writes_pages: bool = False) -> StoreLog:
         """Open the log to look into it, under its verified head; raises ``StorageError``."""
-        return open_log(self.state, self.anchor, trust.log, lambda: trust.keys_for("log"))
+        keys = lambda: trust.keys_for("log")  # noqa: E731
+        return open_log(self.state, self.anchor, trust.log, keys, writes_pages=writes_pages)
 
     def reader(self) -> LogReader:
         """Return a reader of the log; what is wrong with the file, the first read raises."""
