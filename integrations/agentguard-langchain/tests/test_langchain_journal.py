@@ -9,10 +9,17 @@ from __future__ import annotations
 
 import asyncio
 from typing import Any
-from unittest.mock import patch
 
 import pytest
-from graph_crashes import OTHER, WAYS, Dying, crash_after_tools, graph_of, model_turn
+from graph_crashes import (
+    OTHER,
+    WAYS,
+    Dying,
+    crash_after_tools,
+    graph_of,
+    model_turn,
+    pages_kept,
+)
 from graph_runs import CONFIG, SYNC, answers, invoke_thread
 from langchain.agents import create_agent
 from langchain.agents.middleware import ToolRetryMiddleware
@@ -24,7 +31,6 @@ from langgraph.prebuilt import ToolNode
 from langgraph.types import Command, RetryPolicy, interrupt
 from payment_team import BIG, LOOK, SMALL
 
-from agentguard.audit.state import State
 from agentguard_langchain import (
     GuardMiddleware,
     guard_approval_node,
@@ -58,10 +64,9 @@ async def test_what_is_done_does_not_run_again_beside_one_that_pauses(people, sy
     calls = [SMALL, ("ask", {"question": "ok?"}), LOOK]
     paused = await invoke_thread(graph, model_turn(*calls), sync=sync)
     assert [pause.value for pause in paused["__interrupt__"]] == ["ok?"]
-    pages = inbox.guard._parts.runtime._ports.journal._pages._values
     async with asyncio.timeout(120):  # in an event loop, the others are at work still
         # a journal has no events
-        while not sync and len(pages) < 2:  # noqa: ASYNC110
+        while not sync and pages_kept(inbox) < 2:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
     state = await invoke_thread(graph, Command(resume="yes"), sync=sync)
     texts = ["paid 5 to cal", "they say yes", "looked at books"]
@@ -302,9 +307,9 @@ def child_of(inbox, script, *, marked):
 @SYNC
 @pytest.mark.parametrize("marked", [True, False])
 async def test_a_sub_agent_that_has_paused_goes_on_and_its_calls_run_once(
-    people, sync, marked, scripted
+    people, sync, marked, scripted, monkeypatch
 ):
-    inbox = people()
+    inbox, ended = people(), []
     work = child_of(inbox, scripted([LOOK], [BIG], "done"), marked=marked)
     graph = inbox.graph(tools=[work])
     paused = await invoke_thread(graph, inbox.asking(("work", {"task": "go"})), sync=sync)
@@ -331,13 +336,23 @@ async def test_the_calls_of_a_sub_agent_that_was_cut_short_run_once(people, sync
 @SYNC
 @pytest.mark.parametrize("marked", [True, False])
 async def test_only_what_is_said_to_be_a_sub_agent_goes_on_where_it_was_killed(
-    people, sync, marked, scripted
+    people, sync, marked, scripted, monkeypatch
 ):
-    inbox = people()
+    inbox, ended = people(), []
     work = child_of(inbox, scripted([LOOK], [SMALL], "done"), marked=marked)
     graph = inbox.graph(tools=[work], saver=Dying())
-    with patch.object(State, "settle"):  # as in a killed process
-        await crash_after_tools(graph, inbox.asking(("work", {"task": "go"})), sync=sync)
+    log = inbox.guard._parts.runtime._ports.log
+    append = log.append
+
+    def lossy(record, **how):
+        """Lose the outcome of the call around, as a killed process does."""
+        ended.extend([record] if record.summary.kind == "outcome" else [])
+        if record in ended and len(ended) == 3:
+            raise OSError("killed")
+        return append(record, **how)
+
+    monkeypatch.setattr(log, "append", lossy)
+    await crash_after_tools(graph, inbox.asking(("work", {"task": "go"})), sync=sync)
     state = await invoke_thread(graph, None, sync=sync)
     ((status, text),) = answers(state)
     assert status == ("success" if marked else "error")

@@ -18,7 +18,8 @@ from langgraph.types import Command
 from payment_team import BIG, BIGGER, LOOK, SMALL
 from rounds import pairs
 
-from agentguard import ConfigError, DelegationError, StorageError, adapters
+from agentguard import ConfigError, DelegationError, StorageError
+from agentguard.store.sealed_pages import SealedPages
 from agentguard_langchain import GuardedToolDenied, GuardMiddleware
 
 
@@ -119,14 +120,17 @@ async def test_a_call_without_an_id_is_made_for_whom_the_run_was_begun(
 
 
 @SYNC
-async def test_a_lost_record_never_widens(people, sync):
+async def test_a_lost_record_never_widens(people, sync, monkeypatch):
     """An agent that may act by itself does not, in a run that was begun for somebody."""
-    inbox = people()
+    inbox, read = people(), SealedPages.read
     graph = inbox.graph()
     with inbox.lend():
         await invoke_thread(graph, inbox.asking(BIG), sync=sync)
-    runs = adapters.run_store(inbox.agent)
-    runs._values = {name: data for name, data in runs._values.items() if "run " not in name}
+    monkeypatch.setattr(
+        SealedPages,
+        "read",
+        lambda runs, name: None if name.startswith("run ") else read(runs, name),
+    )
     state = await invoke_thread(graph, None, sync=sync)
     assert state["__interrupt__"]
     inbox.approve()
@@ -207,17 +211,14 @@ def test_a_later_run_begins_though_the_record_of_the_earlier_one_does_not_verify
     inbox = people()
     graph = inbox.graph()
     graph.invoke(inbox.asking(SMALL), CONFIG)
-    handle, read = (
-        graph.get_state(CONFIG).values["agentguard_run"],
-        adapters.run_store(inbox.agent).read,
-    )
+    handle, read = graph.get_state(CONFIG).values["agentguard_run"], SealedPages.read
 
-    def reading(name):
+    def reading(runs, name):
         if name.startswith("run ") and handle in name:
             raise StorageError("the record does not hold", code="storage.corrupt")
-        return read(name)
+        return read(runs, name)
 
-    monkeypatch.setattr(adapters.run_store(inbox.agent), "read", reading)
+    monkeypatch.setattr(SealedPages, "read", reading)
     graph.invoke(inbox.asking(SMALL), CONFIG)
     assert inbox.paid == [("cal", 5), ("cal", 5)]
 

@@ -29,7 +29,13 @@ def journal_size(inbox):
     """How many calls the journal knows."""
     ports = inbox.guard._parts.runtime._ports
     begun = ports.log._store.look(lambda values: len([*values.items(RUN_ONCE)]))
-    return max(begun, len(ports.journal._pages._values))
+    return max(begun, pages_kept(inbox))
+
+
+def pages_kept(inbox):
+    """How many results the journal keeps."""
+    log = inbox.guard._parts.runtime._ports.log
+    return log.read(lambda view: len(view.pages("journal")))
 
 
 class CrashError(Exception):
