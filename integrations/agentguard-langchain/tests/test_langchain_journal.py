@@ -307,9 +307,9 @@ def child_of(inbox, script, *, marked):
 @SYNC
 @pytest.mark.parametrize("marked", [True, False])
 async def test_a_sub_agent_that_has_paused_goes_on_and_its_calls_run_once(
-    people, sync, marked, scripted, monkeypatch
+    people, sync, marked, scripted
 ):
-    inbox, ended = people(), []
+    inbox = people()
     work = child_of(inbox, scripted([LOOK], [BIG], "done"), marked=marked)
     graph = inbox.graph(tools=[work])
     paused = await invoke_thread(graph, inbox.asking(("work", {"task": "go"})), sync=sync)
@@ -338,7 +338,7 @@ async def test_the_calls_of_a_sub_agent_that_was_cut_short_run_once(people, sync
 async def test_only_what_is_said_to_be_a_sub_agent_goes_on_where_it_was_killed(
     people, sync, marked, scripted, monkeypatch
 ):
-    inbox, ended = people(), []
+    inbox, around = people(), []
     work = child_of(inbox, scripted([LOOK], [SMALL], "done"), marked=marked)
     graph = inbox.graph(tools=[work], saver=Dying())
     log = inbox.guard._parts.runtime._ports.log
@@ -346,8 +346,10 @@ async def test_only_what_is_said_to_be_a_sub_agent_goes_on_where_it_was_killed(
 
     def lossy(record, **how):
         """Lose the outcome of the call around, as a killed process does."""
-        ended.extend([record] if record.summary.kind == "outcome" else [])
-        if record in ended and len(ended) == 3:
+        about = record.summary
+        if about.kind == "call" and about.tool == "work":
+            around.append(about.invocation_id)
+        if about.kind == "outcome" and about.invocation_id in around:
             raise OSError("killed")
         return append(record, **how)
 
