@@ -126,7 +126,7 @@ def test_what_can_not_be_written_says_so(tmp_path):
         (errno.EACCES, "storage.readonly", "give this user the right"),
     ],
 )
-@pytest.mark.parametrize("write", [files.write_new, files.add, files.replace])
+@pytest.mark.parametrize("write", [files.write_new, files.replace])
 def test_a_full_disk_is_no_matter_of_rights(tmp_path, monkeypatch, write, number, code, advice):
     def refuses(_opened):
         raise OSError(number, os.strerror(number))
@@ -138,7 +138,7 @@ def test_a_full_disk_is_no_matter_of_rights(tmp_path, monkeypatch, write, number
     assert not (tmp_path / "folder" / "there").exists() or write is files.write_new
 
 
-@pytest.mark.parametrize("write", [files.write_new, files.add, files.replace])
+@pytest.mark.parametrize("write", [files.write_new, files.replace])
 def test_a_system_that_writes_a_part_at_a_time_writes_all_of_it(tmp_path, monkeypatch, write):
     whole, parts = os.write, []
 
@@ -154,22 +154,6 @@ def test_a_system_that_writes_a_part_at_a_time_writes_all_of_it(tmp_path, monkey
     assert parts == [b"0123", b"4567", b"89"]
 
 
-def test_what_is_added_is_there_whole_or_not_at_all(tmp_path, monkeypatch):
-    path = tmp_path / "folder" / "name"
-    files.add(path, b"first")
-    with pytest.raises(StorageError) as refused:
-        files.add(path, b"second")
-    assert (refused.value.code, path.read_bytes()) == ("storage.exists", b"first")
-
-    def killed(*_args):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(os, "link", killed)  # dies once all is written, and before it has its name
-    with pytest.raises(KeyboardInterrupt):
-        files.add(path.with_name("other"), b"all of it")
-    assert [found.name for found in path.parent.iterdir()] == ["name"]
-
-
 # --- whether something is there -----------------------------------------------------------------
 
 
@@ -179,18 +163,14 @@ def test_what_is_there_is_there_and_what_is_missing_is_not(tmp_path):
     (tmp_path / "loop").symlink_to("loop")
     assert files.exists(tmp_path)
     assert files.exists(file)
-    assert files.is_folder(tmp_path)
-    assert not files.is_folder(file)
     missing = [tmp_path / "none", tmp_path / "none" / "none", file / "below", tmp_path / "loop"]
     for path in missing:
         assert not files.exists(path)
-        assert not files.is_folder(path)
 
 
-@pytest.mark.parametrize("ask", [files.exists, files.is_folder])
-def test_what_the_system_can_not_tell_is_an_error_and_not_missing(tmp_path, ask):
+def test_what_the_system_can_not_tell_is_an_error_and_not_missing(tmp_path):
     with pytest.raises(OSError, match="File name too long"):
-        ask(tmp_path / ("long" * 100))
+        files.exists(tmp_path / ("long" * 100))
 
 
 def test_a_state_is_not_asked_with_a_function_that_takes_an_error_for_a_missing_file():

@@ -214,11 +214,6 @@ def _require_state(state: Path) -> None:
         message = f"there is no state at {state}: run agentguard init"
         raise StorageError(message, code="storage.missing")
     keystore.refuse_if_exposed(state)
-    refuse_links(state)
-
-
-def refuse_links(state: Path) -> None:
-    """Refuse a state in which a symbolic link leads elsewhere; raises ``StorageError``."""
     files.refuse_links(state)
 
 

@@ -11,7 +11,7 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Final
 
@@ -59,22 +59,13 @@ def exists(path: Path) -> bool:
     Raises ``OSError`` where the system can't tell, such as for a folder that this user can't search
     or a disk that fails. ``Path.exists`` says no there since Python 3.14, and so would hide a file.
     """
-    return _mode(path) is not None
-
-
-def is_folder(path: Path) -> bool:
-    """Return whether there is a folder at ``path``, links followed; raises as ``exists``."""
-    mode = _mode(path)
-    return mode is not None and stat.S_ISDIR(mode)
-
-
-def _mode(path: Path) -> int | None:
     try:
-        return path.stat().st_mode
+        path.stat()
     except OSError as error:
         if error.errno in _NOTHING_THERE:
-            return None
+            return False
         raise
+    return True
 
 
 def _read(number: int, most: int) -> bytes:
@@ -162,39 +153,6 @@ def require_room(folder: Path, size: int) -> None:
         raise _unwritten(folder, error, "written") from error
 
 
-def add(path: Path, data: bytes) -> None:
-    """Write a new file of mode 0600, whole or not at all.
-
-    A process that dies during the call leaves no file at ``path``, but perhaps a temporary file
-    (``.half-*``) beside the folder. Raises ``StorageError``: ``storage.exists``,
-    ``storage.readonly``, ``storage.full``.
-    """
-    half = path.parent.parent / f".half-{os.urandom(8).hex()}"
-    try:
-        make_folder(path.parent)
-        try:
-            _write(half, data)
-            os.link(half, path)
-        finally:
-            half.unlink(missing_ok=True)
-        _sync(path.parent)
-    except FileExistsError as error:
-        raise _in_the_way(path) from error
-    except OSError as error:
-        raise _unwritten(path, error, "written") from error
-
-
-def add_if_absent(path: Path, data: bytes) -> bool:
-    """Write a file as ``add`` does; return False, and write nothing, if the file exists."""
-    try:
-        add(path, data)
-    except StorageError as error:
-        if error.code == "storage.exists":
-            return False
-        raise
-    return True
-
-
 def _unwritten(path: Path, error: OSError, what: str) -> StorageError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         message = f"{path} can't be {what}: the disk is full: make room, then try again"
@@ -257,56 +215,27 @@ def make_folder(folder: Path) -> None:
     _sync(folder.parent)
 
 
-def remove_folder(root: Path, *parts: str) -> None:
-    """Remove the folder at the path ``parts`` below ``root``, with the folder's files.
-
-    A user who can write below ``root`` could replace a part of the path with a link to another
-    folder. The function follows no link, so that no file elsewhere is removed. Raises
-    ``StorageError`` (``storage.readonly``), also for such a link.
-    """
-    with _replacing(root.joinpath(*parts)), ExitStack() as opened:
-        folders = [_open_folder(opened, os.fspath(root), None)]
-        try:
-            for part in parts:
-                folders.append(_open_folder(opened, part, folders[-1]))
-        except FileNotFoundError:
-            return
-        for name in os.listdir(folders[-1]):  # noqa: PTH208  a path could be replaced, a descriptor can't
-            os.unlink(name, dir_fd=folders[-1])
-        os.fsync(folders[-1])
-        with suppress(OSError):
-            os.rmdir(parts[-1], dir_fd=folders[-2])
-
-
-def _open_folder(opened: ExitStack, name: str, above: int | None) -> int:
-    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-    folder = os.open(name, flags, dir_fd=above)
-    opened.callback(os.close, folder)
-    return folder
-
-
-def refuse_links(*folders: Path) -> None:
-    """Refuse folders that contain a symbolic link; ignore folders that do not exist.
+def refuse_links(folder: Path) -> None:
+    """Refuse a folder that contains a symbolic link; ignore one that does not exist.
 
     The maker of a link could otherwise have this process write or remove files that the maker has
     no right to. Raises ``StorageError`` (``storage.linked``, ``storage.readonly``).
     """
-    for folder in folders:
-        try:
-            with os.scandir(folder) as entries:
-                link = next((entry.path for entry in entries if entry.is_symlink()), None)
-        except FileNotFoundError:
-            continue
-        except OSError as error:
-            message = f"{folder} can't be read ({error.strerror}): give this user the right"
-            raise StorageError(message, code="storage.readonly") from error
-        if link is not None:
-            message = (
-                f"{link} is a symbolic link, and may lead to files of somebody else: find out who "
-                "made it, remove it (rm), and restore what belongs there. To keep a state "
-                "elsewhere, set state in agentguard.toml. Nothing was written"
-            )
-            raise StorageError(message, code="storage.linked")
+    try:
+        with os.scandir(folder) as entries:
+            link = next((entry.path for entry in entries if entry.is_symlink()), None)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        message = f"{folder} can't be read ({error.strerror}): give this user the right"
+        raise StorageError(message, code="storage.readonly") from error
+    if link is not None:
+        message = (
+            f"{link} is a symbolic link, and may lead to files of somebody else: find out who "
+            "made it, remove it (rm), and restore what belongs there. To keep a state "
+            "elsewhere, set state in agentguard.toml. Nothing was written"
+        )
+        raise StorageError(message, code="storage.linked")
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -35,12 +35,12 @@ from agentguard.cli.terminal.options import (
 )
 from agentguard.cli.terminal.shown import Shown
 from agentguard.client.approvals import ClientInbox
-from agentguard.domain import domain
 from agentguard.errors import ConfigError
 from agentguard.guard import served
 from agentguard.identity.principal import require_principal
 from agentguard.identity.trust import seconds
 from agentguard.signing import canonical
+from agentguard.storage.files import refuse_links
 from agentguard.store.approvals import LoggedApprovals
 
 _REQUEST_HELP: Final = "The request's id, or its beginning, as approvals list shows it."
@@ -238,7 +238,7 @@ def _own_inbox(config: Path | None, *, answers: bool) -> Iterator[ApprovalInbox]
     """Open the inbox of a state, which compares each request with the log."""
     settings = location.load_own(config)
     where, trust = location.trusted_log(config, None, None, None)
-    domain.refuse_links(where.state)
+    refuse_links(where.state)
     document = trust.document
     with closing(where.log(document, writes_pages=answers)) as log:
         store = LoggedApprovals(log, lambda: (None, document))

@@ -43,6 +43,7 @@ from agentguard.errors import AgentguardError, ConfigError
 from agentguard.identity.trust import TrustDocument
 from agentguard.policy.engine import Engine
 from agentguard.storage import journal_secret
+from agentguard.storage.files import refuse_links
 from agentguard.store import sqlite
 from agentguard.telemetry import Settings
 
@@ -196,7 +197,7 @@ def _no_state(settings: Config) -> str:
 def _state(settings: Config) -> str:
     state = settings.state
     keystore.refuse_if_exposed(state)
-    domain.refuse_links(state)
+    refuse_links(state)
     of_log = state.glob(f"{sqlite.path_in(state).name}*")
     doctor_anchor.require_writable([state, *state.glob("*.lock"), *of_log])
     domain.require_same_domain(settings, keystore.load_trust(state))
