@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from agentguard.proof.presentation import proof_headers, prove_call, prove_request
     from agentguard.proof.receiver import CallReceiver, Receiver
     from agentguard.proof.verification import RequestCaller, UnknownChainError
-    from agentguard.storage.proof_store import ProofStore
     from agentguard.storage.published_revocations import PublishedRevocations
+    from agentguard.store.proof_store import ProofStore
 
 __all__ = [
     "CallReceiver",
@@ -41,7 +41,7 @@ __all__ = [
 _HOMES = {
     "CallReceiver": "agentguard.proof.receiver",
     "CallerMiddleware": "agentguard.proof.asgi",
-    "ProofStore": "agentguard.storage.proof_store",
+    "ProofStore": "agentguard.store.proof_store",
     "PublishedRevocations": "agentguard.storage.published_revocations",
     "Receiver": "agentguard.proof.receiver",
     "RequestCaller": "agentguard.proof.verification",

@@ -44,7 +44,7 @@ _LOGGER: Final = logging.getLogger("agentguard")
 
 
 class ReceiverStore(UsedProofs, Chains, Protocol):
-    """The used proofs and the chains of a receiver (``storage.proof_store.ProofStore``)."""
+    """The used proofs and the chains of a receiver (``store.proof_store.ProofStore``)."""
 
     def keep_chain(self, sha256: str, chain: bytes, *, expires_at: int, at: int) -> None:
         """Keep a verified chain, and return None; raises ``ProofError`` (``proof.unavailable``)."""

@@ -32,7 +32,7 @@ from agentguard.service.answers import (
 )
 from agentguard.service.parts import LOGGER, ServiceParts
 from agentguard.service.reading import Request
-from agentguard.storage.proof_store import KeptChain
+from agentguard.store.proof_store import KeptChain
 from agentguard.visible import visible_text
 
 _CREDENTIAL = "workload-identity-token"

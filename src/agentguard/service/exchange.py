@@ -34,7 +34,7 @@ from agentguard.service.callers import Instance, agent_of, instance_of, use_proo
 from agentguard.service.messages import ACCESS_TOKEN, CHAIN, GRANT, JWT_BEARER
 from agentguard.service.parts import LOGGER, ServiceParts
 from agentguard.service.reading import Form, Request, one, read_form, required
-from agentguard.storage.proof_store import KeptChain
+from agentguard.store.proof_store import KeptChain
 
 _TYPES: Final = "urn:ietf:params:oauth:token-type:"
 SUBJECT_TYPES: Final = {ACCESS_TOKEN: "access", f"{_TYPES}id_token": "ID", f"{_TYPES}jwt": None}

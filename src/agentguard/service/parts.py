@@ -24,7 +24,7 @@ from agentguard.guard.embedded import Embedded
 from agentguard.guard.process import Present
 from agentguard.identity.trust import TrustDocument
 from agentguard.server.tokens import TokenClients
-from agentguard.storage.proof_store import ProofStore
+from agentguard.store.proof_store import ProofStore
 
 _MOST: Final = 4096
 """The most chains that are known; the oldest is dropped for a newer one."""

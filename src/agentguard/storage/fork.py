@@ -5,8 +5,8 @@ hook has a stage instead; the module that owns a hook says what the hook does. T
 hooks from the first stage to the last, and the parent, before the fork, from the last to the first:
 
 - before: ``lock.py`` waits until nobody is opening or closing a lock's file;
-- before, too: the stores and the readers of logs close their connections, so that a child inherits
-  none: SQLite remembers for the whole process which locks the process holds.
+- before, too: stores, readers of logs and used proofs close their connections, so that a child
+  inherits none: SQLite remembers for the whole process which locks the process holds.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import os
 from collections.abc import Callable
 from enum import IntEnum
 from functools import partial
-from typing import Final, NamedTuple
-from weakref import WeakMethod
+from typing import Final, NamedTuple, Protocol
+from weakref import WeakMethod, WeakSet
 
 
 class Stage(IntEnum):
@@ -26,7 +26,8 @@ class Stage(IntEnum):
     LOGS = 1
     READERS = 2
     STORES = 3
-    GUARDS = 4
+    PROOFS = 4
+    GUARDS = 5
 
 
 class _Hooks(NamedTuple):
@@ -51,6 +52,47 @@ def at_fork(
 ) -> None:
     """Run these hooks at each later fork; a stage has the hooks of one owner."""
     _HOOKS[stage] = _Hooks(before, in_parent, in_child)
+
+
+class Forked(Protocol):
+    """What is told of each fork; the thread that forks calls the methods."""
+
+    def before_fork(self) -> None:
+        """Wait until no other thread uses it, and close its file."""
+
+    def after_fork_in_parent(self) -> None:
+        """Let the threads go on."""
+
+    def after_fork_in_child(self) -> None:
+        """Begin anew."""
+
+
+class AtFork:
+    """The objects of one stage that are told of each fork, as long as they are there."""
+
+    def __init__(self, stage: Stage) -> None:
+        self._told: WeakSet[Forked] = WeakSet()
+        self._held: list[Forked] = []
+        at_fork(stage, before=self._before, in_parent=self._in_parent, in_child=self._in_child)
+
+    def add(self, one: Forked) -> None:
+        """Tell it of each later fork."""
+        self._told.add(one)
+
+    def _before(self) -> None:
+        self._held[:] = sorted(self._told, key=id)
+        for one in self._held:
+            one.before_fork()
+
+    def _in_parent(self) -> None:
+        for one in self._held[::-1]:
+            one.after_fork_in_parent()
+        self._held.clear()
+
+    def _in_child(self) -> None:
+        for one in self._held[::-1]:
+            one.after_fork_in_child()
+        self._held.clear()
 
 
 def _run(stage: Stage, moment: int) -> None:

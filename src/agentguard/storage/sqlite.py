@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import sqlite3
 import stat
@@ -58,27 +57,6 @@ _CODES: Final = {
     sqlite3.SQLITE_BUSY: ("storage.locked", "another program holds it: close that program"),
     sqlite3.SQLITE_LOCKED: ("storage.locked", "another program holds it: close that program"),
 }
-
-
-_INHERITED: Final[set[Path]] = set()
-
-
-def keep_inherited(path: Path, connection: sqlite3.Connection) -> None:
-    """Keep the parent's connection open in a forked process, to the end of the process.
-
-    SQLite remembers for the whole process which locks the process holds on a file. A forked process
-    inherits the memory and not the locks. So a forked process must not write the file
-    (``was_inherited``). Closing the connection could remove data that another process has written.
-    """
-    _INHERITED.add(path.absolute())
-    ctypes.pythonapi.Py_IncRef(
-        ctypes.py_object(connection)
-    )  # so that the interpreter's end does not close the connection
-
-
-def was_inherited(path: Path) -> bool:
-    """Return whether this process inherited a connection to the file from its parent."""
-    return path.absolute() in _INHERITED
 
 
 def make(path: Path, form: Format, statement: str, values: Sequence[object]) -> None:

@@ -228,12 +228,16 @@ class StoredLog:
         with self._lock, self._engine.reading() as query:
             yield query
 
-    def _before_fork(self) -> None:
+    def before_fork(self) -> None:
+        """Close the file."""
         self._lock.acquire()
         self._engine.close()
 
-    def _after_fork(self) -> None:
+    def after_fork_in_parent(self) -> None:
+        """Go on."""
         self._lock.release()
+
+    after_fork_in_child = after_fork_in_parent
 
 
 def _is_text(value: str) -> bool:
@@ -244,20 +248,4 @@ def _is_text(value: str) -> bool:
     return True
 
 
-_READERS: Final[weakref.WeakSet[StoredLog]] = weakref.WeakSet()
-_HELD: Final[list[StoredLog]] = []
-
-
-def _before_fork() -> None:
-    _HELD[:] = sorted(_READERS, key=id)
-    for reader in _HELD:
-        reader._before_fork()  # noqa: SLF001  a reader and this file are one unit
-
-
-def _after_fork() -> None:
-    for reader in _HELD:
-        reader._after_fork()  # noqa: SLF001
-    _HELD.clear()
-
-
-fork.at_fork(fork.Stage.READERS, before=_before_fork, in_parent=_after_fork, in_child=_after_fork)
+_READERS: Final = fork.AtFork(fork.Stage.READERS)

@@ -220,8 +220,9 @@ class FileEngine:
 
     is_shared = True
 
-    def __init__(self, path: Path, *, writes: bool = True) -> None:
+    def __init__(self, path: Path, *, writes: bool = True, form: shared.Format = FORMAT) -> None:
         self._path = path
+        self._form = form
         self._writes = writes
         self._lock_path = path.with_name(f"{path.name}-lock")
         self._writer: Connection | None = None
@@ -255,18 +256,28 @@ class FileEngine:
             with self._reader.transaction("BEGIN") as begun:
                 yield begun.query
 
-    def close(self) -> None:
-        """Close the connections."""
+    @property
+    def is_open(self) -> bool:
+        """Whether a file was opened, in whose place no other one is accepted until ``close``."""
+        return self._opened is not None
+
+    def disconnect(self) -> None:
+        """Close the connections; the next use opens the same file again, or raises."""
         for connection in (self._writer, self._reader):
             if connection is not None:
                 connection.raw.close()
-        self._writer = self._reader = self._opened = None
+        self._writer = self._reader = None
+
+    def close(self) -> None:
+        """Close the connections; the next use opens the file that is there by then."""
+        self.disconnect()
+        self._opened = None
 
     def _connected(self) -> Connection:
         if not self._writes:
-            connection = shared.connect_to_read(self._path, FORMAT)
+            connection = shared.connect_to_read(self._path, self._form)
         else:
-            connection = shared.connect(self._path, FORMAT)
+            connection = shared.connect(self._path, self._form)
         self._opened = self._opened or self._at_path()
         return Connection(connection, self._path)
 

@@ -695,6 +695,9 @@ class Store:
         for lock in (self._mutex, self._reading, self._turn):
             lock.release()
 
+    def after_fork_in_child(self) -> None:
+        """Leave the locks as they are: ``abandon`` has made others."""
+
     def leave_to_parent(self) -> None:
         """In a forked process: refuse each later call."""
         self._closed = self._closed or _OF_PARENT
@@ -709,28 +712,7 @@ class Store:
         self._begin_anew()
 
 
-_STORES: Final[weakref.WeakSet[Store]] = weakref.WeakSet()
-_HELD: Final[list[Store]] = []
-
-
-def _before_fork() -> None:
-    _HELD[:] = sorted(_STORES, key=id)
-    for store in _HELD:
-        store.before_fork()
-
-
-def _after_fork_in_parent() -> None:
-    for store in _HELD[::-1]:
-        store.after_fork_in_parent()
-    _HELD.clear()
-
-
-fork.at_fork(
-    fork.Stage.STORES,
-    before=_before_fork,
-    in_parent=_after_fork_in_parent,
-    in_child=_HELD.clear,
-)
+_STORES: Final = fork.AtFork(fork.Stage.STORES)
 
 
 def _require_continuation(

@@ -17,8 +17,8 @@ from proof_scene import check, refused
 
 from agentguard.errors import ProofError
 from agentguard.proof import ProofStore
-from agentguard.storage import proof_store
-from agentguard.storage.proof_store import KeptChain
+from agentguard.storage import sqlite
+from agentguard.store.proof_store import KeptChain
 
 NOW = 1_800_000_000
 JKT = "k" * 43
@@ -84,35 +84,25 @@ def test_each_of_many_workers_finds_a_proof_used_that_another_has_used(path):
         assert sorted(map(str, together)) == ["None", "proof.used", "proof.used"]
 
 
-def test_a_worker_opens_a_file_that_another_worker_makes_at_this_moment(path, monkeypatch):
-    class Interrupted(sqlite3.Connection):
-        def execute(self, *statement):
-            if sqlite3.connect is connect:
-                return super().execute(*statement)
-            rows = super().execute(*statement).fetchall()  # the first statement has ended
-            monkeypatch.setattr(sqlite3, "connect", connect)
-            use(ProofStore(path), "the-first")
-            return rows
-
-    connect = sqlite3.connect
-    monkeypatch.setattr(sqlite3, "connect", partial(connect, factory=Interrupted))
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # of a fork beside threads
+def test_a_proof_counts_once_on_both_sides_of_a_fork(path):
+    """SQLite would think that the worker holds the locks of its parent."""
     store = ProofStore(path)
-    assert use(store, "the-first") == "proof.used"
-    assert use(store, "the-second") is None
+    assert use(store, "the-first") is None
+    found = in_a_fork(lambda: [use(one, "the-second") for one in (store, ProofStore(path))])
+    assert found == [None, "proof.used"]
+    assert [use(store, "the-first"), use(store, "the-second")] == ["proof.used"] * 2
+    assert use(store, "the-third") is None
 
 
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # of a fork beside threads
-def test_a_forked_worker_refuses_where_its_parent_has_used_the_store(path):
-    """SQLite would think that the worker holds the locks of its parent."""
+def test_a_fork_accepts_no_other_file_than_its_parent(path):
     store = ProofStore(path)
-    assert in_a_fork(lambda: [use(store, "the-first"), use(ProofStore(path), "the-first")]) == [
-        None,
-        "proof.used",
-    ]
-    assert use(store, "the-first") == "proof.used"
-    found = in_a_fork(lambda: [use(store, "the-second"), made_anew(path)])
-    assert found == ["proof.unavailable"] * 2
-    assert use(store, "the-second") is None
+    assert in_a_fork(lambda: use(store, "the-first")) is None  # the twin
+    path.rename(path.with_name("away"))
+    ProofStore(path)
+    assert in_a_fork(lambda: use(store, "the-first")) == "proof.unavailable"
+    assert use(store, "the-first") == "proof.unavailable"
 
 
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # of a fork beside threads
@@ -129,14 +119,6 @@ def test_a_proof_is_used_though_the_worker_was_killed_at_once(path):
     assert worker.exitcode == -signal.SIGKILL
     store = ProofStore(path)
     assert [use(store, "the-first"), use(store, "the-second")] == ["proof.used", None]
-
-
-def made_anew(path):
-    try:
-        ProofStore(path)
-    except ProofError as error:
-        return error.code
-    return None
 
 
 def in_a_fork(function):
@@ -196,7 +178,7 @@ def test_a_store_that_can_not_be_written_refuses(path, monkeypatch):
     store = ProofStore(path)
     held = sqlite3.connect(path, isolation_level=None)
     held.execute("BEGIN EXCLUSIVE")
-    monkeypatch.setattr(proof_store, "PATIENCE", 0.05)
+    monkeypatch.setitem(sqlite.OPTIONS, "timeout", 0.05)
     store.close()
     assert use(store, "proof-0001") == "proof.unavailable"
     held.execute("ROLLBACK")
@@ -314,20 +296,6 @@ def test_a_chain_costs_the_same_work_beside_many_chains(path):
     assert steps[1] < 2 * steps[0]
 
 
-def test_a_store_of_an_earlier_version_gets_what_it_lacks(path):
-    store = ProofStore(path)
-    _keep(store, "0" * 64)
-    store.close()
-    with sqlite3.connect(path) as connection:
-        connection.execute("DROP INDEX chains_by_end")
-    connection.close()
-    assert store.chain("0" * 64) == b"chain"
-    store.close()
-    with sqlite3.connect(path) as connection:
-        assert connection.execute("PRAGMA index_info (chains_by_end)").fetchall()
-    connection.close()
-
-
 def _keep(store, sha256):
     store.keep_chain(sha256, b"chain", expires_at=NOW + 60, at=NOW)
 
@@ -335,9 +303,9 @@ def _keep(store, sha256):
 def steps_of(store, function):
     """Return how many instructions SQLite carries out."""
     counted = []
-    store._connection.set_progress_handler(lambda: counted.append(1), 1)
+    store._engine._writer.raw.set_progress_handler(lambda: counted.append(1), 1)
     function()
-    store._connection.set_progress_handler(None, 1)
+    store._engine._writer.raw.set_progress_handler(None, 1)
     return len(counted)
 
 
