@@ -102,6 +102,9 @@ class Faults:
         with self.inner.reading() as query:
             yield query
 
+    def pages_at(self, query: Any) -> Any:
+        return self.inner.pages_at(query)
+
     def close(self) -> None:
         self.closes += 1
         self.inner.close()
@@ -112,7 +115,7 @@ class FaultyWriting:
 
     def __init__(self, faults: Faults, begun: Any) -> None:
         self.query, self.write, self.touch = begun.query, begun.write, begun.touch
-        self.write_head = begun.write_head
+        self.write_head, self.write_pages = begun.write_head, begun.write_pages
         self.commit = partial(faults.commit, begun)
 
 

@@ -17,7 +17,7 @@ from agentguard.call.journal import JournalEntry
 from agentguard.errors import DecodeError, EncodeError
 from agentguard.signing.keys import Ed25519Signer
 from agentguard.store.journal import FOLDER
-from agentguard.store.sealed_pages import data_of, sealed
+from agentguard.store.sealed_pages import Keys, data_of, sealed
 
 
 class Codec:
@@ -275,7 +275,7 @@ def test_a_page_that_somebody_has_written_without_the_logs_key_refuses(place, ra
     ((name, good),) = pages(state, FOLDER).items()
     _start, said = good[: -len(data_of(good))], data_of(good)
     other = JournalEntry.loads(said)._replace(result=b"a million").dumps()
-    forged = sealed(said, name, Ed25519Signer.from_seed(bytes(32)))
+    forged = sealed(said, name, Keys(Ed25519Signer.from_seed(bytes(32)), place.take_up))
     for data in (_start + other, forged, b"", b"{}", good[:-1], b" " + good[:-1]):
         Page(state, name).write_bytes(data)
         with place.open() as guard, pytest.raises(Denied, match="restore the state") as denied:

@@ -11,14 +11,14 @@ from agentguard.errors import StorageError
 from agentguard.identity.trust import TrustDocument
 from agentguard.signing.keys import Ed25519Signer
 from agentguard.store.log import StoreLog
+from agentguard.store.sealed_pages import Keys, sealed
 from agentguard.store.sealed_pages import runs as runs_of
-from agentguard.store.sealed_pages import sealed
 
 
 @pytest.fixture
 def runs(place):
     trust = TrustDocument("acme.example", "log", KEYS)
-    return runs_of(StoreLog(place.open()), lambda: (SIGNER, trust))
+    return runs_of(StoreLog(place.open()), Keys(SIGNER, lambda: trust))
 
 
 def test_what_was_written_is_read_until_it_is_removed(runs):
@@ -49,12 +49,12 @@ def test_what_is_kept_of_a_run_is_nobodys_but_a_holder_of_the_logs_key(on_disk):
     """An edit that no person has made, and what was lent to another run, count for nothing."""
     trust = TrustDocument("acme.example", "log", KEYS)
     log = StoreLog(on_disk.open())
-    runs = runs_of(log, lambda: (SIGNER, trust))
+    runs = runs_of(log, Keys(SIGNER, lambda: trust))
     runs.write("mine", b"1")
     assert runs.add("theirs", b"2")
     mine, theirs = runs.at("mine"), runs.at("theirs")
     good, other = (on_disk.page(at) for at in (mine, theirs))
-    signed = sealed(b"3", mine, Ed25519Signer.from_seed(bytes(32)))
+    signed = sealed(b"3", mine, Keys(Ed25519Signer.from_seed(bytes(32)), lambda: trust))
     claimed = good[:43] + signed[43:]
     for data in (other, signed, claimed, good + b"1", good[:-1], good[:20], b""):
         on_disk.put_page(mine, data)
@@ -69,8 +69,9 @@ def test_what_is_kept_of_a_run_is_nobodys_but_a_holder_of_the_logs_key(on_disk):
 def test_what_a_compromised_key_has_signed_counts_no_more(on_disk, sound):
     keys = KEYS if sound else (replace(KEYS[0], compromised_since=1),)
     log = StoreLog(on_disk.open())
-    runs_of(log, lambda: (SIGNER, TrustDocument("acme.example", "log", KEYS))).write("a", b"1")
-    runs = runs_of(log, lambda: (SIGNER, TrustDocument("acme.example", "log", keys)))
+    good, trust = (TrustDocument("acme.example", "log", one) for one in (KEYS, keys))
+    runs_of(log, Keys(SIGNER, lambda: good)).write("a", b"1")
+    runs = runs_of(log, Keys(SIGNER, lambda: trust))
     if sound:
         assert runs.read("a") == b"1"
     else:

@@ -22,6 +22,7 @@ from agentguard.domain.keystore import load_trust
 from agentguard.signing.canonical import dumps, loads_object
 from agentguard.signing.keys import Ed25519Signer
 from agentguard.store.approvals import LoggedApprovals
+from agentguard.store.sealed_pages import Keys
 from agentguard.store.state_log import open_log
 
 TOKEN = "s3cret-t0ken-of-a-person"
@@ -115,4 +116,4 @@ def keyless_approvals(place: Any) -> LoggedApprovals:
     trust = load_trust(place.config.state)
     state, anchors = place.config.state, place.config.anchor
     log = open_log(state, anchors, trust.log, lambda: trust.keys_for("log"), writes_pages=True)
-    return LoggedApprovals(log, lambda: (None, trust))
+    return LoggedApprovals(log, Keys(None, lambda: trust))

@@ -36,6 +36,7 @@ from agentguard.storage import (
 from agentguard.store import sqlite
 from agentguard.store.log import StoreLog
 from agentguard.store.reader import StoredLog
+from agentguard.store.sealed_pages import Keys
 from agentguard.store.sqlite import path_in
 from agentguard.store.state_log import open_log
 from agentguard.store.store import first_head
@@ -95,9 +96,10 @@ class StateDomain:
         """Open the log to read; the caller closes the reader."""
         return StoredLog.of(self.settings.state)
 
-    def keys_by_now(self) -> tuple[Signer, TrustDocument]:
-        """Return the log's key, and the trust document in the state."""
-        return self.log_key, self._trust_by_now()
+    @property
+    def page_keys(self) -> Keys:
+        """The log's key, and what returns the trust document in the state."""
+        return Keys(self.log_key, self._trust_by_now)
 
     def journal_secret(self) -> bytes:
         """Return what names journalled calls in the log; it outlives each key of the log."""

@@ -36,6 +36,7 @@ class MemoryDomain:
     engine: MemoryEngine
     secret: bytes = field(repr=False)
     is_in_memory: ClassVar[bool] = True
+    page_keys: ClassVar[None] = None
 
     def claim(self, *, alone: bool) -> Callable[[], None]:  # noqa: ARG002
         """Claim nothing: no other process has this state."""
@@ -56,10 +57,6 @@ class MemoryDomain:
     def read(self) -> StoredLog:
         """Return a reader of the log."""
         return StoredLog(self.engine)
-
-    def keys_by_now(self) -> tuple[Signer, TrustDocument]:
-        """Return the log's key, and the trust document."""
-        return self.log_key, self.trust
 
     def journal_secret(self) -> bytes:
         """Return what names journalled calls in the log."""

@@ -14,6 +14,7 @@ from agentguard.flow.ports import Clock
 from agentguard.identity.trust import TrustDocument
 from agentguard.signing.keys import Signer
 from agentguard.store.log import StoreLog
+from agentguard.store.sealed_pages import Keys
 
 
 class Domain(Protocol):
@@ -51,8 +52,12 @@ class Domain(Protocol):
     def read(self) -> LogReader:
         """Open the log to read; raises ``StorageError``."""
 
-    def keys_by_now(self) -> tuple[Signer, TrustDocument]:
-        """Return the log's key, and the trust document as it is now; raises ``AgentguardError``."""
+    @property
+    def page_keys(self) -> Keys | None:
+        """The log's key, and what returns the trust document as it is by then.
+
+        None where nobody but this process can write.
+        """
 
     def journal_secret(self) -> bytes:
         """Return what names journalled calls in the log (``LoggedJournal``).

@@ -138,7 +138,7 @@ class Runtime:
         log = domain.open_log(now, clock)
         try:
             ports, self.requests = ports_on(self._setup, log, domain, clock)
-            self.runs = runs(log, domain.keys_by_now)
+            self.runs = runs(log, domain.page_keys)
             put_on_record(self._setup, ports, domain)
             self._log = log
             self._probe = LogProbe(log)

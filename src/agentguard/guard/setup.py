@@ -94,7 +94,7 @@ def ports_on(
     """Put the ports of a configuration together; return them and their store of requests."""
     engine, settings, callbacks = setup.engine, setup.settings, setup.callbacks
     ends = RequestEnds(log, settings.roster, clock, callbacks, settings.approvals.expiring_seconds)
-    approvals = LoggedApprovals(log, domain.keys_by_now, settings.approvals.limits, ends.record)
+    approvals = LoggedApprovals(log, domain.page_keys, settings.approvals.limits, ends.record)
     ports = Ports(
         engine=engine,
         engine_name={"name": engine.name, "version": engine.version},
@@ -104,7 +104,7 @@ def ports_on(
         config_sha256=canonical.sha256_hex(settings.encoded),
         redactions=settings.redact,
         approvals=approvals,
-        journal=LoggedJournal(log, domain.keys_by_now, domain.journal_secret),
+        journal=LoggedJournal(log, domain.page_keys, domain.journal_secret),
         secrets=Desk(setup.secrets, log, clock),
         roster=settings.roster,
         trust_domain=settings.trust_domain,

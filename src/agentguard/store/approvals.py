@@ -21,22 +21,17 @@ from agentguard.audit.entry import LogPlace, Record
 from agentguard.audit.state import REQUESTS as KIND
 from agentguard.audit.state import State
 from agentguard.errors import AgentguardError, ApprovalError, StorageError
-from agentguard.identity.trust import TrustDocument
 from agentguard.signing import canonical
 from agentguard.signing.dsse import Envelope
-from agentguard.signing.keys import Signer
 from agentguard.store.log import StoreLog
 from agentguard.store.pages import ANNOUNCED, ANSWERS, REQUESTS
-from agentguard.store.sealed_pages import opened, sealed
+from agentguard.store.sealed_pages import Keys, opened, sealed
 from agentguard.store.transaction import Transaction, View
 
 _LOGGER = logging.getLogger("agentguard")
 
 MAX_ANSWERS: Final = 64
 """The most answers to one request that are read."""
-
-Keys = Callable[[], tuple[Signer | None, TrustDocument]]
-"""Returns the log's key, None without it, and the trust document that counts."""
 
 
 class _Known(NamedTuple):
@@ -58,7 +53,7 @@ class LoggedApprovals:
     def __init__(
         self,
         log: StoreLog,
-        keys: Keys,
+        keys: Keys | None,
         limits: Limits = Limits(),  # noqa: B008  a value
         record: Recorder | None = None,
     ) -> None:
@@ -283,15 +278,14 @@ class LoggedApprovals:
         data = canonical.dumps(envelope.as_json())
         if envelope.signatures:
             return data
-        signer, _trust = self._keys()
-        if signer is None:
+        if self._keys is not None and self._keys.signer is None:
             message = (
                 "an answer that nobody has signed is the word of a program that has the guard's "
                 "keys: answer with guard.approvals.vouch there, or sign the answer with agentguard "
                 "approvals"
             )
             raise ApprovalError(message, code="approval.unsigned")
-        return sealed(data, name, signer)
+        return sealed(data, name, self._keys)
 
     def _answers(self, request_id: str, view: View) -> tuple[Envelope, ...]:
         found: list[Envelope] = []
@@ -307,7 +301,7 @@ class LoggedApprovals:
             envelope = _envelope(page)
             if envelope.signatures:
                 return envelope
-        return _envelope(opened(page, name, self._keys()[1]))
+        return _envelope(opened(page, name, self._keys))
 
 
 class _AskedError(Exception):

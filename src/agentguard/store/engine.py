@@ -6,7 +6,7 @@ primary key begins with the number of a log, so that a domain can have several l
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Final, Protocol
 
@@ -65,14 +65,27 @@ class Writing(Protocol):
         Where nobody else reads the database, they are made before the next reading.
         """
 
-    def forget_requests(self) -> None:
-        """Have no copy left of what is removed from the table of requests by this commit."""
+    def write_pages(self, written: Mapping[str, bytes | None]) -> None:
+        """Write pages (``pages.py``), and remove those that are None.
+
+        No copy of a request or an answer that is removed is left after the commit.
+        """
 
     def touch(self) -> None:
         """Write what is there already, where there is room for more entries."""
 
     def commit(self) -> None:
         """Make durable what was written. Where this raises, it may be durable all the same."""
+
+
+class PageReader(Protocol):
+    """Reads pages at one moment; each method raises ``StorageError``."""
+
+    def page(self, name: str) -> bytes | None:
+        """Return a page; None for none."""
+
+    def pages(self, folder: str) -> dict[str, bytes]:
+        """Return the pages whose names begin with ``folder`` and a slash, in the order of names."""
 
 
 class Engine(Protocol):
@@ -86,6 +99,9 @@ class Engine(Protocol):
 
     def reading(self) -> AbstractContextManager[Query]:
         """Return a context in which all queries see one moment."""
+
+    def pages_at(self, query: Query) -> PageReader:
+        """Return what reads the pages at the moment of a query."""
 
     def close(self) -> None:
         """Close all connections; the next use opens them again."""

@@ -10,11 +10,13 @@ import hmac
 from collections.abc import Callable, Collection, Mapping
 from typing import Final
 
-from agentguard.audit.log import AuditLog, Pages
+from agentguard.audit.log import Pages
+from agentguard.audit.state import RunOnce, State
 from agentguard.call.journal import EntryState, JournalEntry
-from agentguard.errors import AgentguardError, StorageError
+from agentguard.errors import AgentguardError, DecodeError, StorageError
 from agentguard.store.log import StoreLog
 from agentguard.store.sealed_pages import Keys, SealedPages, data_of
+from agentguard.store.transaction import View
 
 FOLDER: Final = "journal"
 _WITHOUT_PAGE: Final[Mapping[str, EntryState]] = {
@@ -31,11 +33,11 @@ _REMEDY: Final = (
 class LoggedJournal:
     """The ``Journal`` of a log; ``secret`` returns what makes names that nobody can guess.
 
-    ``keys`` returns the log's key and the trust document. Each method raises ``StorageError``.
+    Each method raises ``StorageError``.
     """
 
-    def __init__(self, log: StoreLog, keys: Keys, secret: Callable[[], bytes]) -> None:
-        self._log: AuditLog = log
+    def __init__(self, log: StoreLog, keys: Keys | None, secret: Callable[[], bytes]) -> None:
+        self._log = log
         self._pages = SealedPages(log, FOLDER, keys, _REMEDY)
         self._read_secret = secret
         self._secret: bytes | None = None
@@ -52,10 +54,15 @@ class LoggedJournal:
     def read(self, key: str) -> JournalEntry | None:
         """Return what is known of a call; None where the call is new."""
         name = self.name(key)
-        call = self._log.look(lambda state: state.run_once(name))
+        at = self._pages.at(name)
+
+        def look(view: View) -> tuple[RunOnce | None, bytes | None]:
+            return State(view).run_once(name), view.page(at)
+
+        call, sealed = self._log.read(look)
         if call is not None and call.state in _WITHOUT_PAGE:
             return JournalEntry(call.invocation_id, _WITHOUT_PAGE[call.state])
-        page = self._page(name)
+        page = None if sealed is None else self._opened(sealed, at)
         # a sub-agent's call, which may be begun again, has a page alone
         invocation_id = call.invocation_id if call is not None else page and page.invocation_id
         if invocation_id is None:
@@ -70,12 +77,11 @@ class LoggedJournal:
             raise StorageError(message, code="journal.missing")
         return page
 
-    def _page(self, name: str) -> JournalEntry | None:
-        data = self._pages.read(name)
+    def _opened(self, page: bytes, at: str) -> JournalEntry:
         try:
-            return None if data is None else JournalEntry.loads(data)
-        except AgentguardError as error:
-            message = f"the page {name} of the journal does not hold ({error}): {_REMEDY}"
+            return JournalEntry.loads(self._pages.opened(page, at))
+        except DecodeError as error:
+            message = f"the page {at} of the state does not hold ({error}): {_REMEDY}"
             raise StorageError(message, code="storage.corrupt") from error
 
     def keeping(self, key: str, entry: JournalEntry) -> Callable[[Pages], None]:

@@ -8,12 +8,12 @@ may not keep, so what is removed there leaves no copy in the file.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Final
+from collections.abc import Iterator, Mapping
+from typing import Final, NamedTuple
 
 from agentguard.audit.entry import LOG
 from agentguard.store import check
-from agentguard.store.engine import Query, Writing
+from agentguard.store.engine import Query
 
 MAX_PAGE: Final = 15 << 20
 """The longest page, in bytes."""
@@ -31,30 +31,51 @@ _READ: Final = "SELECT data FROM {} WHERE log = ? AND name = ?"
 _LIST: Final = "SELECT name, data FROM {} WHERE log = ? AND name > ? AND name < ? ORDER BY name"
 
 
-def read(query: Query, name: str) -> bytes | None:
-    """Return a page; raises ``StorageError``."""
-    rows = query(_READ.format(_table(name)), (LOG, name))
-    check.require_types(rows, bytes)
-    return rows[0][0] if rows else None
+class SqlPages(NamedTuple):
+    """The pages at the moment of a query."""
+
+    query: Query
+
+    def page(self, name: str) -> bytes | None:
+        """Return a page; raises ``StorageError``."""
+        rows = self.query(_READ.format(_table(name)), (LOG, name))
+        check.require_types(rows, bytes)
+        return rows[0][0] if rows else None
+
+    def pages(self, folder: str) -> dict[str, bytes]:
+        """Return the pages of a folder; raises ``StorageError``."""
+        between = f"{folder}/", f"{folder}0"  # in ASCII, 0 comes after the slash
+        rows = self.query(_LIST.format(_table(folder)), (LOG, *between))
+        check.require_types(rows, str, bytes)
+        return dict(rows)
 
 
-def listed(query: Query, folder: str) -> dict[str, bytes]:
-    """Return the pages of a folder; raises ``StorageError``."""
-    between = f"{folder}/", f"{folder}0"  # in ASCII, 0 comes after the slash
-    rows = query(_LIST.format(_table(folder)), (LOG, *between))
-    check.require_types(rows, str, bytes)
-    return dict(rows)
+class MemoryPages(dict[str, bytes]):
+    """The pages of a store in memory."""
+
+    def page(self, name: str) -> bytes | None:
+        """Return a page; None for none."""
+        return self.get(name)
+
+    def pages(self, folder: str) -> dict[str, bytes]:
+        """Return the pages of a folder."""
+        prefix = f"{folder}/"
+        return {one: self[one] for one in sorted(self) if one.startswith(prefix) and one != prefix}
 
 
-def write(written: Mapping[str, bytes | None], rows: Writing) -> None:
-    """Write pages, and remove those that are None."""
-    for table in {_table(name) for name in written}:
+def statements(
+    written: Mapping[str, bytes | None],
+) -> Iterator[tuple[str, list[tuple[object, ...]]]]:
+    """Yield what writes pages, and removes those that are None: statements, each with its rows."""
+    for table in sorted({_table(name) for name in written}):
         pages = [(name, page) for name, page in written.items() if _table(name) == table]
-        rows.write(_PUT.format(table), [(LOG, name, one) for name, one in pages if one is not None])
-        removed = [(LOG, name) for name, page in pages if page is None]
-        rows.write(_DROP.format(table), removed)
-        if removed and table == "request":
-            rows.forget_requests()
+        yield _PUT.format(table), [(LOG, name, one) for name, one in pages if one is not None]
+        yield _DROP.format(table), [(LOG, name) for name, page in pages if page is None]
+
+
+def removes_requests(written: Mapping[str, bytes | None]) -> bool:
+    """Whether a page goes of which no copy may be left."""
+    return any(page is None and _table(name) == "request" for name, page in written.items())
 
 
 def _table(name: str) -> str:

@@ -18,14 +18,21 @@ from agentguard.signing.keys import Signer
 from agentguard.store.log import StoreLog
 from agentguard.store.pages import MAX_PAGE
 
-Keys = Callable[[], tuple[Signer, TrustDocument]]
-"""Returns the log's key, and the trust document that counts."""
-
 _TYPE: Final = "application/vnd.agentguard.page"
 _KEY_ID: Final = 43
 """The characters of a thumbprint (RFC 7638)."""
 
 _SIGNATURE: Final = 64
+
+
+class Keys(NamedTuple):
+    """The log's key, None without it, and what returns the trust document that counts.
+
+    Without any ``Keys``, pages are not signed: nobody but this process can write there.
+    """
+
+    signer: Signer | None
+    trust: Callable[[], TrustDocument]
 
 
 class SealedPages(NamedTuple):
@@ -36,7 +43,7 @@ class SealedPages(NamedTuple):
 
     log: StoreLog
     folder: str
-    keys: Keys
+    keys: Keys | None
     remedy: str
 
     def read(self, name: str) -> bytes | None:
@@ -46,10 +53,12 @@ class SealedPages(NamedTuple):
         """
         at = self.at(name)
         page = self.log.read(lambda view: view.page(at))
-        if page is None:
-            return None
+        return None if page is None else self.opened(page, at)
+
+    def opened(self, page: bytes, at: str) -> bytes:
+        """Return the data of the page ``at`` a name, verified."""
         try:
-            return opened(page, at, self.keys()[1])
+            return opened(page, at, self.keys)
         except AgentguardError as error:
             message = f"the page {at} of the state does not hold ({error}): {self.remedy}"
             raise StorageError(message, code="storage.corrupt") from error
@@ -73,7 +82,9 @@ class SealedPages(NamedTuple):
 
     def remove(self, name: str) -> None:
         """Remove what is under a name, if there is anything."""
-        self.log.change_pages(lambda pages: pages.write_page(self.at(name), None))
+        at = self.at(name)
+        if self.log.read(lambda view: view.page(at)) is not None:
+            self.log.change_pages(lambda pages: pages.write_page(at, None))
 
     def at(self, name: str) -> str:
         """Return the name of a page."""
@@ -81,29 +92,38 @@ class SealedPages(NamedTuple):
 
     def sealed(self, name: str, data: bytes) -> bytes:
         """Return the page that has ``data`` under a name."""
-        return sealed(data, self.at(name), self.keys()[0])
+        return sealed(data, self.at(name), self.keys)
 
 
-def runs(log: StoreLog, keys: Keys) -> SealedPages:
+def runs(log: StoreLog, keys: Keys | None) -> SealedPages:
     """Return the ``RunStore`` of a log: what adapters keep of a run that goes on later."""
     return SealedPages(log, "runs", keys, "remove it, and begin the run anew")
 
 
-def sealed(data: bytes, name: str, signer: Signer) -> bytes:
+def sealed(data: bytes, name: str, keys: Keys | None) -> bytes:
     """Return the page with ``data``: who has signed it with the name of the page, then the data.
 
-    Raises ``StorageError`` (``storage.failed``) for more data than a page can hold.
+    Raises ``StorageError``: ``storage.readonly`` without the log's key, ``storage.failed`` for more
+    data than a page can hold.
     """
-    page = signer.key_id.encode() + signer.sign(_to_sign(name, data)) + data
+    page = data
+    if keys is not None:
+        if keys.signer is None:
+            message = "whoever writes this page has the log's key: this process has not"
+            raise StorageError(message, code="storage.readonly")
+        signature = keys.signer.sign(_to_sign(name, data))
+        page = keys.signer.key_id.encode() + signature + data
     if len(page) > MAX_PAGE:
         message = f"{len(data)} bytes are too many for a page of the state, which has {MAX_PAGE}"
         raise StorageError(message)
     return page
 
 
-def opened(page: bytes, name: str, trust: TrustDocument) -> bytes:
-    """Return the data of a page, verified; raises ``VerificationError``."""
-    trusted = trust.trusted_key("log", page[:_KEY_ID].decode("latin-1"))
+def opened(page: bytes, name: str, keys: Keys | None) -> bytes:
+    """Return the data of a page, verified; raises ``AgentguardError``."""
+    if keys is None:
+        return page
+    trusted = keys.trust().trusted_key("log", page[:_KEY_ID].decode("latin-1"))
     if trusted.compromised_since is not None:
         raise VerificationError("its key is compromised")
     data = data_of(page)

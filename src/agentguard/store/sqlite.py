@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from itertools import takewhile
 from pathlib import Path
 from typing import Final
 
@@ -17,7 +18,9 @@ from agentguard.errors import StorageError
 from agentguard.storage import files, lock
 from agentguard.storage import sqlite as shared
 from agentguard.storage.owned_lock import OwnedLock
-from agentguard.store.engine import SCHEMA, Query, Row
+from agentguard.store import pages
+from agentguard.store.engine import SCHEMA, PageReader, Query, Row
+from agentguard.store.pages import MemoryPages, SqlPages
 
 FORMAT: Final = shared.Format(0x41475331, 1, SCHEMA)  # "AGS1"
 
@@ -69,15 +72,26 @@ class Connection:
         """Replace the head now."""
         self.raw.execute(_MOVE_HEAD, make())
 
-    def forget_requests(self) -> None:
+    def write_pages(self, written: Mapping[str, bytes | None]) -> None:
+        """Write pages, and remove those that are None."""
+        for statement, rows in pages.statements(written):
+            self.write(statement, rows)
+        if pages.removes_requests(written):
+            self._forget_requests()
+
+    def _forget_requests(self) -> None:
         """Write the table of requests anew, and cut off the write-ahead log after the commit.
 
         SQLite leaves copies of rows that it has moved.
         """
-        kept = self.query("SELECT log, name, data FROM request", ())
-        self.raw.execute("DELETE FROM request")  # of a whole table, it frees each of its blocks
-        self.write("INSERT INTO request VALUES (?, ?, ?)", kept)
+        self.write_anew("request")
         self._is_to_cut = True
+
+    def write_anew(self, table: str) -> None:
+        """Write a table of pages anew."""
+        kept = self.query(f"SELECT log, name, data FROM {table}", ())  # noqa: S608  a constant
+        self.raw.execute(f"DELETE FROM {table}")  # noqa: S608  it frees each block of the table
+        self.write(f"INSERT INTO {table} VALUES (?, ?, ?)", kept)  # noqa: S608
 
     def touch(self) -> None:
         """Write the file's first page again as it is, where there is room for more entries."""
@@ -122,6 +136,7 @@ class _Kept:
         self._engine = engine
         self.query = engine.query
         self.rows: list[tuple[str, Sequence[Sequence[object]]]] = []
+        self.pages: Mapping[str, bytes | None] = {}
         self.make_head: Callable[[], Row] | None = None
         self.number = engine.newest + 1
 
@@ -134,23 +149,24 @@ class _Kept:
         """Keep what makes the head."""
         self.make_head = make
 
-    def forget_requests(self) -> None:
-        """Do nothing: what is in memory ends with the process."""
+    def write_pages(self, written: Mapping[str, bytes | None]) -> None:
+        """Keep pages."""
+        self.pages = written
 
     def touch(self) -> None:
         """Do nothing: a write into memory does not fail."""
 
     def commit(self) -> None:
         """Commit: one statement, which an interrupt comes before or after."""
-        if self.rows:
+        if self.rows or self.pages:
             self._engine.committed.append(self)
 
 
 class MemoryEngine:
     """An ``Engine`` in the memory of one process; a fork has none of it.
 
-    What is committed goes into SQLite when somebody reads, and only then the head is made, which
-    has to be signed: most logs in memory are never read.
+    What is committed goes into SQLite when somebody reads there. The head, which has to be signed,
+    is made when somebody reads the head: in most logs in memory, nobody does.
     """
 
     is_shared = False
@@ -161,6 +177,9 @@ class MemoryEngine:
         self._connection.execute(_FIRST_HEAD, (note, checkpoint))
         self._lock = OwnedLock("the store was read or written")  # there is one connection for both
         self.committed: list[_Kept] = []
+        self._make_head: Callable[[], Row] | None = None
+        self._pages = MemoryPages()
+        self._paged = 0
 
     @property
     def newest(self) -> int:
@@ -188,9 +207,25 @@ class MemoryEngine:
         with shared.errors(Path(":memory:")):
             if self.committed:
                 self._write()
+            if self._make_head is not None and "FROM head" in statement:
+                self._connection.execute(_MOVE_HEAD, self._make_head())
+                self._make_head = None
             return _rows(self._connection, statement, values)
 
+    def pages_at(self, query: Query) -> PageReader:  # noqa: ARG002
+        """Return the pages, without a look into SQLite."""
+        late = list(takewhile(lambda kept: kept.number > self._paged, reversed(self.committed)))
+        for kept in reversed(late):
+            for name, page in kept.pages.items():
+                if page is None:
+                    self._pages.pop(name, None)
+                else:
+                    self._pages[name] = page
+            self._paged = kept.number
+        return self._pages
+
     def _write(self) -> None:
+        self.pages_at(self.query)
         if self._connection.in_transaction:  # an interrupt has left it
             self._connection.execute("ROLLBACK")
         written, newest = self._written(), self.committed[-1]
@@ -199,9 +234,8 @@ class MemoryEngine:
             if kept.number > written:
                 for statement, rows in kept.rows:
                     self._connection.executemany(statement, rows)
-        heads = [one.make_head for one in self.committed if one.number > written and one.make_head]
-        if heads:
-            self._connection.execute(_MOVE_HEAD, heads[-1]())
+        heads = [one.make_head for one in self.committed if one.make_head is not None]
+        self._make_head = heads[-1] if heads else self._make_head
         self._connection.execute(f"PRAGMA user_version={newest.number}")
         self._connection.execute("COMMIT")
         self.committed.clear()
@@ -256,6 +290,10 @@ class FileEngine:
             with self._reader.transaction("BEGIN") as begun:
                 yield begun.query
 
+    def pages_at(self, query: Query) -> PageReader:
+        """Return what reads the pages at the moment of a query."""
+        return SqlPages(query)
+
     @property
     def is_open(self) -> bool:
         """Whether a file was opened, in whose place no other one is accepted until ``close``."""
@@ -303,9 +341,7 @@ def erase(path: Path, indices: Iterable[int]) -> int:
     try:
         with engine.writing() as rows:
             removed = sum(rows.raw.execute(_ERASE, (index,)).rowcount for index in indices)
-            pages = rows.query("SELECT log, name, data FROM page", ())
-            rows.raw.execute("DELETE FROM page")  # of a whole table, it frees each of its blocks
-            rows.write("INSERT INTO page VALUES (?, ?, ?)", pages)
+            rows.write_anew("page")
             rows.commit()
             is_cut = rows.cut()
     finally:

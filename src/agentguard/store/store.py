@@ -35,7 +35,7 @@ from agentguard.signing.keys import PublicKey, Signer
 from agentguard.storage import flusher, fork
 from agentguard.storage.anchor import ADOPT, ROLLED_BACK
 from agentguard.storage.owned_lock import OwnedLock, busy
-from agentguard.store import check, pages, tree
+from agentguard.store import check, tree
 from agentguard.store.anchor import Anchor
 from agentguard.store.engine import Engine, Query, Writing
 from agentguard.store.transaction import Batch, Transaction, View
@@ -222,7 +222,7 @@ class Store:
 
     def look(self, work: Callable[[View], T]) -> T:
         """Return what ``work`` reads in the newest state."""
-        return self._read(lambda seen, query: work(View(self._map(seen, query), query)))
+        return self._read(lambda seen, query: work(self._view(seen, query)))
 
     def proof(self, kinds: Iterable[int]) -> tuple[bytes, dict[str, bytes]]:
         """Return the signed note of the newest head, and the nodes that prove all of these kinds.
@@ -231,7 +231,7 @@ class Store:
         """
 
         def collect(seen: _Seen, query: Query) -> tuple[bytes, dict[str, bytes]]:
-            map_ = self._map(seen, query)
+            map_ = self._view(seen, query).below
             found = {at: encode(node) for one in kinds for at, node in map_.nodes(f"{one:02x}")}
             return seen.note, found
 
@@ -268,8 +268,9 @@ class Store:
                 self._accept(newest)
                 return work(newest, query)
 
-    def _map(self, seen: _Seen, query: Query) -> Map:
-        return Map(seen.head.map_root, check.fetching(query), self._cache)
+    def _view(self, seen: _Seen, query: Query) -> View:
+        map_ = Map(seen.head.map_root, check.fetching(query), self._cache)
+        return View(map_, self._engine.pages_at(query))
 
     def _accept(self, newest: _Seen) -> None:
         with self._mutex:
@@ -532,8 +533,8 @@ class Store:
         """Run the jobs that wait, and commit what they want."""
         with self._writing() as (rows, newest):
             self._take_batch()
-            map_ = self._map(newest, rows.query)
-            batch = Batch(newest.head, newest.peaks, self._now(newest.head), map_, rows)
+            view, at = self._view(newest, rows.query), self._now(newest.head)
+            batch = Batch(newest.head, newest.peaks, at, view, rows)
             for queued in self._batch:
                 self._run(queued, batch)
             if batch.records:
@@ -543,7 +544,7 @@ class Store:
                 rows.commit()
                 self._accept(written)
             elif batch.pages:
-                pages.write(batch.pages, rows)
+                rows.write_pages(batch.pages)
                 rows.commit()
 
     def _is_durable_after(self, error: BaseException) -> bool:
@@ -674,7 +675,7 @@ class Store:
             rows.write(_DROP_NODE, [(LOG, at) for at, node in changed.items() if node is None])
         rows.write(_ADD_ENDING, [(LOG, *one) for one in batch.ends])
         rows.write(_DROP_ENDING, [(LOG, *one) for one in batch.looked_at])
-        pages.write(batch.pages, rows)
+        rows.write_pages(batch.pages)
         rows.write_head(signed)
         note = signed()[0] if self._engine.is_shared else b""
         return _Seen(head, note, batch.peaks, signer.public_key)

@@ -9,8 +9,9 @@ from agentguard.audit.entry import LOG, Record
 from agentguard.audit.head import Head
 from agentguard.audit.map import KEY_SIZE, Map, Overlay
 from agentguard.audit.merkle import CompactRange
-from agentguard.store import pages, tree
-from agentguard.store.engine import Query, Writing
+from agentguard.store import tree
+from agentguard.store.engine import PageReader, Writing
+from agentguard.store.pages import MAX_PAGE
 
 _ENDED: Final = "SELECT ends, key FROM ending WHERE log = ? AND ends <= ? ORDER BY ends LIMIT ?"
 
@@ -18,24 +19,24 @@ _ENDED: Final = "SELECT ends, key FROM ending WHERE log = ? AND ends <= ? ORDER 
 class View(Overlay):
     """The map and the pages at one moment. Keep no view after what reads there."""
 
-    def __init__(self, map_: Map, query: Query) -> None:
+    def __init__(self, map_: Map, pages: PageReader) -> None:
         super().__init__(map_)
-        self._query = query
+        self.stored: Final = pages
 
     def page(self, name: str) -> bytes | None:
         """Return a page (``pages.py``); None for none."""
-        return pages.read(self._query, name)
+        return self.stored.page(name)
 
     def pages(self, folder: str) -> dict[str, bytes]:
         """Return the pages whose names begin with ``folder`` and a slash, in the order of names."""
-        return pages.listed(self._query, folder)
+        return self.stored.pages(folder)
 
 
 class Transaction(View):
     """What one job reads, and what it wants to have written. Keep no transaction after the job."""
 
     def __init__(self, batch: Batch) -> None:
-        super().__init__(batch.map, batch.rows.query)
+        super().__init__(batch.map, batch.before.stored)
         self._batch = batch
         self.at: Final = batch.at
         """The time of the commit (RFC 3339): no entry before is newer."""
@@ -89,8 +90,8 @@ class Transaction(View):
 
         Raises ``ValueError`` for a page that is too long.
         """
-        if len(data or b"") > pages.MAX_PAGE:
-            message = f"a page has {pages.MAX_PAGE} bytes at the most"
+        if len(data or b"") > MAX_PAGE:
+            message = f"a page has {MAX_PAGE} bytes at the most"
             raise ValueError(message)
         self.written[name] = data
 
@@ -103,8 +104,9 @@ class Transaction(View):
 class Batch:
     """The state that a batch begins with, and what its jobs have changed."""
 
-    def __init__(self, head: Head, peaks: CompactRange, at: str, map_: Map, rows: Writing) -> None:
-        self.head, self.at, self.map, self.rows = head, at, map_, rows
+    def __init__(self, head: Head, peaks: CompactRange, at: str, view: View, rows: Writing) -> None:
+        self.head, self.at, self.before, self.rows = head, at, view, rows
+        self.map = view.below
         self.newest = head.at
         self.peaks = peaks.copy()
         self.records: list[Record] = []

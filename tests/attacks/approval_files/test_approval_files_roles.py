@@ -26,7 +26,7 @@ from agentguard.policy.function import FunctionEngine
 from agentguard.signing import dsse
 from agentguard.signing.canonical import b64_decode, b64_encode, dumps, loads_object
 from agentguard.signing.keys import Ed25519Signer
-from agentguard.store.sealed_pages import data_of, sealed
+from agentguard.store.sealed_pages import Keys, data_of, sealed
 
 WORD = {"application": True, "application_roles": ["lead"]}
 
@@ -118,7 +118,7 @@ def test_an_answer_that_is_sealed_with_another_key(roles_desk, claims_the_key):
         name = read_answer(envelope).approval_id
         mallory = Ed25519Signer.from_seed(os.urandom(32))
         place = place_of(roles_desk, request, name)
-        data = sealed(dumps(envelope.as_json()), place.path, mallory)
+        data = sealed(dumps(envelope.as_json()), place.path, Keys(mallory, lambda: guard.trust))
         if claims_the_key:
             (log_key,) = [one for one in guard.trust.keys if one.use == "log"]
             data = data.replace(mallory.key_id.encode(), log_key.key.thumbprint.encode())

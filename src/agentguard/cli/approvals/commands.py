@@ -42,6 +42,7 @@ from agentguard.identity.trust import seconds
 from agentguard.signing import canonical
 from agentguard.storage.files import refuse_links
 from agentguard.store.approvals import LoggedApprovals
+from agentguard.store.sealed_pages import Keys
 
 _REQUEST_HELP: Final = "The request's id, or its beginning, as approvals list shows it."
 _REQUEST: Final = Argument("request_id", "REQUEST", _REQUEST_HELP, required=False)
@@ -241,7 +242,7 @@ def _own_inbox(config: Path | None, *, answers: bool) -> Iterator[ApprovalInbox]
     refuse_links(where.state)
     document = trust.document
     with closing(where.log(document, writes_pages=answers)) as log:
-        store = LoggedApprovals(log, lambda: (None, document))
+        store = LoggedApprovals(log, Keys(None, lambda: document))
         history = LoggedHistory(where.reader, times.now)
         yield ApprovalInbox(store, settings.roster, times.now, history=history)
 

@@ -21,6 +21,7 @@ from agentguard.identity.trust import TrustDocument, seconds
 from agentguard.policy.engine import Engine, StatesRequirements
 from agentguard.spelling import did_you_mean
 from agentguard.store.approvals import LoggedApprovals
+from agentguard.store.sealed_pages import Keys
 
 
 def approvals(settings: Config, engine: Engine | None) -> Iterator[Finding]:
@@ -111,7 +112,7 @@ def requests(where: Location, settings: Config, trust: TrustDocument) -> Iterato
     """Check the open requests against the log."""
     try:
         with closing(where.log(trust)) as log:
-            store = LoggedApprovals(log, lambda: (None, trust))
+            store = LoggedApprovals(log, Keys(None, lambda: trust))
             pending = [request for _key, request in store.pending()]
             inbox = ApprovalInbox(store, settings.roster, times.now)
             altered, unused = inbox.altered(), inbox.expired_approved()
