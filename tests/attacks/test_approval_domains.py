@@ -43,13 +43,17 @@ def opened(trust_domain: str) -> tuple[Guard, Any, list[str]]:
 
 def carried(source: Guard, target: Guard) -> None:
     """Put what waits in ``source`` in the place of what waits in ``target``, and into its log."""
-    store: Any = target.approvals._store
-    theirs: Any = source.approvals._store
-    (key,), (asked,) = store._requests, theirs._requests.values()
-    store._requests[key] = asked
-    runtime_of(target).current_ports().log.append(
-        RequestEntry.new(asked.request, None, at=timestamp(datetime.now(UTC)))
-    )
+    ours, theirs = (runtime_of(one).current_ports().log for one in (target, source))
+    ((place, _page),) = ours.read(lambda view: view.pages("requests")).items()
+    ((key, request),) = source.approvals._store.pending()
+    (answer,) = theirs.read(lambda view: view.pages("answers")).items()
+
+    def carry(tx: Any) -> None:
+        tx.write_page(f"requests/{key}", request.dumps())
+        tx.write_page(*answer)
+
+    assert place == f"requests/{key}"
+    ours.append(RequestEntry.new(request, None, at=timestamp(datetime.now(UTC))), within=carry)
 
 
 @pytest.mark.parametrize(

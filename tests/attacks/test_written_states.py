@@ -342,6 +342,11 @@ def test_the_past_has_every_kind_of_entry(campaign):
     assert set(there.values()) == set(entry.KINDS)
 
 
+def test_the_past_has_rows_in_every_table(campaign):
+    there = state_rows.tables(campaign.states()["end"] / "log.sqlite")
+    assert [name for name, table in there.items() if not table.rows] == []
+
+
 def test_the_past_has_every_file_that_is_written(campaign):
     """What the code of the storage joins to a path has a name that lies there at some moment."""
     there = {
@@ -351,7 +356,7 @@ def test_the_past_has_every_file_that_is_written(campaign):
         for name in path.parts
     }
     written = set(_names_of_files())
-    assert {"log.sqlite", "state.lock", "approvals", "keys"} <= written
+    assert {"log.sqlite", "state.lock", "names", "keys"} <= written
     assert written - there == set()
 
 

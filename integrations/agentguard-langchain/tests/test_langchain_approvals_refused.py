@@ -14,6 +14,7 @@ from payment_team import APPROVE, BIG, BIGGER, LOOK, REJECT, SMALL, edit
 
 from agentguard import ApprovalPending, Decision, Requirement
 from agentguard.adapters import CallSite
+from agentguard.approvals.inbox import ApprovalInbox
 from agentguard.audit.kinds.announcements import ExpiryEntry
 from agentguard.audit.state import State
 from agentguard.guard import process
@@ -154,11 +155,15 @@ async def test_after_a_crash_the_model_is_not_told_that_a_tool_has_not_run(peopl
 def begin_elsewhere(inbox, request):
     """Use the approval of a request up, as another process that makes the call does first."""
 
+    ports = inbox.guard._parts.runtime.current_ports()
+    remove = ports.approvals.removal(request.call_site)
+
     def use(tx: Transaction) -> None:
+        remove(tx)
         State(tx).close(request.request_id, "used")
         tx.append(ExpiryEntry.new([], at=tx.at))
 
-    inbox.guard._parts.runtime.current_ports().log._store.run(use)
+    ports.log._store.run(use)
 
 
 @SYNC
@@ -179,16 +184,36 @@ async def test_of_a_call_that_has_begun_elsewhere_new_input_does_not_say_it_was_
 @pytest.mark.parametrize(
     "answer", [REJECT, edit(to="ann", cents=5)], ids=["a rejection", "an edit"]
 )
-async def test_an_answer_to_a_call_that_has_begun_elsewhere_comes_too_late(people, sync, answer):
+async def test_an_answer_to_a_call_that_begins_elsewhere_meanwhile_comes_too_late(
+    people, sync, answer, monkeypatch
+):
     """Else the model would be told that nothing ran, or an edited call would run as well."""
-    inbox = people()
+    inbox, withdraw = people(), ApprovalInbox.withdraw
     graph = inbox.graph()
     await invoke_thread(graph, inbox.asking(BIG), sync=sync)
-    begin_elsewhere(inbox, inbox.waiting[0])
+
+    def late(approvals, request):
+        begin_elsewhere(inbox, request)
+        return withdraw(approvals, request)
+
+    monkeypatch.setattr(ApprovalInbox, "withdraw", late)
     paused = await invoke_thread(graph, resume_with(answer), sync=sync)
     (named,) = pause_value(paused)["agentguard"]
     assert named["problem_code"] == "request.ended"
     assert named["problem"].startswith("this answer comes too late: a call has used the approval")
+    assert inbox.paid == []
+
+
+@SYNC
+async def test_an_answer_to_a_call_that_has_begun_elsewhere_counts_for_no_other(people, sync):
+    inbox = people()
+    graph = inbox.graph()
+    await invoke_thread(graph, inbox.asking(BIG), sync=sync)
+    (request,) = inbox.waiting
+    begin_elsewhere(inbox, request)
+    paused = await invoke_thread(graph, resume_with(REJECT), sync=sync)
+    (named,) = pause_value(paused)["agentguard"]
+    assert named["request_id"] != request.request_id
     assert inbox.paid == []
 
 

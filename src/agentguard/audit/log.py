@@ -28,7 +28,7 @@ class Pages(Protocol):
         """Return a page; None for none."""
 
     def pages(self, folder: str) -> dict[str, bytes]:
-        """Return the pages whose names begin with ``folder`` and a slash, in the order of names."""
+        """Return the pages whose names begin with ``folder`` and a slash, the oldest first."""
 
     def write_page(self, name: str, data: bytes | None) -> None:
         """Write a page in the place of an earlier one, or remove it (None)."""

@@ -213,6 +213,8 @@ def pending(parts: Embedded, session: Session, header: Header, _blobs: Blobs) ->
         if _shows(session, request.agent_name)
         and (after is None or (request.requested_at, request.request_id) > after)
     ]
+    if after is not None or len(found) > MAX_BLOBS:  # by what the place names
+        found.sort(key=lambda item: (item[1].requested_at, item[1].request_id))
     page = found[:MAX_BLOBS]
     keys, are_all = [key for key, _request in page], len(page) == len(found)
     return Frame({"keys": keys, "are_all": are_all}, [one.dumps() for _key, one in page])

@@ -210,7 +210,7 @@ class LoggedApprovals:
                 and request.has_key(key)
             ]
         )
-        return sorted(waiting, key=lambda item: (item[1].requested_at, item[1].request_id))
+        return sorted(waiting, key=lambda item: item[1].requested_at)
 
     def altered(self, now: int) -> list[str]:
         """Return the ids of requests that the log does not have so; a key for what is no request.

@@ -85,7 +85,7 @@ class PageReader(Protocol):
         """Return a page; None for none."""
 
     def pages(self, folder: str) -> dict[str, bytes]:
-        """Return the pages whose names begin with ``folder`` and a slash, in the order of names."""
+        """Return the pages whose names begin with ``folder`` and a slash, the oldest first."""
 
 
 class Engine(Protocol):

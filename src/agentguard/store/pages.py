@@ -28,7 +28,7 @@ _PUT: Final = (
 )
 _DROP: Final = "DELETE FROM {} WHERE log = ? AND name = ?"
 _READ: Final = "SELECT data FROM {} WHERE log = ? AND name = ?"
-_LIST: Final = "SELECT name, data FROM {} WHERE log = ? AND name > ? AND name < ? ORDER BY name"
+_LIST: Final = "SELECT name, data FROM {} WHERE log = ? AND name > ? AND name < ? ORDER BY rowid"
 
 
 class SqlPages(NamedTuple):
@@ -43,7 +43,7 @@ class SqlPages(NamedTuple):
         return rows[0][0] if rows else None
 
     def pages(self, folder: str) -> dict[str, bytes]:
-        """Return the pages of a folder; raises ``StorageError``."""
+        """Return the pages of a folder, the oldest first; raises ``StorageError``."""
         between = f"{folder}/", f"{folder}0"  # in ASCII, 0 comes after the slash
         rows = self.query(_LIST.format(_table(folder)), (LOG, *between))
         check.require_types(rows, str, bytes)
@@ -58,9 +58,11 @@ class MemoryPages(dict[str, bytes]):
         return self.get(name)
 
     def pages(self, folder: str) -> dict[str, bytes]:
-        """Return the pages of a folder."""
+        """Return the pages of a folder, the oldest first."""
         prefix = f"{folder}/"
-        return {one: self[one] for one in sorted(self) if one.startswith(prefix) and one != prefix}
+        return {
+            one: page for one, page in self.items() if one.startswith(prefix) and one != prefix
+        }
 
 
 def statements(

@@ -89,7 +89,7 @@ class Connection:
 
     def write_anew(self, table: str) -> None:
         """Write a table of pages anew."""
-        kept = self.query(f"SELECT log, name, data FROM {table}", ())  # noqa: S608  a constant
+        kept = self.query(f"SELECT log, name, data FROM {table} ORDER BY rowid", ())  # noqa: S608  a constant
         self.raw.execute(f"DELETE FROM {table}")  # noqa: S608  it frees each block of the table
         self.write(f"INSERT INTO {table} VALUES (?, ?, ?)", kept)  # noqa: S608
 

@@ -28,7 +28,7 @@ class View(Overlay):
         return self.stored.page(name)
 
     def pages(self, folder: str) -> dict[str, bytes]:
-        """Return the pages whose names begin with ``folder`` and a slash, in the order of names."""
+        """Return the pages whose names begin with ``folder`` and a slash, the oldest first."""
         return self.stored.pages(folder)
 
 
@@ -83,7 +83,7 @@ class Transaction(View):
         found: dict[str, bytes | None] = {**super().pages(folder)}
         for written in (self._batch.pages, self.written):
             found.update({n: one for n, one in written.items() if n.startswith(f"{folder}/")})
-        return {name: page for name, page in sorted(found.items()) if page is not None}
+        return {name: page for name, page in found.items() if page is not None}
 
     def write_page(self, name: str, data: bytes | None) -> None:
         """Write a page in the place of an earlier one, or remove it (None).
