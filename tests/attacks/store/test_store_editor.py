@@ -27,7 +27,11 @@ from agentguard.store.transaction import Transaction
 NAMES = [str(i) for i in range(60)]
 GONE = NAMES[:5]
 LATER = ["later 1", "later 2"]
-TABLES = ("head", "entry", "attachment", "tree", "map", "ending")
+TABLES = ("head", "entry", "attachment", "tree", "map", "ending", "page", "request")
+
+
+def write_page(store: Store, name: str, data: bytes) -> None:
+    store.run(lambda tx: tx.write_page(name, data))
 
 
 class Edit(NamedTuple):
@@ -45,6 +49,8 @@ class Scene:
         store = self.place.open(anchored=True)
         for name in NAMES:
             add(store, name, name.encode(), KIND if int(name) % 2 else OTHER)
+        for name in ("runs/a", "runs/b", "journal/c", "requests/d", "answers/1/e"):
+            write_page(store, name, b"before")
         store.close()
         self.older = folder / "older.sqlite"
         self.copy(self.place.path, self.older)
@@ -53,6 +59,8 @@ class Scene:
             add(store, name, None, KIND if int(name) % 2 else OTHER)
         for name in LATER:
             add(store, name, b"late")
+        for name in ("runs/a", "requests/d", "requests/f"):
+            write_page(store, name, b"after")
         store.close()
         self.newest = folder / "newest.sqlite"
         self.copy(self.place.path, self.newest)
@@ -105,7 +113,7 @@ def _rows(connection: sqlite3.Connection, table: str) -> tuple[list[str], list[t
 def _edits(newest: sqlite3.Connection, older: sqlite3.Connection, table: str) -> list[Edit]:
     columns, rows = _rows(newest, table)
     _columns, old = _rows(older, table)
-    keys = {"head": 1, "entry": 2, "attachment": 3, "tree": 3, "map": 2, "ending": 3}[table]
+    keys = {"head": 1, "entry": 2, "attachment": 3, "tree": 3, "map": 2, "ending": 3}.get(table, 2)
     where = " AND ".join(f"{name} = ?" for name in columns[:keys])
     marks = ", ".join("?" * len(columns))
     put = f"INSERT OR REPLACE INTO {table} VALUES ({marks})"  # noqa: S608
@@ -215,11 +223,11 @@ def test_no_edit_makes_a_store_decide_wrong(scene, anchored, is_open):
         became["right"] > len(edits) / 10
     )  # what no decision reads: verify finds it, or nothing was signed
     right = {name.partition(" ")[0] for name, one in told.items() if one == "right"}
-    assert right <= {"entry", "attachment", "tree", "ending", "head"}
+    assert right <= {"entry", "attachment", "tree", "ending", "head", "page", "request"}
 
 
-UNSIGNED = ("attachment", "ending")
-"""What stands beside the signed entries: a commitment in the entry, or nothing, vouches for it."""
+UNSIGNED = ("attachment", "ending", "page", "request")
+"""What no head covers: a commitment in an entry, a signature or a digest may vouch for it."""
 
 COLUMNS = (
     *("kind", "at", "invocation_id", "agent", "principal", "tool", "decision", "status"),

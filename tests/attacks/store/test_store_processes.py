@@ -23,6 +23,8 @@ from agentguard.errors import StorageError
 from agentguard.storage import lock
 from agentguard.store.store import Store
 
+OPENINGS = 10_000 if FULL else 60
+
 HERE = Path(__file__).parents[2] / "support"
 
 WRITER = f"""
@@ -52,7 +54,7 @@ def start(place: Place, name: str) -> subprocess.Popen[str]:
 def test_killed_writers_lose_nothing_and_count_nothing_twice(on_disk):
     acknowledged: dict[int, int] = {}
     rounds = 0
-    while rounds < (50 if FULL else 3) or len(acknowledged) <= 20:  # a busy machine starts slowly
+    while rounds < (75 if FULL else 3) or len(acknowledged) <= 20:  # a busy machine starts slowly
         rounds += 1
         writers = [start(on_disk, name) for name in "abcd"]
         time.sleep(random.uniform(0.5, 0.9))  # noqa: S311  when it is killed is no secret
@@ -68,6 +70,33 @@ def test_killed_writers_lose_nothing_and_count_nothing_twice(on_disk):
     assert all(number == index + 1 for index, number in acknowledged.items())
     assert get(store, key(KIND, "counter")) == [str(size).encode()]
     assert max(acknowledged) < size
+
+
+@pytest.mark.parametrize("anchored", [True, False])
+def test_no_opening_beside_writers_gives_a_false_alarm(on_disk, anchored):
+    """Each reads the anchor first and the head then: others write both meanwhile."""
+    number = OPENINGS // 2
+    writers = [start(on_disk, name) for name in "abcdefgh"]
+    sizes = [0]
+    try:
+        while sizes[-1] == 0:  # until the first has started
+            sizes.append(size_of(on_disk, anchored=anchored))
+        sizes += [size_of(on_disk, anchored=anchored) for _ in range(number)]
+    finally:
+        for writer in writers:
+            writer.kill()
+            writer.communicate()
+    assert sizes == sorted(sizes)
+    assert len({*sizes}) > 5
+
+
+def size_of(place: Place, *, anchored: bool) -> int:
+    store = place.open(anchored=anchored)
+    place.opened.clear()
+    try:
+        return store.head().size
+    finally:
+        store.close()
 
 
 def test_a_writer_that_is_stopped_holds_the_others_up_for_a_time_and_is_named(on_disk, monkeypatch):
@@ -97,7 +126,7 @@ def test_both_sides_of_a_fork_go_on(on_disk):
     for thread in threads:
         thread.start()
     children = 0
-    for i in range(40 if FULL else 8):
+    for i in range(200 if FULL else 8):
         pid = os.fork()
         if pid == 0:
             code = 1
