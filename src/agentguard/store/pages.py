@@ -60,9 +60,7 @@ class MemoryPages(dict[str, bytes]):
     def pages(self, folder: str) -> dict[str, bytes]:
         """Return the pages of a folder, the oldest first."""
         prefix = f"{folder}/"
-        return {
-            one: page for one, page in self.items() if one.startswith(prefix) and one != prefix
-        }
+        return {one: page for one, page in self.items() if one.startswith(prefix) and one != prefix}
 
 
 def statements(

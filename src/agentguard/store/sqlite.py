@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from agentguard.errors import StorageError
-from agentguard.storage import files, lock
+from agentguard.storage import files, local_disk, lock
 from agentguard.storage import sqlite as shared
 from agentguard.storage.owned_lock import OwnedLock
 from agentguard.store import pages
@@ -315,6 +315,7 @@ class FileEngine:
         if not self._writes:
             connection = shared.connect_to_read(self._path, self._form)
         else:
+            local_disk.require(self._path.parent)
             connection = shared.connect(self._path, self._form)
         self._opened = self._opened or self._at_path()
         return Connection(connection, self._path)
