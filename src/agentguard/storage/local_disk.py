@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from agentguard.errors import StorageError
+from agentguard.storage import files
 
 _MOUNTS: Final = Path("/proc/self/mountinfo")  # proc(5)
 _SHARED: Final = re.compile(
@@ -37,7 +38,7 @@ def _kind_of(path: str) -> str | None:
     """Return the type of the file system at a path; None where the system does not say."""
     found: tuple[int, str | None] = (-1, None)
     with suppress(OSError):  # a jail without /proc has none
-        for line in _MOUNTS.read_text(encoding="utf-8", errors="surrogateescape").splitlines():
+        for line in os.fsdecode(files.read(_MOUNTS)).splitlines():
             mounted, _dash, rest = line.partition(" - ")
             fields = mounted.split(" ")
             point = _ESCAPED.sub(lambda code: chr(int(code[1], 8)), fields[4])
