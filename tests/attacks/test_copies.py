@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.serialization import load_ssh_private_key
 from embedded_parts import runtime_of
 
 from agentguard import Decision, Denied, StorageError
@@ -153,6 +154,22 @@ def test_a_state_that_was_copied_back_is_told_of_a_place_where_no_state_is(origi
     adopt(original)
     call(original)
     sound(original)
+
+
+def test_a_stolen_backup_signs_nothing_without_the_passphrase(original, tmp_path):
+    backup = tmp_path / "stolen"
+    shutil.copytree(original.base, backup)
+    kept = b"".join(one.read_bytes() for one in backup.rglob("*") if one.is_file())
+    uses = [one.name for one in (original.state / keystore.KEYS).iterdir()]
+    assert "log" in uses
+    for use in uses:
+        data = (backup / ".agentguard" / keystore.KEYS / use).read_bytes()
+        seed = load_ssh_private_key(data, PASSPHRASE).private_bytes_raw()
+        assert seed not in kept
+        with pytest.raises(KeyMaterialError) as caught:
+            keystore.load_key(backup / ".agentguard", use, b"a guess")
+        assert caught.value.code == "key.passphrase"
+        keystore.load_key(backup / ".agentguard", use, PASSPHRASE)
 
 
 def test_a_backup_that_is_put_back_at_its_path_opens(original, tmp_path):

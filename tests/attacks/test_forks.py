@@ -268,7 +268,6 @@ def test_the_end_of_a_child_does_not_touch_what_was_written_after_it_was_forked(
             from agentguard.storage import sqlite as shared
             from agentguard.store import sqlite, store
             # all that refers to it, as at the interpreter's end
-            flusher._OPEN.clear()
             flusher._UNCLOSED.clear()
             for module in (store, sqlite, shared):
                 vars(module).clear()

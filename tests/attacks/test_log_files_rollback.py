@@ -219,9 +219,9 @@ def test_somebody_elses_database_is_refused_and_left_alone(used):
     connection.execute("CREATE TABLE theirs (x)")
     connection.commit()
     connection.close()
-    with pytest.raises(StorageError, match="not a log of agentguard"):
+    with pytest.raises(StorageError, match="is not the file that it has to be"):
         used.open()
-    assert any("not a log of agentguard" in what for what in problems(used))
+    assert any("is not the file that it has to be" in what for what in problems(used))
 
 
 def test_a_newer_version_is_refused_and_left_alone(used):

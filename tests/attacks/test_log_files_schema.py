@@ -165,7 +165,7 @@ def smuggle(place, statement):
 def test_tables_that_lost_their_strictness_are_a_finding_themselves(used):
     loosen(used)
     (problem,) = problems(used)
-    assert "tables, triggers or views that no log has" in problem
+    assert "tables, triggers or views that agentguard has not made" in problem
 
 
 @pytest.mark.parametrize(
@@ -253,7 +253,7 @@ def test_a_schema_with_more_in_it_is_refused(used, ran, statement):
             use_it()
         assert caught.value.code == "storage.corrupt"
     (problem,) = problems(used)
-    assert "tables, triggers or views that no log has" in problem
+    assert "tables, triggers or views that agentguard has not made" in problem
 
 
 def test_a_trigger_that_is_gone_again_does_no_harm(used, ran):

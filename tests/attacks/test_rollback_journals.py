@@ -77,7 +77,7 @@ def test_sqlite_itself_follows_the_journal_and_removes_what_it_names(used, victi
 @pytest.mark.parametrize("way", WAYS)
 def test_nobody_opens_a_log_with_a_journal_beside_it(used, victim, way):
     journal = lay_journal(path_in(used.config.state), victim)
-    with pytest.raises(StorageError, match=r"log\.sqlite-journal is no part of a log") as caught:
+    with pytest.raises(StorageError, match=r"log\.sqlite-journal is not agentguard's") as caught:
         WAYS[way](used)
     assert caught.value.code == "storage.corrupt"
     assert victim.exists()
@@ -92,7 +92,7 @@ def test_verification_says_so(used, victim):
     with closing(StoredLog(FileEngine(path_in(used.config.state), writes=False))) as reader:
         lay_journal(path_in(used.config.state), victim)
         report = examine(reader, trust, anchor=used.config.anchor)
-    assert any("log.sqlite-journal is no part of a log" in one.what for one in report.problems)
+    assert any("log.sqlite-journal is not agentguard's" in one.what for one in report.problems)
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -108,7 +108,7 @@ def test_nor_one_beside_which_it_is_laid_while_it_is_opened(used, victim, monkey
         return connection
 
     monkeypatch.setattr(sqlite3, "connect", connect_late)
-    with pytest.raises(StorageError, match=r"log\.sqlite-journal is no part of a log"):
+    with pytest.raises(StorageError, match=r"log\.sqlite-journal is not agentguard's"):
         WAYS[way](used)
     assert victim.exists()
     monkeypatch.undo()
@@ -260,7 +260,7 @@ def test_the_anchor_outlives_a_state_that_is_put_back_with_a_journal(used, ran, 
     shutil.rmtree(state)
     shutil.copytree(tmp_path / "old", state)
     journal = lay_journal(path_in(state), kept)
-    with pytest.raises(StorageError, match="is no part of a log"):
+    with pytest.raises(StorageError, match="is not agentguard's"):
         used.open()
     assert kept.exists()
     journal.unlink()

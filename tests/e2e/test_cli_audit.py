@@ -346,7 +346,7 @@ def test_a_log_with_other_sql_types(changed):
     connection.close()
     report = changed.json("audit", "verify", code=1)
     assert report["anchored"] is False
-    assert any("that no log has" in problem["what"] for problem in report["problems"])
+    assert any("that agentguard has not made" in problem["what"] for problem in report["problems"])
     for command in ("audit list", "audit show 4", "agents list"):
         result = changed.run(*command.split())
         assert (result.returncode, result.stdout) == (2, "")

@@ -114,8 +114,11 @@ def test_the_status_shows_the_failure_and_exits_with_1(founded, port, calling):
         assert (failing.returncode, failure["code"].partition(".")[0]) == (1, "storage")
         assert str(founded.folder) in failure["message"]  # for the server's own user alone
         assert "[storage." in shown(founded).stdout
-        doctor = founded.programs.run("-m", "agentguard.cli", "doctor", cwd=founded.folder)
-        assert "it answers, and the log can't be written: " in doctor.stdout
+        doctor = founded.programs.run(
+            "-m", "agentguard.cli", "doctor", "--json", cwd=founded.folder
+        )
+        found = {one["check"]: one["what"] for one in json.loads(doctor.stdout)["checks"]}
+        assert found["server"].startswith("it answers, and the log can't be written: ")
     founded.wait_for(lambda: shown(founded).returncode == 0)
 
 

@@ -21,14 +21,21 @@ from agentguard.signing.keys import Signer
 T = TypeVar("T")
 
 
-class Pages(Protocol):
-    """The pages beside the log, as a commit sees and writes them; no head covers a page."""
+class PageReader(Protocol):
+    """The pages beside the log at one moment; no head covers a page.
+
+    Each method raises ``StorageError``.
+    """
 
     def page(self, name: str) -> bytes | None:
         """Return a page; None for none."""
 
     def pages(self, folder: str) -> dict[str, bytes]:
         """Return the pages whose names begin with ``folder`` and a slash, the oldest first."""
+
+
+class Pages(PageReader, Protocol):
+    """The pages as a commit sees and writes them."""
 
     def write_page(self, name: str, data: bytes | None) -> None:
         """Write a page in the place of an earlier one, or remove it (None)."""

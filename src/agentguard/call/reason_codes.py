@@ -347,8 +347,8 @@ storage.linked | | A symbolic link in the state leads elsewhere. |
 storage.locked | operator | Another process holds the log's file, or a lock of the state for 30 s, or reads what was erased. | end the process that holds the lock; the message names the lock's file
 storage.missing | | There is no state or log. |
 storage.readonly | operator | The state, or another file, can't be read or written. | give the process the right to write the state
+storage.remote | operator | The state, or the file of used proofs, is on a file system that other machines may write as well: NFS, SMB, 9P, virtiofs, FUSE. | keep it on a local disk (set state in agentguard.toml); share a state by a guard server
 storage.rolled_back | | The log is behind its anchor (`agentguard adopt`), or a part of it is missing. |
-storage.remote | operator | The state is on a file system that other machines may write as well: NFS, SMB, 9P, virtiofs, FUSE. | set state in agentguard.toml to a folder on a local disk; share it by a guard server
 storage.served | operator | A guard server has the state, or the state is being adopted, and a program opens it with a guard of its own. | put [server] with the server's url into the configuration, or wait for the adoption
 storage.unknown | | Whether an entry was written is not known yet; its tool does not run. |
 storage.unvouched | | The newest entries are signed by a key that is compromised or was replaced before, and no anchor has seen them; or the log's key in this process was declared compromised. |

@@ -80,8 +80,8 @@ class Approvals(Protocol):
         """Log and store a request under ``key``; return it, and the place of its ``record``.
 
         Where another attempt has asked first, its request is returned, and nothing is written.
-        Requests whose time is over end, and are removed. Raises ``ApprovalError``
-        (``approval.limit``) where too many requests wait already.
+        Requests whose end is on record are removed when their time is over. Raises
+        ``ApprovalError`` (``approval.limit``) where too many requests wait already.
         """
 
     def removal(self, key: str) -> Callable[[Any], object]:

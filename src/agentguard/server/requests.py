@@ -213,7 +213,7 @@ def pending(parts: Embedded, session: Session, header: Header, _blobs: Blobs) ->
         if _shows(session, request.agent_name)
         and (after is None or (request.requested_at, request.request_id) > after)
     ]
-    if after is not None or len(found) > MAX_BLOBS:  # by what the place names
+    if after is not None or len(found) > MAX_BLOBS:  # in the order in which the next place counts
         found.sort(key=lambda item: (item[1].requested_at, item[1].request_id))
     page = found[:MAX_BLOBS]
     keys, are_all = [key for key, _request in page], len(page) == len(found)

@@ -1,4 +1,4 @@
-"""The logs that are open in this process: flushed in the background, closed at exit, left by forks.
+"""The logs that are open in this process: flushed in the background, and closed at exit.
 
 What a flush and a close do stands in ``store.py``.
 """
@@ -15,7 +15,6 @@ from contextlib import suppress
 from typing import Final, Protocol
 
 from agentguard.errors import StorageError
-from agentguard.storage import fork
 
 FLUSH_AFTER: Final = 0.05
 """Seconds within which an enqueued record becomes durable."""
@@ -37,23 +36,17 @@ class OpenLog(Protocol):
     def close(self) -> None:
         """Flush and release the log; raises ``StorageError``."""
 
-    def abandon(self) -> None:
-        """In a forked process: leave the log to the parent."""
 
-
-_OPEN: Final[weakref.WeakSet[OpenLog]] = weakref.WeakSet()
 # A durable log lives until it is closed: dropping a guard must not drop what it still has to write.
 _UNCLOSED: Final[set[OpenLog]] = set()
 _EXIT_HOOKS: Final[set[int]] = set()
 """The processes, by number, in which multiprocessing closes the logs at its end."""
 
 
-def register(log: OpenLog, *, durable: bool) -> None:
-    """Have a log abandoned by forks and, where it is ``durable``, closed when the process ends."""
-    _OPEN.add(log)
-    if durable:
-        _UNCLOSED.add(log)
-        _close_at_exit()
+def register(log: OpenLog) -> None:
+    """Have a log closed when the process ends."""
+    _UNCLOSED.add(log)
+    _close_at_exit()
 
 
 def unregister(log: OpenLog) -> None:
@@ -136,10 +129,4 @@ def _close_at_exit() -> None:
         util.Finalize(None, _close_all, exitpriority=0)
 
 
-def _abandon_all() -> None:
-    for log in list(_OPEN):
-        log.abandon()
-
-
 atexit.register(_close_all)
-fork.at_fork(fork.Stage.LOGS, in_child=_abandon_all)

@@ -23,11 +23,10 @@ class Stage(IntEnum):
     """The order in which a child runs the hooks."""
 
     LOCKS = 0
-    LOGS = 1
-    READERS = 2
-    STORES = 3
-    PROOFS = 4
-    GUARDS = 5
+    READERS = 1
+    STORES = 2
+    PROOFS = 3
+    GUARDS = 4
 
 
 class _Hooks(NamedTuple):

@@ -28,8 +28,8 @@ def require(folder: Path) -> None:
     if kind is not None and _SHARED.fullmatch(kind):
         message = (
             f"{folder} lies on a file system that other machines may write as well ({kind}), where "
-            "a lock of this machine keeps nobody out: keep the state on a local disk (set state in "
-            "agentguard.toml), and share it by a guard server (agentguard serve)"
+            "a lock of this machine keeps nobody out: keep the file on a local disk (for a state, "
+            "set state in agentguard.toml), and share a state by a guard server (agentguard serve)"
         )
         raise StorageError(message, code="storage.remote")
 

@@ -53,7 +53,7 @@ _CODES: Final = {
         "storage.corrupt",
         "a row is there that no writer has put there; keep a copy, and run agentguard audit verify",
     ),
-    sqlite3.SQLITE_NOTADB: ("storage.corrupt", "it is no log: keep a copy, restore a backup"),
+    sqlite3.SQLITE_NOTADB: ("storage.corrupt", "it is no database: keep a copy, restore a backup"),
     sqlite3.SQLITE_BUSY: ("storage.locked", "another program holds it: close that program"),
     sqlite3.SQLITE_LOCKED: ("storage.locked", "another program holds it: close that program"),
 }
@@ -78,20 +78,20 @@ def make(path: Path, form: Format, statement: str, values: Sequence[object]) -> 
 
 
 def connect(path: Path, form: Format) -> sqlite3.Connection:
-    """Open a log for writing; raises ``StorageError``. The caller is inside ``errors``.
+    """Open a file for writing; raises ``StorageError``. The caller is inside ``errors``.
 
-    SQLite must play no rollback journal back that an attacker
-    has put beside the log: a journal would change the log, and SQLite would remove any file that
-    the journal names. SQLite plays a journal back only if no other connection has the log locked.
-    So a second, read-only connection keeps the log locked until the first connection uses the
-    write-ahead log; from then on SQLite looks for no rollback journal.
+    SQLite must play no rollback journal back that an attacker has put beside the file: a journal
+    would change the file, and SQLite would remove any file that the journal names. SQLite plays a
+    journal back only if no other connection has the file locked. So a second, read-only connection
+    keeps the file locked until the first connection uses the write-ahead log; from then on SQLite
+    looks for no rollback journal.
     """
     require_file(path)
     shield, connection = _both(path)
     with ExitStack() as undo:
         undo.callback(connection.close)
         with closing(shield):
-            shield.execute("BEGIN")  # the log stays locked between statements, too
+            shield.execute("BEGIN")  # the file stays locked between statements, too
             try:
                 check_version(shield, path, form)
                 check_version(connection, path, form)
@@ -107,9 +107,9 @@ def connect(path: Path, form: Format) -> sqlite3.Connection:
 
 
 def connect_to_read(path: Path, form: Format) -> sqlite3.Connection:
-    """Open a log for reading alone; raises ``StorageError``. The caller is inside ``errors``.
+    """Open a file for reading alone; raises ``StorageError``. The caller is inside ``errors``.
 
-    A log on read-only storage, as an auditor gets it, is opened too: even to read, SQLite would
+    A file on read-only storage, as an auditor gets it, is opened too: even to read, SQLite would
     write there.
     """
     require_file(path)
@@ -211,20 +211,20 @@ def damaged(path: Path, problem: str) -> StorageError:
 
 
 def require_file(path: Path) -> None:
-    """Raise ``StorageError`` (``storage.missing``) unless the log's file exists.
+    """Raise ``StorageError`` (``storage.missing``) unless the file exists.
 
-    Also refuse (``storage.corrupt``) a rollback journal beside the log, because a log always has a
-    write-ahead log; and a write-ahead log that is no regular file, because reading a pipe would
-    never end.
+    Also refuse (``storage.corrupt``) a rollback journal beside the file, because the file always
+    has a write-ahead log; and a write-ahead log that is no regular file, because reading a pipe
+    would never end.
     """
     if not path.is_file():
-        message = f"there is no log at {path}: restore the state, or name the right one"
+        message = f"there is no file {path}: restore it, or name the right one"
         raise StorageError(message, code="storage.missing")
     journal = path.with_name(f"{path.name}-journal")
     if os.path.lexists(journal):
         message = (
-            f"{journal} is no part of a log: SQLite would change {path.name} by it, and remove "
-            "files. Find out who made it, and remove it"
+            f"{journal} is not agentguard's: SQLite would change {path.name} by it, and "
+            "remove files. Find out who made it, and remove it"
         )
         raise StorageError(message, code="storage.corrupt")
     for suffix in ("-wal", "-shm"):
@@ -234,7 +234,7 @@ def require_file(path: Path) -> None:
 
 
 def check_version(connection: sqlite3.Connection, path: Path, form: Format) -> None:
-    """Refuse a file that is no log of this version, with exactly the statements of its schema.
+    """Refuse a file that is not of this format, with exactly the statements of its schema.
 
     Any other statement is refused: a trigger could drop rows, and reading a view could never end.
     """
@@ -242,7 +242,7 @@ def check_version(connection: sqlite3.Connection, path: Path, form: Format) -> N
     (application,) = connection.execute("PRAGMA application_id").fetchone()
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if application != form.application:
-        message = f"{path} is not a log of agentguard: name the right state"
+        message = f"{path} is not the file that it has to be: name the right one"
         raise StorageError(message, code="storage.corrupt")
     if version != form.version:
         message = (
@@ -254,7 +254,10 @@ def check_version(connection: sqlite3.Connection, path: Path, form: Format) -> N
         "SELECT sql FROM sqlite_master WHERE sql IS NOT NULL"
     ).fetchmany(len(expected) + 1)
     if sorted(str(sql) for (sql,) in statements) != expected:
-        message = f"{path} has tables, triggers or views that no log has: find out who made them"
+        message = (
+            f"{path} has tables, triggers or views that agentguard has not made: find out who made "
+            "them"
+        )
         raise StorageError(message, code="storage.corrupt")
 
 
@@ -268,9 +271,9 @@ def errors(path: Path) -> Iterator[None]:
     except (sqlite3.Error, OSError) as error:
         number = getattr(error, "sqlite_errorcode", 0)
         if number == sqlite3.SQLITE_READONLY_ROLLBACK:  # put there after ``require_file``
-            raise damaged(path, f"{path.name}-journal is no part of a log") from error
+            raise damaged(path, f"{path.name}-journal is not agentguard's") from error
         primary = number & 0xFF
         code, advice = _CODES.get(primary, ("storage.failed", "see what the system says"))
         # SQLite quotes text of the file, which may contain a terminal's control characters
         text = written_out(str(error))
-        raise StorageError(f"the log {path} failed ({text}): {advice}", code=code) from error
+        raise StorageError(f"{path} failed ({text}): {advice}", code=code) from error

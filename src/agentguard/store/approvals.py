@@ -43,7 +43,7 @@ class _Known(NamedTuple):
 
 
 class LoggedApprovals:
-    """The ``approvals.store.Store`` of a log.
+    """The requests of a log: ``flow.ports.Approvals`` for calls, an ``InboxStore`` for people.
 
     Without the log's key (``Keys``), an unsigned answer is refused. ``record`` puts the end of a
     request into the log; without ``record`` no request ends here. Each method raises
@@ -97,20 +97,14 @@ class LoggedApprovals:
     def ask(
         self, key: str, request: ApprovalRequest, record: Record
     ) -> tuple[ApprovalRequest, LogPlace | None]:
-        """Log and store a request; return it, and its place in the log.
-
-        Where another attempt has asked first, its request is returned, and nothing is written.
-        Requests whose time is over end, and are removed. Raises ``ApprovalError``
-        (``approval.limit``) where too many requests wait already.
-        """
-        self.expire(request.requested_at)
+        """Log and store a request, as ``flow.ports.Approvals`` says."""
 
         def add(tx: Transaction) -> None:
             there = tx.page(_page(key))
             first = None if there is None else _readable(there)
             if first is not None and first.has_key(key) and _state_of(first, tx) == "waiting":
                 raise _AskedError(first)
-            waiting = list(self._without_expired(request.requested_at, tx))
+            waiting = list(self._without_ended(request.requested_at, tx))
             self._limits.check(waiting, request)
             tx.write_page(_page(key), request.dumps())
 
@@ -120,18 +114,19 @@ class LoggedApprovals:
             return asked.request, None
         return request, place
 
-    def _without_expired(self, now: int, tx: Transaction) -> Iterator[ApprovalRequest]:
-        """Remove the requests whose time is over, with their arguments; yield those that wait."""
+    def _without_ended(self, now: int, tx: Transaction) -> Iterator[ApprovalRequest]:
+        """Remove the requests whose time is over, once that is on record; yield those that wait."""
         for key, request in _stored(tx):
             if request is None:
                 continue
             state = _state_of(request, tx)
-            if now >= request.expires_at:
+            if now < request.expires_at:
+                if state == "waiting":
+                    yield request
+            elif state != "waiting":
                 if state is not None and request.has_key(key):
                     warn_if_unused(request, self._answers(request.request_id, tx))
                 _remove(key, tx)
-            elif state == "waiting":
-                yield request
 
     def withdraw(self, request: ApprovalRequest) -> bool:
         """End the request, and remove it; return whether no call has used it."""

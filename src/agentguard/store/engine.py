@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Final, Protocol
 
+from agentguard.audit.log import PageReader
+
 SCHEMA: Final = """
 CREATE TABLE head (
     log INTEGER PRIMARY KEY, note BLOB NOT NULL, checkpoint BLOB NOT NULL, peaks BLOB NOT NULL
@@ -76,16 +78,6 @@ class Writing(Protocol):
 
     def commit(self) -> None:
         """Make durable what was written. Where this raises, it may be durable all the same."""
-
-
-class PageReader(Protocol):
-    """Reads pages at one moment; each method raises ``StorageError``."""
-
-    def page(self, name: str) -> bytes | None:
-        """Return a page; None for none."""
-
-    def pages(self, folder: str) -> dict[str, bytes]:
-        """Return the pages whose names begin with ``folder`` and a slash, the oldest first."""
 
 
 class Engine(Protocol):

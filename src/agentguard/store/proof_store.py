@@ -75,7 +75,7 @@ class ProofStore:
         self._lock = OwnedLock("the used proofs were written")
         weakref.finalize(self, self._engine.close)  # nobody has to close a store
         _STORES.add(self)
-        with self._transaction():
+        with self._opened(), self._engine.reading():
             pass
 
     def use(
@@ -118,11 +118,9 @@ class ProofStore:
 
         Raises ``ProofError`` (``proof.unavailable``).
         """
-        with self._transaction() as connection:
-            row = connection.execute(
-                "SELECT body FROM chains WHERE sha256 = ?", (sha256,)
-            ).fetchone()
-        return None if row is None else bytes(row[0])
+        with self._opened(), self._engine.reading() as query:
+            rows = query("SELECT body FROM chains WHERE sha256 = ?", (sha256,))
+        return bytes(rows[0][0]) if rows else None
 
     def keep_chain(self, sha256: str, chain: bytes, *, expires_at: int, at: int) -> None:
         """Keep a verified chain until ``expires_at``; times are seconds since the epoch.
@@ -143,13 +141,18 @@ class ProofStore:
     @contextmanager
     def _transaction(self) -> Iterator[Connection]:
         """Run statements as one durable transaction, of all threads one at a time."""
+        with self._opened(), self._engine.writing() as rows:
+            yield rows.raw
+            rows.commit()
+
+    @contextmanager
+    def _opened(self) -> Iterator[None]:
+        """Keep other threads from the file, which is made where it is missing."""
         try:
             with self._lock.held():
                 if not self._engine.is_open:
                     self._make()
-                with self._engine.writing() as rows:
-                    yield rows.raw
-                    rows.commit()
+                yield
         except StorageError as error:
             raise _unavailable(str(error)) from error
 

@@ -109,7 +109,10 @@ def sealed(data: bytes, name: str, keys: Keys | None) -> bytes:
     page = data
     if keys is not None:
         if keys.signer is None:
-            message = "whoever writes this page has the log's key: this process has not"
+            message = (
+                "this process has no key of the log, and writes no such page: open the state with "
+                "its keys"
+            )
             raise StorageError(message, code="storage.readonly")
         signature = keys.signer.sign(_to_sign(name, data))
         page = keys.signer.key_id.encode() + signature + data

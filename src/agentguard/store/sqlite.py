@@ -14,12 +14,13 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Final
 
+from agentguard.audit.log import PageReader
 from agentguard.errors import StorageError
 from agentguard.storage import files, local_disk, lock
 from agentguard.storage import sqlite as shared
 from agentguard.storage.owned_lock import OwnedLock
 from agentguard.store import pages
-from agentguard.store.engine import SCHEMA, PageReader, Query, Row
+from agentguard.store.engine import SCHEMA, Query, Row
 from agentguard.store.pages import MemoryPages, SqlPages
 
 FORMAT: Final = shared.Format(0x41475331, 1, SCHEMA)  # "AGS1"

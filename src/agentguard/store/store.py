@@ -182,7 +182,8 @@ class Store:
                 found.size,
             )
         _STORES.add(self)
-        flusher.register(self, durable=engine.is_shared)
+        if engine.is_shared:
+            flusher.register(self)
 
     def _begin_anew(self) -> None:
         # Whoever takes several of these locks takes them in this order.
@@ -639,7 +640,10 @@ class Store:
     def _written(self, batch: Batch, rows: Writing) -> _Seen:
         """Write what the batch wants, and the head over it, without committing."""
         if self._signer is None:
-            message = "whoever adds entries has the log's key: this process has not"
+            message = (
+                "this process has no key of the log, and adds no entry: open the state with "
+                "its keys"
+            )
             raise StorageError(message, code="storage.readonly")
         if any(
             trusted.key == self._signer.public_key and trusted.compromised_since is not None
@@ -697,20 +701,17 @@ class Store:
             lock.release()
 
     def after_fork_in_child(self) -> None:
-        """Leave the locks as they are: ``abandon`` has made others."""
-
-    def leave_to_parent(self) -> None:
-        """In a forked process: refuse each later call."""
-        self._closed = self._closed or _OF_PARENT
-        flusher.unregister(self)
-
-    def abandon(self) -> None:
-        """In a forked process: leave what waits to the parent, and open the database anew."""
+        """Leave what waits to the parent, and open the database anew."""
         if not self._is_forkable:  # in memory, or the thread that forks was interrupted amid SQLite
             self._closed = self._closed or _OF_PARENT
         self._is_forkable = False
         self._pid = os.getpid()
         self._begin_anew()
+
+    def leave_to_parent(self) -> None:
+        """In a forked process: refuse each later call."""
+        self._closed = self._closed or _OF_PARENT
+        flusher.unregister(self)
 
 
 _STORES: Final = fork.AtFork(fork.Stage.STORES)

@@ -7,10 +7,11 @@ from typing import Final
 from agentguard.audit import merkle
 from agentguard.audit.entry import LOG, Record
 from agentguard.audit.head import Head
+from agentguard.audit.log import PageReader
 from agentguard.audit.map import KEY_SIZE, Map, Overlay
 from agentguard.audit.merkle import CompactRange
 from agentguard.store import tree
-from agentguard.store.engine import PageReader, Writing
+from agentguard.store.engine import Writing
 from agentguard.store.pages import MAX_PAGE
 
 _ENDED: Final = "SELECT ends, key FROM ending WHERE log = ? AND ends <= ? ORDER BY ends LIMIT ?"

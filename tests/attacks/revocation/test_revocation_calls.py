@@ -176,10 +176,14 @@ async def test_async_calls_too(scene):
     ],
 )
 def test_what_no_chain_can_hold_is_not_revoked(scene, name):
+    def entries() -> list[str]:  # an outcome of the calls before may come later
+        return [one.kind for one in scene.place.seen().entries if one.kind != "outcome"]
+
+    before = entries()
     with pytest.raises(CallError) as caught:
         scene.revoke(name)
     assert caught.value.code == "revocation.name"
-    assert [one for one in scene.place.seen().entries if one.kind == "revocation"] == []
+    assert entries() == before
     assert scene.denied() == set()
 
 
