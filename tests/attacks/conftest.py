@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import shutil
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -79,10 +78,8 @@ class Faults:
         outlives: bool = self.inner.is_shared
         return outlives
 
-    @contextmanager
-    def writing(self) -> Iterator[Any]:
-        with self.inner.writing() as begun:
-            yield FaultyWriting(self, begun)
+    def write(self, work: Any) -> Any:
+        return self.inner.write(lambda begun: work(FaultyWriting(self, begun)))
 
     def commit(self, begun: Any) -> None:
         self.entered.set()
@@ -95,12 +92,10 @@ class Faults:
         if self.after is not None:
             raise self.after
 
-    @contextmanager
-    def reading(self) -> Iterator[Any]:
+    def read(self, work: Any) -> Any:
         if self.at_head is not None:
             raise self.at_head
-        with self.inner.reading() as query:
-            yield query
+        return self.inner.read(work)
 
     def pages_at(self, query: Any) -> Any:
         return self.inner.pages_at(query)

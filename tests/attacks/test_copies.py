@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key
 from embedded_parts import runtime_of
 
@@ -164,8 +165,9 @@ def test_a_stolen_backup_signs_nothing_without_the_passphrase(original, tmp_path
     assert "log" in uses
     for use in uses:
         data = (backup / ".agentguard" / keystore.KEYS / use).read_bytes()
-        seed = load_ssh_private_key(data, PASSPHRASE).private_bytes_raw()
-        assert seed not in kept
+        key = load_ssh_private_key(data, PASSPHRASE)
+        assert isinstance(key, Ed25519PrivateKey)
+        assert key.private_bytes_raw() not in kept
         with pytest.raises(KeyMaterialError) as caught:
             keystore.load_key(backup / ".agentguard", use, b"a guess")
         assert caught.value.code == "key.passphrase"

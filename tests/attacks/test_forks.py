@@ -411,27 +411,19 @@ def test_a_fork_while_a_lock_is_released_does_not_keep_it(place, run, inside):
         f"""
         from agentguard.storage import claim, lock
 
-        held, close = set(lock._HELD), os.close
-        releasing, forked = threading.Event(), threading.Event()
-
-        def slowly(descriptor):
-            if descriptor in held:
-                releasing.set()
-                forked.wait(0.5)
-            close(descriptor)
-
-        closing = threading.Thread(target=guard.close)
-        os.close = slowly
-        closing.start()
-        assert releasing.wait(60)
+        guard.close()
+        held = lock.try_acquire(folder / "state" / claim.FILE)
+        number, same = held.fileno(), os.dup(held.fileno())
+        held.close()
+        os.dup2(same, number)  # it is closed for Python, and not yet for the system
+        os.close(same)
         if not {inside}:
-            forked.set()
-            closing.join()
-        done, tell = os.pipe()
-        child = fork(lambda: (close(tell), os.read(done, 1)))
-        forked.set()
-        closing.join()
-        os.close = close
+            os.close(number)
+        (done, tell), (begun, begin) = os.pipe(), os.pipe()
+        child = fork(lambda: (os.close(tell), os.write(begin, b"1"), os.read(done, 1)))
+        if {inside}:
+            os.close(number)
+        os.read(begun, 1)
         claim.take(folder / "state", alone=True)()
         say("free")
         os.close(tell)

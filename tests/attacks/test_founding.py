@@ -139,7 +139,7 @@ def test_who_founds_meanwhile_is_left_alone(tmp_path):
         found(settings)
     assert caught.value.code == "storage.exists"
     assert sorted(folder.rglob("*")) == before
-    lock.release(held)
+    held.close()
     found(settings)
     use(settings)
 

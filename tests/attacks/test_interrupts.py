@@ -21,8 +21,9 @@ import pytest
 from agentguard import Decision, Denied, Guard, StorageError
 from agentguard.audit.state import State
 from agentguard.domain.verify import examine
-from agentguard.storage import flusher, owned_lock
-from agentguard.store import log, sqlite, store, transaction
+from agentguard.storage import flusher, lock, owned_lock, reserve
+from agentguard.storage import sqlite as shared
+from agentguard.store import anchor, check, log, sqlite, store, transaction
 from agentguard.store.reader import StoredLog
 
 FILES = {str(one.__file__) for one in (flusher, log, owned_lock, sqlite, store, transaction)}
@@ -285,6 +286,44 @@ def test_no_interrupt_of_a_call_tears_a_log_in_memory(guard, note, ran, examine)
     assert examine(guard).problems == ()
     assert event > 25
     assert ran[-2:] == [str(event), "afterwards"]
+
+
+# A file that was opened, and not locked yet, closes with what was raised.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.usefixtures("uncollected")
+def test_no_interrupt_of_a_call_holds_up_another_one(place, monkeypatch):
+    """What was raised is kept with its frames, as a notebook does: they hold no lock.
+
+    The last round, which no handler interrupts, is the twin.
+    """
+    monkeypatch.setattr(lock, "PATIENCE", 1)
+    files = FILES | {str(one.__file__) for one in (anchor, check, lock, reserve, shared)}
+    kept, told = list[BaseException](), list[object]()
+    with place.open() as guard:
+        agent, tool = guard.new_agent("reader"), guard.tool(lambda x: x, name="tool")
+        agent.call(tool, 0)
+        event, came = 0, [""]
+
+        def other() -> None:
+            told.append(agent.call(tool, event))
+
+        while came:
+            event += 1
+            came = handle_at(event, interrupt, files)
+            try:
+                agent.call(tool, event)
+            except KeyboardInterrupt as error:
+                kept.append(error)
+            finally:
+                sys.setprofile(None)
+            thread = threading.Thread(target=other, daemon=True)
+            thread.start()
+            thread.join(30)
+            assert told[-1:] == [event], came
+    assert len(kept) > 100
+    kept.clear()
+    gc.collect()
+    assert place.examine().problems == ()
 
 
 def calls_of(place) -> set[str]:

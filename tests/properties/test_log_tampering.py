@@ -48,6 +48,7 @@ from agentguard.storage import sqlite as shared
 from agentguard.storage.anchor import head_path
 from agentguard.store import sqlite, store, tree
 from agentguard.store.anchor import Anchor
+from agentguard.store.engine import Writing
 from agentguard.store.reader import StoredLog
 from agentguard.store.sqlite import FileEngine, MemoryEngine
 
@@ -100,7 +101,8 @@ class Copy:
             peaks.append(leaf, completed)
             rows.append((LOG, one.index, *(one.summary or ()), leaf, one.body))
         beside = [(LOG, one.index, *kept) for one in self.entries for kept in one.attachments]
-        with engine.writing() as writing:
+
+        def write(writing: Writing) -> None:
             writing.write(store._ADD_ENTRY, rows)
             writing.write(store._ADD_ATTACHMENT, beside)
             writing.write(store._ADD_TREE, [(LOG, *one) for one in tree.stored(completed)])
@@ -108,6 +110,8 @@ class Copy:
                 writing.write(store._PUT_NODE, [(LOG, "", encode(self.map))])
             writing.write_head(lambda: (self.head, self.checkpoint, peaks.encode()))
             writing.commit()
+
+        engine.write(write)
         return engine
 
 
@@ -337,9 +341,12 @@ def test_every_change_of_the_head_and_of_the_checkpoint_is_found(log, look, data
 def test_other_peaks_beside_the_head_are_found(log, tmp_path):
     """With which no guard would go on."""
     engine = log.engine(tmp_path / "log.sqlite")
-    with engine.writing() as writing:
+
+    def edit(writing):
         writing.write("UPDATE head SET peaks = ?", [(bytes(32),)])
         writing.commit()
+
+    engine.write(edit)
     with closing(StoredLog(engine)) as reader:
         (problem,) = examine(reader, log.trust).problems
     assert "the peaks beside the head" in problem.what

@@ -8,7 +8,7 @@ import time
 import weakref
 
 import pytest
-from store_place import SIGNER, Place, add, record
+from store_place import SIGNER, Place, add, record, verified
 
 from agentguard.errors import StorageError
 from agentguard.store.store import MOST_AT_ONCE, Store
@@ -191,4 +191,4 @@ def test_a_signer_that_fails_fails_its_commit_and_no_more(on_disk):
         add(store, "a")
     signer.is_away = False
     assert add(store, "b") == 0
-    assert store.verify().size == 1
+    assert verified(store).size == 1

@@ -8,7 +8,7 @@ from types import FrameType
 from typing import Any
 
 import pytest
-from store_place import KEYS, LOG, SIGNER, Place, record
+from store_place import KEYS, LOG, SIGNER, Place, record, verified
 
 from agentguard.audit.kinds.calls import UnsignedOutcome
 from agentguard.errors import StorageError
@@ -115,7 +115,7 @@ def test_a_probe_writes_and_adds_nothing(on_disk):
     log.probe()
     assert log.newest_attempt.at > before.at
     assert log.newest_attempt.failure is None
-    assert on_disk.open().verify().size == 1
+    assert verified(on_disk.open()).size == 1
 
 
 @pytest.mark.parametrize("step", range(1, 9))

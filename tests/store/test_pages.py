@@ -8,7 +8,7 @@ import time
 from contextlib import closing
 
 import pytest
-from store_place import KEYS, LOG, add, record
+from store_place import KEYS, LOG, add, record, verified
 
 from agentguard.errors import StorageError
 from agentguard.store.pages import MAX_PAGE
@@ -37,9 +37,9 @@ def test_a_page_is_read_until_it_is_removed_and_changes_no_head(place):
     put(store, "runs/a", None)
     assert page(store, "runs/a") is None
     assert store.head() == before
-    assert store.verify() == before
+    assert verified(store) == before
     add(store, "second")
-    assert store.verify().size == 2
+    assert verified(store).size == 2
 
 
 def test_a_folder_has_its_own_pages_alone(place):
@@ -180,7 +180,7 @@ def test_a_request_that_is_removed_leaves_no_copy_in_the_files(on_disk):
     for number in range(1, 60, 2):
         put(store, f"requests/{number:02}", None)
     assert holds(on_disk.path) == []
-    assert store.verify()
+    assert verified(store)
 
 
 def test_while_somebody_reads_the_next_commit_removes_the_copies(on_disk):

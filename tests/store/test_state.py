@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, cast
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from store_place import START, Place, items, record
+from store_place import START, Place, items, record, verified
 
 from agentguard.audit.kinds.administration import AdoptionEntry
 from agentguard.audit.kinds.announcements import ExpiryEntry
@@ -352,7 +352,7 @@ def test_a_hint_that_is_no_key_stops_nobody(on_disk):
         editor.commit()
     log.append(limited("new", hop("new", 1)))
     log.append(entry("count", "new"))
-    assert on_disk.open().verify().size == 22
+    assert verified(on_disk.open()).size == 22
 
 
 def test_hops_with_one_id_are_counted_apart(world):

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-from store_place import KEYS, KIND, LOG, SIGNER, Place, add, get, record
+from store_place import KEYS, KIND, LOG, SIGNER, Place, add, get, record, verified
 
 from agentguard.audit.map import key
 from agentguard.errors import StorageError
 from agentguard.store import sqlite
+from agentguard.store.engine import Query, T
 from agentguard.store.store import Store
 
 
@@ -21,13 +21,12 @@ class Failing(sqlite.FileEngine):
     commit: str = ""
     unreadable: int = 0
 
-    @contextmanager
-    def writing(self) -> Iterator[Any]:
-        with super().writing() as begun:
-            if not self.commit:
-                yield begun
-                return
-            when, self.commit = self.commit, ""
+    def write(self, work: Callable[[Any], T]) -> T:
+        if not self.commit:
+            return super().write(work)
+        when, self.commit = self.commit, ""
+
+        def fail(begun: sqlite.Connection) -> T:
             durable = begun.commit
 
             def commit() -> None:
@@ -37,17 +36,17 @@ class Failing(sqlite.FileEngine):
 
             begun.commit = commit  # type: ignore[method-assign]
             try:
-                yield begun
+                return work(begun)
             finally:
                 del begun.commit
 
-    @contextmanager
-    def reading(self) -> Iterator[Any]:
+        return super().write(fail)
+
+    def read(self, work: Callable[[Query], T]) -> T:
         if self.unreadable:
             self.unreadable -= 1
             raise StorageError("the disk is out")
-        with super().reading() as query:
-            yield query
+        return super().read(work)
 
 
 @pytest.fixture
@@ -67,7 +66,7 @@ def test_a_commit_that_is_durable_after_all_is_acknowledged(engine, store):
     engine.commit = "after"
     assert add(store, "b") == 1
     assert add(store, "c") == 2
-    assert store.verify().size == 3
+    assert verified(store).size == 3
 
 
 def test_a_commit_that_is_not_durable_is_an_error_and_leaves_nothing(engine, store):
@@ -90,7 +89,7 @@ def test_nobody_knows_until_the_store_can_be_read(engine, store, when, size):
         codes.append(caught.value.code)
     assert codes == ["storage.unknown", "storage.failed"]
     assert add(store, "d") == size
-    assert store.verify().size == size + 1
+    assert verified(store).size == size + 1
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
@@ -102,8 +101,7 @@ def test_what_nobody_waits_for_is_written_once(engine, store, when):
         add(store, "b")
     assert caught.value.code == "storage.unknown"
     store.flush()
-    with engine.reading() as query:
-        names = query("SELECT invocation_id FROM entry ORDER BY idx", ())
+    names = engine.read(lambda query: query("SELECT invocation_id FROM entry ORDER BY idx", ()))
     assert names.count(("enqueued",)) == 1
 
 
@@ -125,7 +123,7 @@ def test_who_is_refused_by_a_commit_that_fails_is_not_refused_for_it(engine, sto
     assert [one.is_settled for one in (first, second)] == [False, False]
     store.flush()
     assert (first.error, type(second.error)) == (None, LookupError)
-    assert store.verify().size == 1
+    assert verified(store).size == 1
 
 
 def test_an_error_of_the_storage_in_a_job_loses_no_job(store):
@@ -141,7 +139,7 @@ def test_an_error_of_the_storage_in_a_job_loses_no_job(store):
         with pytest.raises(StorageError):
             add(store, "a")
     assert add(store, "a") == 1
-    assert store.verify().size == 2
+    assert verified(store).size == 2
 
 
 def test_what_a_commit_that_failed_has_refused_is_asked_again(engine, store):

@@ -36,6 +36,7 @@ from agentguard.signing.dsse import Envelope
 from agentguard.signing.keys import Ed25519Signer
 from agentguard.store import store
 from agentguard.store import tree as trees
+from agentguard.store.engine import Writing
 from agentguard.store.reader import StoredLog
 from agentguard.store.sqlite import MemoryEngine
 
@@ -241,7 +242,8 @@ def log_of(log: str, signer: Ed25519Signer, records: Sequence[Record]) -> Stored
     point = Checkpoint(log, tree.size, tree.root())
     notes = heads.sign(head, signer), checkpoint.sign(point, signer)
     engine = MemoryEngine(*notes)
-    with engine.writing() as rows:
+
+    def write(rows: Writing) -> None:
         rows.write(store._PUT_NODE, [(LOG, *node) for node in nodes.items()])
         rows.write(
             store._ADD_ENTRY,
@@ -255,6 +257,8 @@ def log_of(log: str, signer: Ed25519Signer, records: Sequence[Record]) -> Stored
         rows.write(store._ADD_TREE, [(LOG, *one) for one in trees.stored(completed)])
         rows.write_head(lambda: (*notes, tree.encode()))
         rows.commit()
+
+    engine.write(write)
     return StoredLog(engine)
 
 

@@ -12,12 +12,16 @@ from typing import Any
 
 import pytest
 
+from agentguard.audit import checkpoint
+from agentguard.audit.entry import LOG as NUMBER
 from agentguard.audit.entry import Attachment, Record
+from agentguard.audit.head import Head
 from agentguard.audit.map import key
 from agentguard.audit.summary import Summary
+from agentguard.errors import AgentguardError, StorageError
 from agentguard.identity.trust import TrustedKey
 from agentguard.signing.keys import Ed25519Signer
-from agentguard.store import sqlite
+from agentguard.store import check, sqlite
 from agentguard.store.anchor import Anchor
 from agentguard.store.store import Store, first_head
 from agentguard.store.transaction import Transaction
@@ -110,3 +114,21 @@ def get(store: Store, *keys: bytes) -> list[bytes | None]:
 def items(store: Store, kind: int) -> dict[bytes, bytes]:
     """Return every key of a kind with its value."""
     return store.look(lambda values: dict(values.items(kind)))
+
+
+def verified(store: Store) -> Head:
+    """Return the head over the whole store, in which all is as it was signed.
+
+    Raises ``StorageError`` (``storage.corrupt``) for what is not.
+    """
+    head, read = store.head(), store._engine.read
+    for problem in check.problems(read):
+        raise StorageError(problem, code="storage.corrupt")
+    ((_note, point, _peaks),) = read(lambda query: query(check.HEAD, (NUMBER,)))
+    try:
+        signed, _key = checkpoint.verify_any(point, [SIGNER.public_key], origin=LOG)
+    except AgentguardError as error:
+        raise StorageError(f"the checkpoint: {error}", code="storage.corrupt") from error
+    if signed != head.checkpoint:
+        raise StorageError("the checkpoint is another one", code="storage.corrupt")
+    return head

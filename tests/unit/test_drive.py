@@ -12,7 +12,6 @@ import functools
 import gc
 import threading
 import time
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -66,14 +65,12 @@ class Gate:
     def __getattr__(self, name):
         return getattr(self.inner, name)
 
-    @contextmanager
-    def writing(self):
+    def write(self, work):
         self.entered.set()
         assert self.open.wait(60), "the test never opened the gate"
         if self.error is not None:
             raise self.error
-        with self.inner.writing() as begun:
-            yield begun
+        return self.inner.write(work)
 
 
 def slow_log(guard):

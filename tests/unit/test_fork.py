@@ -72,7 +72,7 @@ from agentguard.storage import lock
 
 held = lock.try_acquire(Path(sys.argv[1]))
 if sys.argv[2] == "closed by somebody else":
-    os.close(held)
+    os.close(held.fileno())
 child = os.fork()
 if child == 0:
     signal.alarm(120)  # hanging is dying

@@ -15,7 +15,7 @@ def test_the_thread_that_holds_it_is_refused():
     with lock.held():
         for _ in range(2):
             with pytest.raises(StorageError, match="interrupted while it counted") as caught:
-                lock.held().__enter__()
+                lock.held()
             assert caught.value.code == "storage.busy"
     with lock.held():  # the twin
         pass

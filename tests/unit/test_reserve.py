@@ -62,10 +62,13 @@ def test_without_room_an_entry_is_refused_until_there_is_room_again(tmp_path, fu
 
 def test_what_is_left_of_it_is_kept_and_no_entry_takes_it(tmp_path, full):
     reserve.require(tmp_path)
-    with reserve.given_up(tmp_path):
+
+    def act():
         assert size(tmp_path) == 0
         reserve.require(tmp_path)  # this thread has given it up
         full(reserve.SIZE // 3)
+
+    reserve.give_up_for(act, tmp_path)
     assert size(tmp_path) == reserve.SIZE // 4
     assert refused(tmp_path) == "storage.full"
     assert size(tmp_path) == reserve.SIZE // 4
@@ -74,20 +77,16 @@ def test_what_is_left_of_it_is_kept_and_no_entry_takes_it(tmp_path, full):
 def test_a_pipe_in_its_place_stops_entries_and_no_freeze_or_revocation(tmp_path):
     os.mkfifo(tmp_path / reserve.FILE)
     assert refused(tmp_path) == "storage.full"
-    with reserve.given_up(tmp_path):
-        reserve.require(tmp_path)
+    reserve.give_up_for(lambda: reserve.require(tmp_path), tmp_path)
     assert refused(tmp_path) == "storage.full"
 
 
 def test_nobody_fills_it_while_it_is_given_up(tmp_path):
     reserve.require(tmp_path)
-    held = lock.acquire(tmp_path / reserve.FILE)
-    try:
-        os.ftruncate(held, 0)
+    with lock.acquire(tmp_path / reserve.FILE) as held:
+        os.ftruncate(held.fileno(), 0)
         assert refused(tmp_path) == "storage.full"
         assert size(tmp_path) == 0
-    finally:
-        lock.release(held)
     reserve.require(tmp_path)  # the twin
 
 

@@ -253,8 +253,7 @@ def _on_any_disk(settings: Config, act: Callable[[], T]) -> T:
     except StorageError as error:
         if error.code not in _WITHOUT_ROOM:
             raise
-    with reserve.given_up(settings.state):
-        return act()
+    return reserve.give_up_for(act, settings.state)
 
 
 def require_revocable(name: str) -> None:

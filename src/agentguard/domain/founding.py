@@ -11,6 +11,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from io import FileIO
 from pathlib import Path
 from typing import Final
 
@@ -31,27 +32,25 @@ def filling(state: Path) -> Iterator[Path]:
     state = state.resolve()
     folder = state.with_name(f"{state.name}.founding")
     _refuse_existing(state)
-    lock_file = _claim(folder)
-    try:
-        for path in folder.iterdir():  # files of a process that died here
-            if path.name != _LOCK:
-                _remove(path)
-        yield folder
+    with _claim(folder):
         try:
-            files.move(folder, state)
-        except StorageError:
-            _refuse_existing(state)  # another program may have made a folder there
+            for path in folder.iterdir():  # files of a process that died here
+                if path.name != _LOCK:
+                    _remove(path)
+            yield folder
+            try:
+                files.move(folder, state)
+            except StorageError:
+                _refuse_existing(state)  # another program may have made a folder there
+                raise
+            with suppress(OSError):  # the state is complete, even if the lock's file stays
+                (state / _LOCK).unlink()
+        except BaseException:
+            _remove(folder)
             raise
-        with suppress(OSError):  # the state is complete, even if the lock's file stays
-            (state / _LOCK).unlink()
-    except BaseException:
-        _remove(folder)
-        raise
-    finally:
-        lock.release(lock_file)
 
 
-def _claim(folder: Path) -> int:
+def _claim(folder: Path) -> FileIO:
     """Make the folder and return its lock's open file.
 
     Another process may rename or remove the folder between the opening of the lock's file and the
@@ -67,10 +66,10 @@ def _claim(folder: Path) -> int:
             f"{folder.parent}"
         )
         raise StorageError(message, code="storage.readonly") from error
-    if lock_file is not None and _is_at(lock_file, folder / _LOCK):
-        return lock_file
     if lock_file is not None:
-        lock.release(lock_file)
+        if _is_at(lock_file, folder / _LOCK):
+            return lock_file
+        lock_file.close()
     message = (
         f"another process creates a state in {folder} now: nothing was overwritten; wait until "
         "that process has ended"
@@ -78,9 +77,9 @@ def _claim(folder: Path) -> int:
     raise StorageError(message, code="storage.exists")
 
 
-def _is_at(file: int, path: Path) -> bool:
+def _is_at(file: FileIO, path: Path) -> bool:
     try:
-        return os.path.samestat(os.fstat(file), path.stat())
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
     except FileNotFoundError:
         return False
 

@@ -56,16 +56,13 @@ def _locked(path: Path) -> Iterator[None]:
     """Hold the lock under which one server at a time makes its socket, and leave no lock's file."""
     name = path.with_name(f"{path.name}.lock")
     while True:
-        number = lock.acquire(name)
-        try:
-            if _is_at(name, number):
+        with lock.acquire(name) as file:
+            if _is_at(name, file.fileno()):
                 try:
                     yield
                 finally:
                     name.unlink()
                 return
-        finally:
-            lock.release(number)
 
 
 def _is_at(name: Path, number: int) -> bool:

@@ -8,7 +8,6 @@ take neither: they may work beside a server, as they may beside guards.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -26,7 +25,7 @@ def take(state: Path, *, alone: bool) -> Callable[[], None]:
     """
     held = lock.try_acquire(state / FILE, shared=not alone)
     if held is not None:
-        return partial(lock.release, held)
+        return held.close
     if not alone:
         message = (
             f"a guard server or agentguard adopt has the state {state}: put [server] with the "

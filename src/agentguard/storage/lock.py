@@ -1,6 +1,7 @@
 """Locks between processes: files that stay locked as long as their holders live (flock).
 
-A lock belongs to an open file, which a fork would share: the child closes all of its lock files.
+A lock is an open file, for a ``with``: C code closes it, which no interrupt cuts short. A fork
+would share the file, so the child closes all of its lock files.
 
 Every program that can open such a file can lock the file for ever. Therefore a wait has a time
 limit, and a warning names the lock's file.
@@ -14,10 +15,11 @@ import os
 import shlex
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import suppress
+from io import FileIO
 from pathlib import Path
 from typing import Final
+from weakref import ReferenceType, ref
 
 from agentguard.errors import StorageError
 from agentguard.storage import fork
@@ -31,65 +33,60 @@ WARN_AFTER: Final = 2.0
 """Seconds after which a warning names the lock that is waited for."""
 
 _LONGEST_PAUSE: Final = 0.02
-_HELD: set[int] = set()
-_OPENING = threading.Lock()  # no fork comes between a change of a file and its note in _HELD
+_OPENED: Final[dict[int, tuple[ReferenceType[FileIO], os.stat_result]]] = {}
+"""The lock files by their descriptors, the closed ones too; and which files they are."""
+
+_OPENING = threading.RLock()  # no fork comes between an opening and its note in _OPENED
 
 
-def acquire(path: Path) -> int:
-    """Lock a file, made if need be, and return its descriptor; wait while another process has it.
+def acquire(path: Path) -> FileIO:
+    """Lock a file, made if need be, until it is closed; wait while another process has it.
 
     Logs a warning after ``WARN_AFTER``, and gives up after ``PATIENCE``. Raises ``StorageError``
     (``storage.readonly``, ``storage.locked``).
     """
-    lock = _open(path)
+    file = _open(path)
     try:
-        if not _try(lock):
-            _wait(lock, path)
+        if not _try(file):
+            _wait(file, path)
     except BaseException as error:
-        release(lock)
+        file.close()
         if isinstance(error, OSError):
             raise _unlockable(path, error) from error
         raise
-    return lock
+    return file
 
 
-def try_acquire(path: Path, *, shared: bool = False) -> int | None:
+def try_acquire(path: Path, *, shared: bool = False) -> FileIO | None:
     """Lock a file as ``acquire`` does; return None at once where another process has the lock.
 
     A ``shared`` lock excludes only the others.
     """
-    lock, is_held = _open(path), False
+    file = _open(path)
     try:
-        is_held = _try(lock, shared=shared)
-    except OSError as error:
-        raise _unlockable(path, error) from error
-    finally:
-        if not is_held:
-            release(lock)
-    return lock if is_held else None
+        if _try(file, shared=shared):
+            return file
+    except BaseException as error:
+        file.close()
+        if isinstance(error, OSError):
+            raise _unlockable(path, error) from error
+        raise
+    file.close()
+    return None
 
 
-@contextmanager
-def held(path: Path) -> Iterator[None]:
-    """Hold the lock on a file inside a ``with`` block; waits and raises as ``acquire`` does."""
-    lock = acquire(path)
-    try:
-        yield
-    finally:
-        release(lock)
-
-
-def _open(path: Path) -> int:
+def _open(path: Path) -> FileIO:
+    # no link is followed: a lock's file must be the state's own
+    flags = os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
     try:
         with _OPENING:
-            # no link is followed: a lock's file must be the state's own
-            flags = os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
-            lock = os.open(path, flags, 0o600)
-            _HELD.add(lock)
+            number = os.open(path, flags, 0o600)
+            file = FileIO(number, "r+")
+            _OPENED[number] = ref(file), os.fstat(number)
     except OSError as error:
         message = f"the lock {path} can't be opened ({error.strerror}): give this user the right"
         raise StorageError(message, code="storage.readonly") from error
-    return lock
+    return file
 
 
 def _unlockable(path: Path, error: OSError) -> StorageError:
@@ -97,19 +94,19 @@ def _unlockable(path: Path, error: OSError) -> StorageError:
     return StorageError(message, code="storage.locked")
 
 
-def _try(lock: int, *, shared: bool = False) -> bool:
+def _try(file: FileIO, *, shared: bool = False) -> bool:
     try:
-        fcntl.flock(lock, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True
 
 
-def _wait(lock: int, path: Path) -> None:
+def _wait(file: FileIO, path: Path) -> None:
     """Lock the file as soon as no other process does; flock itself has no time limit."""
     start, pause, is_warned = time.monotonic(), 0.0005, False
     who = f"a process that 'fuser {shlex.quote(str(path))}' names"
-    while not _try(lock):
+    while not _try(file):
         waited = time.monotonic() - start
         if waited > PATIENCE:
             message = f"{path} was locked for {waited:.0f} s by {who}: end that process, try again"
@@ -121,22 +118,22 @@ def _wait(lock: int, path: Path) -> None:
         pause = min(2 * pause, _LONGEST_PAUSE)
 
 
-def release(lock: int) -> None:
-    """Release a lock by its descriptor."""
-    with _OPENING:
-        _HELD.discard(lock)
-        os.close(lock)
-
-
-def _release_all() -> None:
+def _close_all() -> None:
     try:
-        for lock in _HELD:
-            os.close(lock)
-        _HELD.clear()
+        for number, (opened, status) in _OPENED.items():
+            with suppress(OSError):
+                if not os.path.samestat(os.fstat(number), status):
+                    continue  # the number is another file's by now
+                file = opened()
+                if file is None or file.closed:  # the parent was amid its close
+                    os.close(number)
+                else:
+                    file.close()
     finally:
+        _OPENED.clear()
         _OPENING.release()
 
 
 fork.at_fork(
-    fork.Stage.LOCKS, before=_OPENING.acquire, in_parent=_OPENING.release, in_child=_release_all
+    fork.Stage.LOCKS, before=_OPENING.acquire, in_parent=_OPENING.release, in_child=_close_all
 )

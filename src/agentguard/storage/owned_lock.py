@@ -8,8 +8,6 @@ Such a call is refused (``storage.busy``).
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from agentguard.errors import StorageError
 
@@ -21,32 +19,29 @@ def busy(activity: str) -> StorageError:
 
 
 class OwnedLock:
-    """A lock that one thread holds at a time, and no thread twice; ``activity`` says what for."""
+    """A lock that one thread holds at a time, and no thread twice; ``activity`` says what for.
+
+    It is an ``RLock``: an interrupt comes before or after its ``with``, where one amid the Python
+    code of an ``__enter__`` would leave it held.
+    """
 
     def __init__(self, activity: str) -> None:
         self._activity = activity
         self._lock = threading.RLock()
-        self._holder = 0
 
-    @contextmanager
-    def held(self) -> Iterator[None]:
-        """Hold the lock; raises ``StorageError`` (``storage.busy``) where this thread holds it."""
-        with self._lock:
-            self.require_free()
-            try:
-                self._holder = threading.get_ident()
-                yield
-            finally:
-                self._holder = 0
+    def held(self) -> threading.RLock:
+        """Return the lock, for a ``with``; raises as ``require_free`` does."""
+        self.require_free()
+        return self._lock
 
     @property
-    def is_held(self) -> bool:
-        """Whether a thread holds the lock."""
-        return self._holder != 0
+    def is_own(self) -> bool:
+        """Whether this thread holds the lock."""
+        return bool(self._lock._is_owned())  # type: ignore[attr-defined]  # noqa: SLF001  as Condition
 
     def require_free(self) -> None:
         """Raise ``StorageError`` (``storage.busy``) where this thread holds the lock."""
-        if self._holder == threading.get_ident():
+        if self.is_own:
             raise busy(self._activity)
 
     def acquire(self) -> None:

@@ -9,11 +9,12 @@ that can be done. Else the next entry for which there is room fills it.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from contextvars import ContextVar
+from io import FileIO
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from agentguard.errors import StorageError
 from agentguard.storage import lock
@@ -25,6 +26,8 @@ SIZE: Final = 1 << 20
 
 _PARTS: Final = (1, 2, 4, 8, 16)
 """The parts of the reserve that are filled again where there is no room for all of it."""
+
+T = TypeVar("T")
 
 _IS_GIVEN_UP: ContextVar[bool] = ContextVar("agentguard_reserve_given_up", default=False)
 
@@ -57,24 +60,21 @@ def require(state: Path) -> None:
         raise _full(state, error.strerror) from error
 
 
-@contextmanager
-def given_up(state: Path) -> Iterator[None]:
-    """Give the reserve up for what is done in this block; raises ``StorageError``."""
-    file = lock.acquire(state / FILE)
-    try:
+def give_up_for(act: Callable[[], T], state: Path) -> T:
+    """Return what ``act`` returns while the reserve is given up; raises ``StorageError``."""
+    with lock.acquire(state / FILE) as file:
         with suppress(OSError):  # a pipe in its place keeps no room, and stops no freeze
-            os.ftruncate(file, 0)
+            os.ftruncate(file.fileno(), 0)
         token = _IS_GIVEN_UP.set(True)
         try:
-            yield
+            done = act()
         finally:
             _IS_GIVEN_UP.reset(token)
         for part in _PARTS:  # what is left of the room is for the next freeze or revocation
             with suppress(OSError):
                 _allocate(file, SIZE // part)
                 break
-    finally:
-        lock.release(file)
+        return done
 
 
 def _fill_unlocked(state: Path) -> None:
@@ -82,23 +82,21 @@ def _fill_unlocked(state: Path) -> None:
     file = lock.try_acquire(state / FILE)
     if file is None:
         raise _full(state, "a freeze or revocation uses the room")
-    try:
+    with file:
         _allocate(file, SIZE)
-    finally:
-        lock.release(file)
 
 
-def _allocate(file: int, size: int) -> None:
+def _allocate(file: FileIO, size: int) -> None:
     """Have the file system keep so many bytes for a file, or as many as before.
 
     The length of the file says how many are kept, also of a copy without blocks. Raises
     ``OSError``.
     """
-    before = _kept(os.fstat(file))
+    before = _kept(os.fstat(file.fileno()))
     try:
-        os.posix_fallocate(file, 0, size)
+        os.posix_fallocate(file.fileno(), 0, size)
     except OSError:
-        os.ftruncate(file, before)
+        os.ftruncate(file.fileno(), before)
         raise
 
 

@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -159,20 +158,15 @@ def _write(folder: Path, current: _Record) -> None:
         raise _unwritable(folder, error) from error
 
 
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Keep other processes from changing the record meanwhile."""
+def _locked(folder: Path) -> FileIO:
+    """Return the lock that keeps other processes from changing the record, for a ``with``."""
     try:
         files.make_folder(folder)
-        locked = lock.acquire(folder / _LOCK)
+        return lock.acquire(folder / _LOCK)
     except (OSError, StorageError) as error:
         if isinstance(error, StorageError) and error.code == "storage.locked":
             raise
         raise _unwritable(folder, error) from error
-    try:
-        yield
-    finally:
-        lock.release(locked)
 
 
 def _copied(state: Path, recorded: str) -> StorageError:

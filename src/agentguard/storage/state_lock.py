@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
 
 from agentguard.storage import lock
 
 
-@contextmanager
-def held(state: Path) -> Iterator[None]:
-    """Keep other processes from the same; waits and raises as ``lock.acquire`` does."""
-    with lock.held(state / "state.lock"):
-        yield
+def held(state: Path) -> FileIO:
+    """Return the lock, for a ``with``; waits and raises as ``lock.acquire`` does."""
+    return lock.acquire(state / "state.lock")

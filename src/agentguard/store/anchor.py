@@ -10,8 +10,8 @@ from __future__ import annotations
 import errno
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -79,19 +79,33 @@ class Anchor:
         """
         if self._unwritten is None and self._is_tried:
             return
-        with self._locked() as file:
-            self._is_tried = True
-            if self._unwritten is None:
-                return
-            size, note = self._unwritten
-            kept = os.pread(file, _MOST, 0)
-            if self._size(kept) < size:
-                if os.pwrite(file, note, 0) != len(note):
-                    raise OSError(errno.EIO, "not all of it was written")
-                if len(note) != len(kept):
-                    os.ftruncate(file, len(note))
-                self._kept = size, note
+        try:
+            if not self._is_tried:
+                files.make_folder(self.path.parent)
+            with lock.acquire(self.path) as file:
+                self._is_tried = True
+                if self._unwritten is not None:
+                    self._write_newer(file.fileno(), *self._unwritten)
+        except (OSError, StorageError) as error:
+            if isinstance(error, StorageError) and error.code == "anchor.damaged":
+                raise
+            reason = error.strerror if isinstance(error, OSError) else error
+            message = (
+                f"the anchor {self.path} can't be written ({reason}): set anchor in "
+                'agentguard.toml to a writable directory, or to "" for none'
+            )
+            raise StorageError(message, code="anchor.unwritable") from error
         self._unwritten = None
+
+    def _write_newer(self, file: int, size: int, note: bytes) -> None:
+        kept = os.pread(file, _MOST, 0)
+        if self._size(kept) >= size:
+            return
+        if os.pwrite(file, note, 0) != len(note):
+            raise OSError(errno.EIO, "not all of it was written")
+        if len(note) != len(kept):
+            os.ftruncate(file, len(note))
+        self._kept = size, note
 
     def _size(self, kept: bytes) -> int:
         """Return how many entries the head in the file has, which ``read`` verifies."""
@@ -118,23 +132,3 @@ class Anchor:
             "written leaves that, and so does whoever changes it. Find out which"
         )
         return StorageError(message, code="anchor.damaged")
-
-    @contextmanager
-    def _locked(self) -> Iterator[int]:
-        try:
-            if not self._is_tried:
-                files.make_folder(self.path.parent)
-            file = lock.acquire(self.path)
-            try:
-                yield file
-            finally:
-                lock.release(file)
-        except (OSError, StorageError) as error:
-            if isinstance(error, StorageError) and error.code == "anchor.damaged":
-                raise
-            reason = error.strerror if isinstance(error, OSError) else error
-            message = (
-                f"the anchor {self.path} can't be written ({reason}): set anchor in "
-                'agentguard.toml to a writable directory, or to "" for none'
-            )
-            raise StorageError(message, code="anchor.unwritable") from error

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from functools import partial
 from itertools import pairwise
-from typing import Final
+from typing import Final, NamedTuple, Protocol
 
 from agentguard.audit import head as heads
 from agentguard.audit import merkle
@@ -14,9 +14,15 @@ from agentguard.audit.map import EMPTY_ROOT, Cache, Fetch, Map
 from agentguard.audit.merkle import CompactRange
 from agentguard.errors import DecodeError, StorageError
 from agentguard.store import tree
-from agentguard.store.engine import IN_LIST, Query, Row
+from agentguard.store.engine import IN_LIST, Query, Row, T
 
-Reading = Callable[[], AbstractContextManager[Query]]
+
+class Read(Protocol):
+    """Reads one moment of a database, as ``Engine.read`` does."""
+
+    def __call__(self, work: Callable[[Query], T]) -> T:
+        """Return what ``work`` returns whose queries see one moment."""
+
 
 _PART: Final = 1000
 _LISTED: Final = 10
@@ -41,70 +47,78 @@ _TREE: Final = (
 _NODES: Final = f"SELECT address, node FROM map WHERE log = ? AND address {IN_LIST}"  # noqa: S608
 
 
-def problems(reading: Reading) -> Iterator[str]:
+class _DamageError(Exception):
+    """What is damaged, in words: one line or several."""
+
+
+class _Overview(NamedTuple):
+    head: heads.Head
+    peaks: bytes
+    strays: list[int]
+    rows: Row
+    nodes: int
+
+
+def problems(read: Read) -> Iterator[str]:
     """Yield in words what is not as the head covers it, and what no head covers.
 
     Of each sort it is the first, or the first ten. Nobody has verified the head itself. Each
-    ``reading`` sees one moment. Raises ``StorageError`` for a file that can't be read.
+    ``read`` sees one moment. Raises ``StorageError`` for a file that can't be read.
     """
-    with reading() as query:
-        try:
-            note, _checkpoint, peaks = query(HEAD, (LOG,))[0]
-            head = heads.parse(note)
-        except (DecodeError, IndexError) as error:
-            yield f"the head can't be read: {error}"
-            return
-        lines = [line for (text,) in query(_INTEGRITY, ()) for line in str(text).split("\n")]
-        damaged = [line for line in lines if line != "ok" and not line.startswith("***")]
-        if damaged:  # to count the rows of a damaged file may never end
-            yield from damaged
-            return
-        counts, strays = query(_COUNTS, ()), query(_STRAYS, ())
-        nodes = Map(head.map_root, fetching(query), Cache()).nodes()
-        try:
-            number = sum(1 for _node in nodes) - (head.map_root == EMPTY_ROOT)
-        except StorageError as error:
-            yield str(error)
-            return
-    yield from (
-        f"an attachment is beside an entry {index}, which is not there" for (index,) in strays
-    )
-    grown = CompactRange()
     try:
-        stored = sum(_grow(grown, head.size, reading))
+        head, peaks, strays, rows, nodes = read(_overview)
+        for index in strays:
+            yield f"an attachment is beside an entry {index}, which is not there"
+        grown, stored = CompactRange(), 0
+        while grown.size < head.size:
+            stored += read(partial(_grow, grown, head.size))
     except _DamageError as damage:
-        yield str(damage)
+        yield from map(str, damage.args)
         return
     if grown.root() != head.root:
         yield "the entries are not those that the head covers"
     elif grown.encode() != peaks:
         yield "the peaks beside the head are not those of its tree"
-    elif counts != [(1, head.size, stored, number)]:
+    elif rows != (1, head.size, stored, nodes):
         yield "there are rows that no signed head covers"
 
 
-class _DamageError(Exception):
-    """What is damaged, in words."""
+def _overview(query: Query) -> _Overview:
+    """Read all but the entries, with the number of the map's nodes that the head covers."""
+    try:
+        note, _checkpoint, peaks = query(HEAD, (LOG,))[0]
+        head = heads.parse(note)
+    except (DecodeError, IndexError) as error:
+        raise _DamageError(f"the head can't be read: {error}") from error
+    lines = [line for (text,) in query(_INTEGRITY, ()) for line in str(text).split("\n")]
+    damaged = [line for line in lines if line != "ok" and not line.startswith("***")]
+    if damaged:  # to count the rows of a damaged file may never end
+        raise _DamageError(*damaged)
+    (rows,), strays = query(_COUNTS, ()), [index for (index,) in query(_STRAYS, ())]
+    nodes = Map(head.map_root, fetching(query), Cache()).nodes()
+    try:
+        number = sum(1 for _node in nodes) - (head.map_root == EMPTY_ROOT)
+    except StorageError as error:
+        raise _DamageError(str(error)) from error
+    return _Overview(head, peaks, strays, rows, number)
 
 
-def _grow(grown: CompactRange, size: int, reading: Reading) -> Iterator[int]:
-    """Grow a tree over the entries; yield the number of its stored hashes, part by part."""
-    while grown.size < size:
-        completed: list[tree.Completed] = []
-        with reading() as query:
-            rows = query(_ENTRIES, (LOG, grown.size, size, _PART))
-            for index, leaf, body in rows:
-                if index != grown.size or merkle.leaf_hash(bytes(body)) != leaf:
-                    raise _DamageError(f"the entry {grown.size} is not the one beside its hash")
-                grown.append(bytes(leaf), completed)
-            if not rows:
-                raise _DamageError(f"the entry {grown.size} is not there")
-            stored, look = list(tree.stored(completed)), hashes(query)
-            for level, index, digest in stored:
-                if look(level, index, index + 1) != [digest]:
-                    what = f"the hash {index} at the level {level} of the log's tree is another one"
-                    raise _DamageError(what)
-        yield len(stored)
+def _grow(grown: CompactRange, size: int, query: Query) -> int:
+    """Grow a tree over the next entries; return the number of its stored hashes."""
+    completed: list[tree.Completed] = []
+    rows = query(_ENTRIES, (LOG, grown.size, size, _PART))
+    for index, leaf, body in rows:
+        if index != grown.size or merkle.leaf_hash(bytes(body)) != leaf:
+            raise _DamageError(f"the entry {grown.size} is not the one beside its hash")
+        grown.append(bytes(leaf), completed)
+    if not rows:
+        raise _DamageError(f"the entry {grown.size} is not there")
+    stored, look = list(tree.stored(completed)), hashes(query)
+    for level, index, digest in stored:
+        if look(level, index, index + 1) != [digest]:
+            what = f"the hash {index} at the level {level} of the log's tree is another one"
+            raise _DamageError(what)
+    return len(stored)
 
 
 def hashes(query: Query) -> tree.Hashes:

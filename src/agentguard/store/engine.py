@@ -7,8 +7,7 @@ primary key begins with the number of a log, so that a domain can have several l
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
 
 from agentguard.audit.log import PageReader
 
@@ -46,7 +45,11 @@ CREATE TABLE request (
 
 IN_LIST: Final = "IN (SELECT value FROM json_each(?))"
 
+T = TypeVar("T")
 Row = tuple[Any, ...]
+
+MakeHead = Callable[[], tuple[bytes, bytes, bytes]]
+"""Returns the head's signed note, its checkpoint's, and the peaks of its tree."""
 
 Query = Callable[[str, Sequence[object]], list[Row]]
 """Runs one statement on one moment of the database; a list among the values is for ``IN_LIST``."""
@@ -61,10 +64,11 @@ class Writing(Protocol):
     def write(self, statement: str, rows: Sequence[Sequence[object]]) -> None:
         """Run one statement for each of the rows."""
 
-    def write_head(self, make: Callable[[], Row]) -> None:
-        """Replace the head by the note, the checkpoint and the peaks that ``make`` returns.
+    def write_head(self, make: MakeHead) -> bytes:
+        """Replace the head by what ``make`` returns, and return its note.
 
-        Where nobody else reads the database, they are made before the next reading.
+        Where nobody else reads the database, it is made before somebody reads it; the note that is
+        returned is empty then.
         """
 
     def write_pages(self, written: Mapping[str, bytes | None]) -> None:
@@ -83,14 +87,18 @@ class Writing(Protocol):
 class Engine(Protocol):
     """A database with the tables of ``SCHEMA``; each method raises ``StorageError``.
 
-    The store calls ``writing`` from one thread at a time, and ``reading`` too.
+    The store calls ``write`` from one thread at a time, and ``read`` too. They take functions: an
+    interrupt amid the Python code of a ``with`` would leave a lock held, or a transaction open.
     """
 
-    def writing(self) -> AbstractContextManager[Writing]:
-        """Return a transaction under the lock of all writers; without a commit, nothing changes."""
+    def write(self, work: Callable[[Writing], T]) -> T:
+        """Return what ``work`` returns in a transaction under the lock of all writers.
 
-    def reading(self) -> AbstractContextManager[Query]:
-        """Return a context in which all queries see one moment."""
+        Without a commit, nothing changes.
+        """
+
+    def read(self, work: Callable[[Query], T]) -> T:
+        """Return what ``work`` returns whose queries see one moment."""
 
     def pages_at(self, query: Query) -> PageReader:
         """Return what reads the pages at the moment of a query."""

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from sqlite3 import Connection
 from typing import Any, Final, NamedTuple
@@ -18,7 +17,8 @@ from typing import Any, Final, NamedTuple
 from agentguard.errors import ProofError, StorageError
 from agentguard.storage import files, fork, lock, sqlite
 from agentguard.storage.owned_lock import OwnedLock
-from agentguard.store.sqlite import FileEngine
+from agentguard.store import sqlite as engines
+from agentguard.store.engine import T
 
 MAX_PROOFS: Final = 1_000_000
 """The most unexpired proofs that a store has by default; a full store refuses each further one."""
@@ -71,12 +71,11 @@ class ProofStore:
         self._path = Path(path).absolute()  # a server may change its folder afterwards
         self._max_proofs = max_proofs
         self._max_chains = max_chains
-        self._engine = FileEngine(self._path, form=_FORMAT)
+        self._engine = engines.FileEngine(self._path, form=_FORMAT)
         self._lock = OwnedLock("the used proofs were written")
         weakref.finalize(self, self._engine.close)  # nobody has to close a store
         _STORES.add(self)
-        with self._opened(), self._engine.reading():
-            pass
+        self._in_file(lambda: self._engine.read(lambda _query: None))
 
     def use(
         self, jkt: str, jti: str, *, expires_at: int, at: int, keeps: KeptChain | None = None
@@ -87,7 +86,8 @@ class ProofStore:
         ``ProofError``: ``proof.used`` for a proof that was used before, ``proof.expired`` for one
         whose row may be gone, ``proof.unavailable`` for a full or broken store.
         """
-        with self._transaction() as connection:
+
+        def use_up(connection: Connection) -> None:
             until, proofs = _removal(connection)
             if expires_at <= until:
                 message = "the proof ends before a proof that was removed: the clock was set back"
@@ -113,13 +113,15 @@ class ProofStore:
             if keeps is not None:
                 _keep(connection, keeps, at=at, most=self._max_chains)
 
+        self._commit(use_up)
+
     def chain(self, sha256: str) -> bytes | None:
         """Return the chain with a digest, None where it is not there.
 
         Raises ``ProofError`` (``proof.unavailable``).
         """
-        with self._opened(), self._engine.reading() as query:
-            rows = query("SELECT body FROM chains WHERE sha256 = ?", (sha256,))
+        statement = "SELECT body FROM chains WHERE sha256 = ?"
+        rows = self._in_file(lambda: self._engine.read(lambda query: query(statement, (sha256,))))
         return bytes(rows[0][0]) if rows else None
 
     def keep_chain(self, sha256: str, chain: bytes, *, expires_at: int, at: int) -> None:
@@ -130,34 +132,35 @@ class ProofStore:
         chain, sent without end, takes no place of another. Raises ``ProofError``
         (``proof.unavailable``).
         """
-        with self._transaction() as connection:
-            _keep(connection, KeptChain(sha256, chain, expires_at), at=at, most=self._max_chains)
+        kept = KeptChain(sha256, chain, expires_at)
+        self._commit(lambda rows: _keep(rows, kept, at=at, most=self._max_chains))
 
     def close(self) -> None:
         """Close the file; a later call opens it again."""
         with self._lock.held():
             self._engine.close()
 
-    @contextmanager
-    def _transaction(self) -> Iterator[Connection]:
-        """Run statements as one durable transaction, of all threads one at a time."""
-        with self._opened(), self._engine.writing() as rows:
-            yield rows.raw
+    def _commit(self, work: Callable[[Connection], None]) -> None:
+        """Do ``work`` as one durable transaction, of all threads one at a time."""
+
+        def write(rows: engines.Connection) -> None:
+            work(rows.raw)
             rows.commit()
 
-    @contextmanager
-    def _opened(self) -> Iterator[None]:
-        """Keep other threads from the file, which is made where it is missing."""
+        self._in_file(lambda: self._engine.write(write))
+
+    def _in_file(self, work: Callable[[], T]) -> T:
+        """Do ``work`` while no other thread uses the file, which is made where it is missing."""
         try:
             with self._lock.held():
                 if not self._engine.is_open:
                     self._make()
-                yield
+                return work()
         except StorageError as error:
             raise _unavailable(str(error)) from error
 
     def _make(self) -> None:
-        with lock.held(self._path.with_name(f"{self._path.name}-lock")):  # as other workers do
+        with lock.acquire(self._path.with_name(f"{self._path.name}-lock")):  # as other workers do
             if not files.exists(self._path):
                 sqlite.make(self._path, _FORMAT, "INSERT INTO removal VALUES (1, ?, ?)", (0, 0))
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -15,7 +14,7 @@ from agentguard.audit.summary import Search, Summary
 from agentguard.errors import StorageError
 from agentguard.storage import fork
 from agentguard.store import check, sqlite, tree
-from agentguard.store.engine import Engine, Query, Row
+from agentguard.store.engine import Engine, Query, Row, T
 from agentguard.store.sqlite import ERASED, FileEngine
 
 _AT_ONCE: Final = 16
@@ -152,13 +151,11 @@ class StoredLog:
 
     def inclusion_proof(self, index: int, size: int) -> list[bytes]:
         """Return the proof of an entry in the first ``size`` entries, from stored hashes."""
-        with self._reading() as query:
-            return tree.inclusion_proof(index, size, check.hashes(query))
+        return self._read(lambda query: tree.inclusion_proof(index, size, check.hashes(query)))
 
     def consistency_proof(self, size1: int, size2: int) -> list[bytes]:
         """Return the proof that one tree extends another, from stored hashes."""
-        with self._reading() as query:
-            return tree.consistency_proof(size1, size2, check.hashes(query))
+        return self._read(lambda query: tree.consistency_proof(size1, size2, check.hashes(query)))
 
     def shared_ids(self) -> Iterator[tuple[int, int]]:
         """Yield the calls with the id of an earlier call, each with the first one's index."""
@@ -208,7 +205,7 @@ class StoredLog:
 
     def damage(self) -> Iterator[str]:
         """Yield in words what is damaged, and not all of it (``check.problems``)."""
-        return check.problems(self._reading)
+        return check.problems(self._read)
 
     def close(self) -> None:
         """Close the file; a later read opens it again."""
@@ -220,13 +217,11 @@ class StoredLog:
         return rows[0] if rows else None
 
     def _query(self, statement: str, values: Sequence[object]) -> list[Row]:
-        with self._reading() as query:
-            return query(statement, values)
+        return self._read(lambda query: query(statement, values))
 
-    @contextmanager
-    def _reading(self) -> Iterator[Query]:
-        with self._lock, self._engine.reading() as query:
-            yield query
+    def _read(self, work: Callable[[Query], T]) -> T:
+        with self._lock:
+            return self._engine.read(work)
 
     def before_fork(self) -> None:
         """Close the file."""

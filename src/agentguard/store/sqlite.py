@@ -7,9 +7,10 @@ database's file in another way in this process: closing it would drop SQLite's o
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from itertools import takewhile
 from pathlib import Path
 from typing import Final
@@ -20,7 +21,7 @@ from agentguard.storage import files, local_disk, lock
 from agentguard.storage import sqlite as shared
 from agentguard.storage.owned_lock import OwnedLock
 from agentguard.store import pages
-from agentguard.store.engine import SCHEMA, Query, Row
+from agentguard.store.engine import SCHEMA, MakeHead, Query, Row, T
 from agentguard.store.pages import MemoryPages, SqlPages
 
 FORMAT: Final = shared.Format(0x41475331, 1, SCHEMA)  # "AGS1"
@@ -69,9 +70,11 @@ class Connection:
         if rows:
             self.raw.executemany(statement, rows)
 
-    def write_head(self, make: Callable[[], Row]) -> None:
+    def write_head(self, make: MakeHead) -> bytes:
         """Replace the head now."""
-        self.raw.execute(_MOVE_HEAD, make())
+        made = make()
+        self.raw.execute(_MOVE_HEAD, made)
+        return made[0]
 
     def write_pages(self, written: Mapping[str, bytes | None]) -> None:
         """Write pages, and remove those that are None."""
@@ -114,20 +117,14 @@ class Connection:
         ((busy, *_pages),) = self.raw.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         return not busy
 
-    @contextmanager
-    def transaction(self, begin: str) -> Iterator[Connection]:
-        """Begin; roll back whatever is not committed."""
-        try:
-            self._roll_back()  # what an interrupt has left
+    def transact(self, begin: str, work: Callable[[Connection], T]) -> T:
+        """Begin; return what ``work`` returns, and roll back whatever it has not committed."""
+        with self.raw:  # C code, which also rolls back after an interrupt
             self.raw.execute(begin)
-            yield self
-        finally:
-            with suppress(sqlite3.Error):  # the first error is the one to report
-                self._roll_back()
-
-    def _roll_back(self) -> None:
-        if self.raw.in_transaction:
-            self.raw.execute("ROLLBACK")
+            done = work(self)
+            if self.raw.in_transaction:
+                self.raw.execute("ROLLBACK")
+            return done
 
 
 class _Kept:
@@ -138,7 +135,7 @@ class _Kept:
         self.query = engine.query
         self.rows: list[tuple[str, Sequence[Sequence[object]]]] = []
         self.pages: Mapping[str, bytes | None] = {}
-        self.make_head: Callable[[], Row] | None = None
+        self.make_head: MakeHead | None = None
         self.number = engine.newest + 1
 
     def write(self, statement: str, rows: Sequence[Sequence[object]]) -> None:
@@ -146,9 +143,10 @@ class _Kept:
         if rows:
             self.rows.append((statement, rows))
 
-    def write_head(self, make: Callable[[], Row]) -> None:
+    def write_head(self, make: MakeHead) -> bytes:
         """Keep what makes the head."""
         self.make_head = make
+        return b""
 
     def write_pages(self, written: Mapping[str, bytes | None]) -> None:
         """Keep pages."""
@@ -178,7 +176,7 @@ class MemoryEngine:
         self._connection.execute(_FIRST_HEAD, (note, checkpoint))
         self._lock = OwnedLock("the store was read or written")  # there is one connection for both
         self.committed: list[_Kept] = []
-        self._make_head: Callable[[], Row] | None = None
+        self._make_head: MakeHead | None = None
         self._pages = MemoryPages()
         self._paged = 0
 
@@ -191,17 +189,15 @@ class MemoryEngine:
         (number,) = self._connection.execute("PRAGMA user_version").fetchone()
         return int(number)
 
-    @contextmanager
-    def writing(self) -> Iterator[_Kept]:
-        """Return a transaction."""
+    def write(self, work: Callable[[_Kept], T]) -> T:
+        """Return what ``work`` returns in a transaction."""
         with self._lock.held():
-            yield _Kept(self)
+            return work(_Kept(self))
 
-    @contextmanager
-    def reading(self) -> Iterator[Query]:
-        """Return queries of one moment."""
+    def read(self, work: Callable[[Query], T]) -> T:
+        """Return what ``work`` returns, whose queries see one moment."""
         with self._lock.held():
-            yield self.query
+            return work(self.query)
 
     def query(self, statement: str, values: Sequence[object]) -> list[Row]:
         """Run one statement that reads what is committed."""
@@ -227,18 +223,16 @@ class MemoryEngine:
 
     def _write(self) -> None:
         self.pages_at(self.query)
-        if self._connection.in_transaction:  # an interrupt has left it
-            self._connection.execute("ROLLBACK")
         written, newest = self._written(), self.committed[-1]
-        self._connection.execute("BEGIN")
-        for kept in self.committed:
-            if kept.number > written:
-                for statement, rows in kept.rows:
-                    self._connection.executemany(statement, rows)
-        heads = [one.make_head for one in self.committed if one.make_head is not None]
-        self._make_head = heads[-1] if heads else self._make_head
-        self._connection.execute(f"PRAGMA user_version={newest.number}")
-        self._connection.execute("COMMIT")
+        with self._connection:
+            self._connection.execute("BEGIN")
+            for kept in self.committed:
+                if kept.number > written:
+                    for statement, rows in kept.rows:
+                        self._connection.executemany(statement, rows)
+            heads = [one.make_head for one in self.committed if one.make_head is not None]
+            self._make_head = heads[-1] if heads else self._make_head
+            self._connection.execute(f"PRAGMA user_version={newest.number}")
         self.committed.clear()
 
     def close(self) -> None:
@@ -264,9 +258,8 @@ class FileEngine:
         self._reader: Connection | None = None
         self._opened: tuple[int, int] | None = None
 
-    @contextmanager
-    def writing(self) -> Iterator[Connection]:
-        """Return a transaction under the lock.
+    def write(self, work: Callable[[Connection], T]) -> T:
+        """Return what ``work`` returns in a transaction under the lock.
 
         Raises ``StorageError``: ``storage.locked`` where another process holds the lock too long,
         ``storage.corrupt`` where another file is in the place of the database,
@@ -274,22 +267,19 @@ class FileEngine:
         """
         if not self._writes:
             raise StorageError("the store was opened for reading", code="storage.readonly")
-        with shared.errors(self._path), lock.held(self._lock_path):
+        with shared.errors(self._path), lock.acquire(self._lock_path):
             if self._writer is None:
                 self._writer = self._connected()
             self._require_same_file()
-            with self._writer.transaction("BEGIN IMMEDIATE") as begun:
-                yield begun
+            return self._writer.transact("BEGIN IMMEDIATE", work)
 
-    @contextmanager
-    def reading(self) -> Iterator[Query]:
-        """Return queries of one moment."""
+    def read(self, work: Callable[[Query], T]) -> T:
+        """Return what ``work`` returns, whose queries see one moment."""
         with shared.errors(self._path):
             if self._reader is None:
                 self._reader = self._connected()
             self._require_same_file()
-            with self._reader.transaction("BEGIN") as begun:
-                yield begun.query
+            return self._reader.transact("BEGIN", lambda begun: work(begun.query))
 
     def pages_at(self, query: Query) -> PageReader:
         """Return what reads the pages at the moment of a query."""
@@ -326,7 +316,7 @@ class FileEngine:
             raise shared.damaged(self._path, "another file has taken its place")
 
     def _at_path(self) -> tuple[int, int]:
-        status = self._path.stat()
+        status = os.stat(self._path)  # noqa: PTH116  as each commit and each reading does
         return status.st_dev, status.st_ino
 
 
@@ -339,13 +329,16 @@ def erase(path: Path, indices: Iterable[int]) -> int:
     system are not erased. Raises ``StorageError``: ``storage.locked`` while a process still reads
     the old bytes; the caller tries again later.
     """
+
+    def empty(rows: Connection) -> tuple[int, bool]:
+        removed = sum(rows.raw.execute(_ERASE, (index,)).rowcount for index in indices)
+        rows.write_anew("page")
+        rows.commit()
+        return removed, rows.cut()
+
     engine = FileEngine(path)
     try:
-        with engine.writing() as rows:
-            removed = sum(rows.raw.execute(_ERASE, (index,)).rowcount for index in indices)
-            rows.write_anew("page")
-            rows.commit()
-            is_cut = rows.cut()
+        removed, is_cut = engine.write(empty)
     finally:
         engine.close()
     if not is_cut:

@@ -16,11 +16,9 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
-from functools import cache
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple
 
 from agentguard.audit import checkpoint, merkle
 from agentguard.audit import head as heads
@@ -37,7 +35,7 @@ from agentguard.storage.anchor import ADOPT, ROLLED_BACK
 from agentguard.storage.owned_lock import OwnedLock, busy
 from agentguard.store import check, tree
 from agentguard.store.anchor import Anchor
-from agentguard.store.engine import Engine, Query, Writing
+from agentguard.store.engine import Engine, Query, T, Writing
 from agentguard.store.transaction import Batch, Transaction, View
 
 _LOGGER: Final = logging.getLogger("agentguard")
@@ -60,8 +58,6 @@ _ADD_ENDING: Final = "INSERT INTO ending VALUES (?, ?, ?) ON CONFLICT DO NOTHING
 _DROP_ENDING: Final = "DELETE FROM ending WHERE log = ? AND ends = ? AND key = ?"
 
 _OF_PARENT: Final = "this log belongs to the parent of this forked process"
-
-T = TypeVar("T")
 
 
 class _Seen(NamedTuple):
@@ -100,6 +96,11 @@ class WriteAttempt:
 
 def _nothing(*_given: object) -> None:
     """The hook of a store that has none."""
+
+
+def _touch(rows: Writing) -> None:
+    rows.touch()
+    rows.commit()
 
 
 def first_head(log: str, signer: Signer, at: str) -> tuple[bytes, bytes]:
@@ -238,36 +239,17 @@ class Store:
 
         return self._read(collect)
 
-    def verify(self) -> Head:
-        """Verify the whole store against its head: each entry, each node, and nothing besides.
-
-        Raises ``StorageError`` (``storage.corrupt``) for what is not as it was signed.
-        """
-
-        def check_all(seen: _Seen, query: Query) -> Head:
-            for problem in check.problems(lambda: nullcontext(query)):
-                raise _corrupt(problem)
-            ((_note, point, _peaks),) = query(check.HEAD, (LOG,))
-            try:
-                signed, _key = checkpoint.verify_any(point, self._public_keys(), origin=self._log)
-            except AgentguardError as error:
-                raise _corrupt(
-                    f"the checkpoint beside the head does not verify: {error}"
-                ) from error
-            if signed != seen.head.checkpoint:
-                raise _corrupt("the checkpoint beside the head is another one than the head's")
-            return seen.head
-
-        return self._read(check_all)
-
     def _read(self, work: Callable[[_Seen, Query], T]) -> T:
         self._require_usable()
         with self._reading.held():
             seen = self._seen  # first: a commit may come before the look at the head
-            with self._engine.reading() as query:
+
+            def read(query: Query) -> T:
                 newest = self._followed(seen, query)
                 self._accept(newest)
                 return work(newest, query)
+
+            return self._engine.read(read)
 
     def _view(self, seen: _Seen, query: Query) -> View:
         map_ = Map(seen.head.map_root, check.fetching(query), self._cache)
@@ -392,9 +374,8 @@ class Store:
         """Write what is there already; raises ``StorageError``, which ``newest_attempt`` has."""
         self._require_usable()
         try:
-            with self._turn.held(), self._engine.writing() as rows:
-                rows.touch()
-                rows.commit()
+            with self._turn.held():
+                self._engine.write(_touch)
         except StorageError as error:
             self.newest_attempt = WriteAttempt(error)
             raise
@@ -413,7 +394,11 @@ class Store:
                 left.intersection_update(self._waiting)
                 if not left:
                     return
-            self._lead(None)
+            try:
+                self._lead(None)
+            except BaseException:
+                self._settle(None, None)  # an interrupt may have cut that short
+                raise
 
     def close(self) -> None:
         """Flush, and close the database; raises ``StorageError`` if the flush failed."""
@@ -531,22 +516,39 @@ class Store:
             self._anchor.write(self._seen.head.size, self._seen.note)
 
     def _write(self) -> None:
-        """Run the jobs that wait, and commit what they want."""
-        with self._writing() as (rows, newest):
-            self._take_batch()
-            view, at = self._view(newest, rows.query), self._now(newest.head)
-            batch = Batch(newest.head, newest.peaks, at, view, rows)
-            for queued in self._batch:
-                self._run(queued, batch)
-            if batch.records:
-                written = self._written(batch, rows)
-                # until its jobs are settled, nobody knows
-                self._uncertain = _Attempt(batch.head.size, batch.leaves[0], self._batch, written)
-                rows.commit()
-                self._accept(written)
-            elif batch.pages:
-                rows.write_pages(batch.pages)
-                rows.commit()
+        """Run the jobs that wait, and commit what they want.
+
+        ``before_commit`` comes before the lock of all writers, since it may wait for another lock;
+        where another process has signed with a key that replaced this one's, it comes again.
+        """
+        for is_due in (False, True):
+            self.before_commit(self._now(self.seen), is_due)
+            if self._engine.write(self._write_batch):
+                return
+        message = "the log's key in this process was replaced: open the guard again"
+        raise StorageError(message, code="storage.unvouched")
+
+    def _write_batch(self, rows: Writing) -> bool:
+        """Write on top of the newest head, unless a key that replaced this one's has signed it."""
+        newest = self._followed(self._seen, rows.query)
+        self._accept(newest)
+        if self._signer is not None and self._is_replaced(self._signer.public_key, newest.key):
+            return False
+        self._take_batch()
+        view, at = self._view(newest, rows.query), self._now(newest.head)
+        batch = Batch(newest.head, newest.peaks, at, view, rows)
+        for queued in self._batch:
+            self._run(queued, batch)
+        if batch.records:
+            written = self._written(batch, rows)
+            # until its jobs are settled, nobody knows
+            self._uncertain = _Attempt(batch.head.size, batch.leaves[0], self._batch, written)
+            rows.commit()
+            self._accept(written)
+        elif batch.pages:
+            rows.write_pages(batch.pages)
+            rows.commit()
+        return True
 
     def _is_durable_after(self, error: BaseException) -> bool:
         """Whether a commit is durable that has raised ``error``: the store tells."""
@@ -573,8 +575,10 @@ class Store:
         Raises ``StorageError`` where the store can't be read.
         """
         self._uncertain = attempt
-        with self._reading.held(), self._engine.reading() as query:
-            found = query(check.LEAVES, (LOG, attempt.first, attempt.first + 1))
+        with self._reading.held():
+            found = self._engine.read(
+                lambda query: query(check.LEAVES, (LOG, attempt.first, attempt.first + 1))
+            )
         is_durable = found == [(attempt.leaf,)]
         if is_durable:
             self._accept(attempt.newest)
@@ -584,26 +588,6 @@ class Store:
                 self._waiting = [one for one in self._waiting if not one.is_settled]
         self._uncertain = None
         return is_durable
-
-    @contextmanager
-    def _writing(self) -> Iterator[tuple[Writing, _Seen]]:
-        """Begin a transaction, and yield it with the head that the commit continues.
-
-        ``before_commit`` comes before the lock of all writers, since it may wait for another lock;
-        where another process has signed with a key that replaced this one's, it comes again.
-        """
-        for is_due in (False, True):
-            self.before_commit(self._now(self.seen), is_due)
-            with self._engine.writing() as rows:
-                newest = self._followed(self._seen, rows.query)
-                self._accept(newest)
-                if self._signer is None or not self._is_replaced(
-                    self._signer.public_key, newest.key
-                ):
-                    yield rows, newest
-                    return
-        message = "the log's key in this process was replaced: open the guard again"
-        raise StorageError(message, code="storage.unvouched")
 
     def _now(self, head: Head) -> str:
         """Return the time of a commit: the clock's, or the newest in the log where it is later.
@@ -656,7 +640,6 @@ class Store:
         head = Head(self._log, batch.peaks.size, batch.peaks.root(), map_root, batch.newest)
         signer, peaks = self._signer, batch.peaks.encode()
 
-        @cache
         def signed() -> tuple[bytes, bytes, bytes]:
             try:
                 return heads.sign(head, signer), checkpoint.sign(head.checkpoint, signer), peaks
@@ -680,17 +663,16 @@ class Store:
         rows.write(_ADD_ENDING, [(LOG, *one) for one in batch.ends])
         rows.write(_DROP_ENDING, [(LOG, *one) for one in batch.looked_at])
         rows.write_pages(batch.pages)
-        rows.write_head(signed)
-        note = signed()[0] if self._engine.is_shared else b""
-        return _Seen(head, note, batch.peaks, signer.public_key)
+        return _Seen(head, rows.write_head(signed), batch.peaks, signer.public_key)
 
     # --- forks -----------------------------------------------------------------------------------
 
     def before_fork(self) -> None:
         """Wait until nobody reads or writes, and close the database."""
+        is_interrupted = self._turn.is_own or self._reading.is_own
         for lock in (self._turn, self._reading, self._mutex):
             lock.acquire()
-        if self._engine.is_shared and not (self._reading.is_held or self._turn.is_held):
+        if self._engine.is_shared and not is_interrupted:
             self._engine.close()
             self._is_forkable = True
 

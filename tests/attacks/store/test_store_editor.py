@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import pytest
 from rounds import FULL
-from store_place import KIND, OTHER, Place, add, get, items, record
+from store_place import KIND, OTHER, Place, add, get, items, record, verified
 
 from agentguard.audit.map import key
 from agentguard.errors import StorageError
@@ -242,7 +242,7 @@ def verdict(scene: Scene, edit: Edit) -> str:
     if not scene.edit(edit):
         return "unchanged"
     try:
-        scene.place.open().verify()
+        verified(scene.place.open())
     except StorageError:
         return "found"
     else:
@@ -254,7 +254,7 @@ def verdict(scene: Scene, edit: Edit) -> str:
 
 def test_verify_finds_each_edit_of_what_was_signed(scene):
     scene.reset()
-    scene.place.open().verify()
+    verified(scene.place.open())
     scene.place.close()
     scene.place.opened.clear()
     edits = scene.edits()[:: 1 if FULL else 4]
@@ -355,10 +355,10 @@ def test_verify_finds_a_row_that_no_head_covers(on_disk, name):
     store = on_disk.open()
     add(store, "a")
     add(store, "b")
-    store.verify()  # the twin
+    verified(store)  # the twin
     edited(on_disk, PLANTED[name])
     with pytest.raises(StorageError) as caught:
-        store.verify()
+        verified(store)
     assert caught.value.code == "storage.corrupt"
 
 
@@ -383,7 +383,7 @@ def test_a_process_behind_another_follows_it_also_by_far(copies):
             add(ahead, f"{number} {i}")
         assert behind.head() == ahead.head()
         add(behind, f"{number} again")
-    assert place.open(anchored=True).head().size == behind.verify().size
+    assert place.open(anchored=True).head().size == verified(behind).size
 
 
 def test_two_clones_are_found_where_their_anchors_meet(copies):

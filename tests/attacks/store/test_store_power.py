@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import pytest
 from rounds import FULL
-from store_place import KIND, Place, add, get, record
+from store_place import KIND, Place, add, get, record, verified
 
 from agentguard.audit.map import key
 from agentguard.errors import StorageError
@@ -59,7 +59,7 @@ def goes_on(place: Place, acknowledged: list[str]) -> None:
     """Require that all is there, and that the log goes on."""
     store = place.open()
     try:
-        size = store.verify().size
+        size = verified(store).size
         assert size >= len(acknowledged)
         found = get(store, *(key(KIND, name) for name in acknowledged))
         assert found == [b"kept"] * len(acknowledged)

@@ -12,11 +12,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 import pytest
 from rounds import FULL
-from store_place import KIND, Place, add, get, items, record
+from store_place import KIND, Place, add, get, items, record, verified
 
 from agentguard.audit.map import key
 from agentguard.errors import StorageError
@@ -66,7 +65,7 @@ def test_killed_writers_lose_nothing_and_count_nothing_twice(on_disk):
                 assert index not in acknowledged
                 acknowledged[index] = number
     store = on_disk.open(anchored=True)
-    size = store.verify().size
+    size = verified(store).size
     assert all(number == index + 1 for index, number in acknowledged.items())
     assert get(store, key(KIND, "counter")) == [str(size).encode()]
     assert max(acknowledged) < size
@@ -104,7 +103,7 @@ def test_a_writer_that_is_stopped_holds_the_others_up_for_a_time_and_is_named(on
     add(store, "a")
     monkeypatch.setattr(lock, "PATIENCE", 0.2)
     path = on_disk.path.with_name(f"{on_disk.path.name}-lock")
-    with lock.held(path), pytest.raises(StorageError, match="-lock") as caught:
+    with lock.acquire(path), pytest.raises(StorageError, match="-lock") as caught:
         add(store, "b")
     assert caught.value.code == "storage.locked"
     assert add(store, "b") == 1
@@ -141,7 +140,7 @@ def test_both_sides_of_a_fork_go_on(on_disk):
     is_over.set()
     for thread in threads:
         thread.join()
-    assert store.verify().size == len(added) + children
+    assert verified(store).size == len(added) + children
     assert len(items(store, KIND)) == len(added) + children
 
 
@@ -186,72 +185,77 @@ def test_a_handler_that_interrupts_a_commit_is_refused_and_the_commit_goes_on(pl
     assert add(store, "after") == 1
 
 
-def interrupted_at(store: Store, line: int, interrupt: Callable[[], None]) -> bool:
-    """Add an entry and read, and interrupt that before one line of the store.
+FILES = tuple(f"/{one}.py" for one in ("store/store", "store/sqlite", "storage/lock"))
 
-    Return whether the store has that many lines.
+
+def interrupted_at(store: Store, moment: int, interrupt: Callable[[], None]) -> bool:
+    """Add an entry and read, and interrupt that once, where CPython looks for a signal.
+
+    That is at the start of a function, and at the end of one in C. Return whether the store has
+    that many moments.
     """
-    seen = 0
+    left = moment
 
-    def trace(frame: FrameType, event: str, _arg: object) -> Any:
-        nonlocal seen
-        if not frame.f_code.co_filename.endswith(("store/store.py", "store/sqlite.py")):
-            return None
-        if event == "line":
-            seen += 1
-            if seen == line:
+    def profile(frame: FrameType, event: str, _arg: object) -> None:
+        nonlocal left
+        if event in ("call", "c_return") and frame.f_code.co_filename.endswith(FILES):
+            left -= 1
+            if left == 0:
+                sys.setprofile(None)
                 interrupt()
-        return trace
 
-    sys.settrace(trace)
+    sys.setprofile(profile)
     try:
-        add(store, f"line {line}")
+        add(store, f"moment {moment}")
         get(store, key(KIND, "none"))
-    except KeyboardInterrupt:
-        return True
+    except KeyboardInterrupt as error:
+        KEPT.append(error)
     finally:
-        sys.settrace(None)
-    return seen >= line
+        sys.setprofile(None)
+    return left <= 0
+
+
+KEPT: list[BaseException] = []
+"""What was raised, with the frames that it came through: a notebook keeps them, too."""
 
 
 def stop() -> None:
     raise KeyboardInterrupt
 
 
-def test_an_interrupt_at_any_line_of_a_commit_leaves_no_call_that_waits(place):
+def test_an_interrupt_at_any_moment_of_a_commit_leaves_no_call_that_waits(place):
     store = place.open()
-    line, number = 0, 0
+    moment, number = 0, 0
     while True:
-        line += 1
-        was_interrupted = interrupted_at(store, line, stop)
+        moment += 1
+        was_interrupted = interrupted_at(store, moment, stop)
         number += 1
-        assert add(store, f"after {line}") < 2 * number  # no call waits for ever
-        (value,) = get(store, key(KIND, f"line {line}"))
+        assert add(store, f"after {moment}") < 2 * number  # no call waits for ever
+        (value,) = get(store, key(KIND, f"moment {moment}"))
         assert value in (None, b"")
         if not was_interrupted:
             break
-    assert line > 50
-    assert store.verify().size == len(items(store, KIND))
+    assert moment > 50
+    assert verified(store).size == len(items(store, KIND))
 
 
-def test_a_call_that_interrupts_a_commit_at_any_line_is_done_or_refused(place):
+def test_a_call_that_interrupts_a_commit_at_any_moment_is_done_or_refused(place):
     store = place.open()
-    line, done = 0, 0
+    moment, done = 0, 0
     told: list[str] = []
 
     def call() -> None:
         nonlocal done
-        sys.settrace(None)
         try:
-            add(store, f"inside {line}")
+            add(store, f"inside {moment}")
             done += 1
         except StorageError as error:
             told.append(error.code)
 
     while True:
-        line += 1
-        if not interrupted_at(store, line, call):
+        moment += 1
+        if not interrupted_at(store, moment, call):
             break
     assert {*told} == {"storage.busy"}
     assert len(told) > 30
-    assert store.verify().size == line + done
+    assert verified(store).size == moment + done
