@@ -145,7 +145,7 @@ def _in_batches(log: StoreLog) -> StoreLog:
     places = itertools.count(log.head.size)
     enqueue = log.enqueue
 
-    def put(record: Record | UnsignedOutcome) -> LogPlace:
+    def put(record: Record | UnsignedOutcome, **_checks: object) -> LogPlace:
         place = next(places)
         enqueue(record)
         if place % BATCH == BATCH - 1:

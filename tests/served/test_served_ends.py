@@ -350,6 +350,30 @@ def test_a_server_beside_a_guard_is_refused(founded):
     founded.start()  # the twin
 
 
+def test_a_guard_that_nobody_has_any_more_keeps_servers_away_while_it_may_write(founded):
+    script = (
+        "import gc, warnings\n"
+        "warnings.simplefilter('default')\n"  # an unclosed file is told of
+        "from pathlib import Path\n"
+        "from agentguard import Guard, StorageError\n"
+        "from agentguard.domain import config\n"
+        "from agentguard.guard.embedded import open_embedded\n"
+        "from agentguard.storage import claim\n"
+        "guard = Guard(open_embedded(config.load(Path('agentguard.toml')), None))\n"
+        "guard.new_agent('clerk')\n"
+        "del guard\n"
+        "gc.collect()\n"
+        "try:\n"
+        "    claim.take(Path(STATE), alone=True)\n"
+        "except StorageError as error:\n"
+        "    print(error.code)\n"
+    ).replace("STATE", repr(str(founded.settings.state)))
+    result = founded.programs.run("-c", script, cwd=founded.folder)
+    assert result.stdout == "storage.used\n"
+    assert "unclosed" not in result.stderr
+    founded.start()  # the twin
+
+
 def test_the_status_of_a_server(place):
     guard = place.connect()
     guard.new_agent("clerk")
@@ -397,7 +421,7 @@ def test_an_outcome_arrives_after_the_connections_were_lost(place):
 def test_a_client_that_dies_in_a_tool_leaves_its_call_in_doubt(place):
     program = (
         "import os\nfrom agentguard import Guard\n"
-        "guard = Guard.open('agentguard.toml')\n"
+        "guard = Guard(open_embedded(config.load(Path('agentguard.toml')), None))\n"
         "guard.new_agent('clerk').call(guard.tool(name='slow')(lambda: os._exit(0)))\n"
     )
     assert place.programs.run("-c", program, cwd=place.folder).returncode == 0

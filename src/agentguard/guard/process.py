@@ -86,7 +86,6 @@ class Runtime:
         is_server: bool,
     ) -> None:
         self._is_server = is_server
-        self._claim: Callable[[], None] = _nothing
         self._setup = Setup.of(settings, engine, callbacks, is_server=is_server)
         self.requests: LoggedApprovals | None = None
         self.domain = domain
@@ -126,16 +125,13 @@ class Runtime:
         self._note_key_check(now)
         # renewed, because a process may be forked long after a rotation
         self._signing_domain = domain = self.renewed_domain()
-        self._claim = domain.claim(alone=self._is_server)
+        give_back = domain.claim(alone=self._is_server)
         try:
-            return self._open_log(domain, now)
+            log = domain.open_log(now, clock)
         except BaseException:
-            give_back, self._claim = self._claim, _nothing
             give_back()
             raise
-
-    def _open_log(self, domain: Domain, now: datetime) -> Ports:
-        log = domain.open_log(now, clock)
+        log.give_back_after_close(give_back)
         try:
             ports, self.requests = ports_on(self._setup, log, domain, clock)
             self.runs = runs(log, domain.page_keys)
@@ -305,7 +301,6 @@ class Runtime:
     def forked(self) -> None:
         """Drop the parent's log in a forked process."""
         self._ports = self._log = self._probe = self.requests = None
-        self._claim = _nothing  # the fork has closed the parent's lock
         self._looks_until = None
         self._start_threads()
 
@@ -331,15 +326,9 @@ class Runtime:
             if log is not None:
                 log.close()
         finally:
-            give_back, self._claim = self._claim, _nothing
-            give_back()
             self.executors.shutdown()
             self._setup.engine.close()
             telemetry.flush()
-
-
-def _nothing() -> None:
-    """Release nothing: this process has not claimed a state yet."""
 
 
 def _check_keys(runtime: weakref.ref[Runtime], at: str, is_due: bool) -> None:  # noqa: FBT001

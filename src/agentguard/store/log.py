@@ -261,6 +261,10 @@ class StoreLog:
         """Raise ``StorageError`` (``storage.busy``) where this thread is amid a commit."""
         self._store.require_uninterrupted()
 
+    def give_back_after_close(self, give_back: Callable[[], None]) -> None:
+        """Have a claim of the state given back once nothing more is written."""
+        self._store.after_close = give_back
+
     def close(self) -> None:
         """Flush, and close the store; raises ``StorageError`` if the flush failed."""
         self._store.close()

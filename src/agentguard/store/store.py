@@ -142,6 +142,9 @@ class Store:
     before_flush: Callable[[], object]
     """Called before a flush, and may enqueue."""
 
+    after_close: Callable[[], object]
+    """Called when this process has closed the store."""
+
     def __init__(
         self,
         engine: Engine,
@@ -161,7 +164,7 @@ class Store:
         self._anchor = anchor
         self._clock = clock
         self._trusts_compromised = trusts_compromised
-        self.before_commit = self.before_flush = _nothing
+        self.before_commit = self.before_flush = self.after_close = _nothing
         self.newest_attempt = WriteAttempt()
         self._cache = Cache()
         self._pid = os.getpid()
@@ -413,6 +416,7 @@ class Store:
             with self._turn.held(), self._reading.held():
                 self._engine.close()
             flusher.unregister(self)
+            self.after_close()
 
     @property
     def closed(self) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import time
+from contextlib import suppress
 
 import httpx
 import pytest
@@ -144,11 +145,13 @@ def test_another_method_is_refused(service, method):
 def test_bytes_that_are_no_request_end_the_connection_alone(service, sent):
     host, _, port = service.url.removeprefix("http://").partition(":")
     with socket.create_connection((host, int(port)), timeout=15) as connection:
-        connection.sendall(sent)
-        connection.shutdown(socket.SHUT_WR)
         answer = b""
-        while part := connection.recv(65_536):
-            answer += part
+        with suppress(OSError):  # the service may end the connection before all is sent
+            connection.sendall(sent)
+            connection.shutdown(socket.SHUT_WR)
+        with suppress(ConnectionResetError):
+            while part := connection.recv(65_536):
+                answer += part
     assert b"500" not in answer[:20]
     assert service.http.get("/healthz").is_success
 
