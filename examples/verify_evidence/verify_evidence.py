@@ -105,7 +105,7 @@ def roots(old: int, size: int, known: list[bytes], path: list[bytes]) -> tuple[b
 def checkpoint(note: str, trust: Any, at: float) -> tuple[int, bytes]:
     """C2SP signed-note, tlog-checkpoint: return the size and the root that a log key has signed."""
     text, _, lines = note.rstrip("\n").rpartition("\n\n")
-    origin, size, top = text.split("\n")
+    origin, size, top, _map, _time = text.split("\n")  # two extension lines
     need(origin == trust["log"], "a checkpoint of another log")
     named = (line.split(" ") for line in lines.split("\n"))  # others may have signed as well
     signatures = {(s := decode(b64))[:4]: s[4:] for _dash, name, b64 in named if name == origin}

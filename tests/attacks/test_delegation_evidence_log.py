@@ -20,8 +20,8 @@ from embedded_parts import instance_of, runtime_of
 from remade_maps import map_of
 
 from agentguard import Decision, Guard
-from agentguard.audit import checkpoint, merkle
 from agentguard.audit import head as heads
+from agentguard.audit import merkle
 from agentguard.audit.entry import Entry, LogPlace, StoredEntry, time_of
 from agentguard.audit.kinds import parse_entry
 from agentguard.audit.kinds.calls import CallEntry, outcome_statement
@@ -54,10 +54,9 @@ class Log:
         at = max(time_of(one.body) for one in self.stored)
         root, _nodes = map_of(one.body for one in self.stored)
         head = heads.Head(self.trust.log, tree.size, tree.root(), root, at)
-        point = checkpoint.sign(head.checkpoint, self.log_key)
         verifier = LogVerifier(self.trust)
         entries = [replace(one, index=index) for index, one in enumerate(self.stored)]
-        for _done in verifier.walk(heads.sign(head, self.log_key), point, entries):
+        for _done in verifier.walk(heads.sign(head, self.log_key), entries):
             pass
         return verifier
 

@@ -107,9 +107,7 @@ EDITS = {
     "a row of the map": ("INSERT INTO map VALUES (0, '', x'00')", None),
     "no head": ("DELETE FROM head", None),
     "a head is damaged": ("UPDATE head SET note = x'00'", None),
-    "a head is no head": ("UPDATE head SET note = checkpoint", None),
-    "no checkpoint": ("UPDATE head SET checkpoint = x''", None),
-    "a checkpoint is no checkpoint": ("UPDATE head SET checkpoint = note", None),
+    "a head is no head": ("UPDATE head SET note = peaks", None),
 }
 """What somebody does to a log of 26 entries, and where; None for the log as a whole."""
 

@@ -56,7 +56,7 @@ def test_a_log_whose_head_was_changed_is_not_written_any_further(used, statement
         used.open()
     assert caught.value.code in {
         *("storage.corrupt", "storage.rolled_back"),
-        *("note.malformed", "signature.invalid", "head.malformed"),
+        *("note.malformed", "signature.invalid", "checkpoint.origin"),
     }
     assert file_of(used).read_bytes() == before
 

@@ -88,7 +88,7 @@ def test_checkpoints_that_somebody_else_has_appended_find_it(project):
 def test_checkpoints_vouch_for_no_entry_that_came_later(project):
     """With them, a log whose newest entries are cut off is anchored as well."""
     (old,) = (project.parent / "old").glob("anchor/*/head")
-    size = int(old.read_text().split("\n")[2])
+    size = int(old.read_text().split("\n")[1])
     code, report, shown = verify(project, "--against", old)
     assert (code, report["witness"]) == (0, "outside")
     assert f"entries from {size} on" in str(report["unchecked"])

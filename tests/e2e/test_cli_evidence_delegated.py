@@ -18,11 +18,13 @@ from typing import Any
 import pytest
 
 from agentguard import Decision, Guard
-from agentguard.audit import checkpoint, merkle
+from agentguard.audit import head as heads
+from agentguard.audit import merkle
 from agentguard.audit.checkpoint import Checkpoint
 from agentguard.audit.entry import parse_time
 from agentguard.audit.evidence import verify_evidence
 from agentguard.audit.evidence_file import EvidenceFile, Extension, LoggedEntry
+from agentguard.audit.head import Head
 from agentguard.audit.kinds import parse_entry
 from agentguard.audit.tlog_proof import TlogProof
 from agentguard.call import invocation
@@ -188,13 +190,14 @@ class Forger:
         kinds = [canonical.loads_object(body)["kind"] for body in bodies]
         places = [i for i, kind in enumerate(kinds) if kind in needed]
         places += [self._identity(), self.index("delegation"), call]
-        head = Checkpoint(self.trust.log, len(bodies), root_of(bodies))
-        note = checkpoint.sign(head, self.keys["log"])
+        at = canonical.loads_object(bodies[-1])["at"]
+        head = Head(self.trust.log, len(bodies), root_of(bodies), bytes(32), str(at))
+        note = heads.sign(head, self.keys["log"])
         logged = tuple(
             LoggedEntry(bodies[i], TlogProof(i, tuple(tree.inclusion_proof(i)), note))
             for i in sorted(places)
         )
-        seen = Checkpoint(head.origin, call, b64_decode(predicate["log"]["root"]))
+        seen = Checkpoint(head.log, call, b64_decode(predicate["log"]["root"]))
         extension = Extension(seen, tuple(tree.consistency_proof(call)))
         return EvidenceFile(predicate["invocation_id"], logged, extension, ()).dumps()
 

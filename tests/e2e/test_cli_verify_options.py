@@ -10,14 +10,12 @@ import sqlite3
 import subprocess
 import sys
 from contextlib import closing
-from dataclasses import replace
 from itertools import islice
 
 import pytest
 
-from agentguard.audit import checkpoint, merkle
 from agentguard.audit import head as heads
-from agentguard.audit.checkpoint import Checkpoint
+from agentguard.audit import merkle
 from agentguard.domain import keystore
 from agentguard.signing.keys import Ed25519Signer
 from agentguard.store import tree
@@ -55,18 +53,18 @@ def change(project, script):
 def newest(project):
     """The newest checkpoint, signed."""
     with closing(StoredLog.of(project.state)) as reader:
-        note = reader.checkpoint()
+        note = reader.head()
     assert note is not None
     return note
 
 
 def older(project, size):
     """A checkpoint from when the log had so many entries, signed."""
-    log, grown = checkpoint.parse(newest(project)).checkpoint.origin, merkle.CompactRange()
+    head, grown = heads.parse(newest(project)), merkle.CompactRange()
     with closing(StoredLog.of(project.state)) as reader:
         for _index, body in islice(reader.entries(), size):
             grown.append(merkle.leaf_hash(body))
-    return checkpoint.sign(Checkpoint(log, size, grown.root()), log_key(project))
+    return heads.sign(head._replace(size=size, root=grown.root()), log_key(project))
 
 
 def log_key(project):
@@ -106,15 +104,11 @@ def test_without_signatures_columns_are_not_checked_and_it_says_so(verify, resha
     assert "columns" in scripted.stderr
 
 
-@pytest.mark.parametrize("column", ["note", "checkpoint"])
-def test_without_signatures_those_of_the_head_are_verified_still(verify, reshaped, column):
+def test_without_signatures_that_of_the_head_is_verified_still(verify, reshaped):
     stranger = Ed25519Signer.from_seed(os.urandom(32))
     with closing(StoredLog.of(reshaped.state)) as reader:
-        if column == "note":
-            forged = heads.sign(heads.parse(reader.head()), stranger)
-        else:
-            forged = checkpoint.sign(checkpoint.parse(reader.checkpoint()).checkpoint, stranger)
-    change(reshaped, f"UPDATE head SET {column} = x'{forged.hex()}'")  # noqa: S608
+        forged = heads.sign(heads.parse(reader.head()), stranger)
+    change(reshaped, f"UPDATE head SET note = x'{forged.hex()}'")  # noqa: S608
     report = verify(reshaped, "--no-signatures", "--anchor", "")
     assert report["ok"] is False
     assert any("does not verify" in problem["what"] for problem in report["problems"])
@@ -164,10 +158,8 @@ def reforge(project, row):
             connection.execute(statement, (digest, level, index))
         (note,) = connection.execute("SELECT note FROM head").fetchone()
         head = heads.parse(note)._replace(root=grown.root())
-        point = checkpoint.sign(head.checkpoint, signer)
         connection.execute(
-            "UPDATE head SET note = ?, checkpoint = ?, peaks = ?",
-            (heads.sign(head, signer), point, grown.encode()),
+            "UPDATE head SET note = ?, peaks = ?", (heads.sign(head, signer), grown.encode())
         )
     return row["index"]
 
@@ -240,20 +232,20 @@ def test_that_a_file_was_kept_elsewhere_is_the_word_of_the_user(verify, busy, tm
 
 
 def test_entries_that_are_gone_are_found_by_what_was_kept(verify, busy, tmp_path):
-    point = checkpoint.parse(newest(busy)).checkpoint
+    head = heads.parse(newest(busy))
     kept = tmp_path / "kept"
-    kept.write_bytes(checkpoint.sign(replace(point, size=point.size + 1), log_key(busy)))
+    kept.write_bytes(heads.sign(head._replace(size=head.size + 1), log_key(busy)))
     report = verify(busy, "--anchor", "", "--against", kept)
     assert report["your_word"] == [str(kept)]  # of a finding, too
     (problem,) = report["problems"]
-    assert (problem["index"], "tail is cut off" in problem["what"]) == (point.size, True)
+    assert (problem["index"], "tail is cut off" in problem["what"]) == (head.size, True)
 
 
 def test_a_fork_is_found_though_the_anchor_agrees(verify, busy, tmp_path):
     """Two checkpoints of one size with different roots: one of them must be wrong."""
-    point = checkpoint.parse(newest(busy)).checkpoint
+    head = heads.parse(newest(busy))
     kept = tmp_path / "kept"
-    kept.write_bytes(checkpoint.sign(replace(point, root=b"\1" * 32), log_key(busy)))
+    kept.write_bytes(heads.sign(head._replace(root=b"\1" * 32), log_key(busy)))
     assert verify(busy, "--against", kept)["ok"] is False
     kept.write_bytes(newest(busy))
     assert verify(busy, "--against", kept)["ok"] is True
@@ -264,9 +256,8 @@ def test_what_can_vouch_for_nothing_is_refused(project, busy, tmp_path, case):
     """Exit code 2: nothing was checked."""
     file = tmp_path / "kept"
     note = newest(busy)
-    point = checkpoint.parse(note).checkpoint
     if case == "stranger":
-        note = checkpoint.sign(point, Ed25519Signer.from_seed(os.urandom(32)))
+        note = heads.sign(heads.parse(note), Ed25519Signer.from_seed(os.urandom(32)))
     elif case == "other log":
         assert project.run("init").returncode == 0
         note = newest(project)

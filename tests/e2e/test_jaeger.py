@@ -24,7 +24,8 @@ import pytest
 from docs_pages import WARNINGS_ARE_ERRORS
 
 from agentguard import Ed25519Signer
-from agentguard.audit import checkpoint, merkle
+from agentguard.audit import head as heads
+from agentguard.audit import merkle
 from agentguard.audit.checkpoint import Checkpoint
 from agentguard.domain import config, domain
 from agentguard.store.reader import StoredLog
@@ -235,7 +236,7 @@ def shown(page, before):
 
 def checkpoints(reader):
     """The checkpoints of the log at each size that it has had, as a span has them."""
-    log, grown = checkpoint.parse(reader.checkpoint()).checkpoint.origin, merkle.CompactRange()
+    log, grown = heads.parse(reader.head()).log, merkle.CompactRange()
     for _index, body in reader.entries():
         grown.append(merkle.leaf_hash(body))
         yield Checkpoint(log, grown.size, grown.root()).line()

@@ -25,10 +25,10 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from agentguard import Decision, Denied, Guard
-from agentguard.audit import ahead, checkpoint, merkle
+from agentguard.audit import ahead, merkle
 from agentguard.audit import head as heads
 from agentguard.audit.ahead import BATCH, Batch, Reading
-from agentguard.audit.checkpoint import Checkpoint, WitnessedCheckpoint
+from agentguard.audit.checkpoint import WitnessedCheckpoint
 from agentguard.audit.entry import LOG, StoredEntry
 from agentguard.audit.findings import Problem
 from agentguard.audit.head import Head
@@ -60,7 +60,6 @@ class Copy:
     trust: TrustDocument
     signer: Signer
     head: bytes
-    checkpoint: bytes
     entries: Sequence[StoredEntry]
     map: Bucket
 
@@ -79,21 +78,19 @@ class Copy:
         return self.holding(entries)
 
     def signed_again(self) -> Copy:
-        """The same with a head and a checkpoint to match: what the holder of the key can do."""
+        """The same with a head to match: what the holder of the key can do."""
         peaks = CompactRange()
         for one in self.entries:
             peaks.append(merkle.leaf_hash(one.body))
-        point = Checkpoint(self.trust.log, peaks.size, peaks.root())
         map_root, at = sha256(encode(self.map)).digest(), heads.parse(self.head).at
-        head = Head(point.origin, point.size, point.root, map_root, at)
-        signed = heads.sign(head, self.signer), checkpoint.sign(point, self.signer)
-        return replace(self, head=signed[0], checkpoint=signed[1])
+        head = Head(self.trust.log, peaks.size, peaks.root(), map_root, at)
+        return replace(self, head=heads.sign(head, self.signer))
 
     def engine(self, path: Path | None = None) -> FileEngine | MemoryEngine:
         """The same in a database, with hashes beside the entries that a careful attacker fits."""
-        engine: FileEngine | MemoryEngine = MemoryEngine(self.head, self.checkpoint)
+        engine: FileEngine | MemoryEngine = MemoryEngine(self.head)
         if path is not None:
-            sqlite.make(path, self.head, self.checkpoint)
+            sqlite.make(path, self.head)
             engine = FileEngine(path)
         peaks, completed, rows = CompactRange(), list[tree.Completed](), []
         for one in self.entries:
@@ -108,7 +105,7 @@ class Copy:
             writing.write(store._ADD_TREE, [(LOG, *one) for one in tree.stored(completed)])
             if self.map:
                 writing.write(store._PUT_NODE, [(LOG, "", encode(self.map))])
-            writing.write_head(lambda: (self.head, self.checkpoint, peaks.encode()))
+            writing.write_head(lambda: (self.head, peaks.encode()))
             writing.commit()
 
         engine.write(write)
@@ -136,8 +133,7 @@ def history(calls: int = 5) -> Copy:
                     continue
         reader: Any = guard.reader()
         log: Any = runtime_of(guard).current_ports().log
-        notes = reader.head(), reader.checkpoint()
-        return Copy(guard.trust, log._store._signer, *notes, list(reader.stored()), Bucket())
+        return Copy(guard.trust, log._store._signer, reader.head(), list(reader.stored()), Bucket())
 
 
 @pytest.fixture(scope="module")
@@ -191,7 +187,7 @@ def looked_at(
 def walked(copy: Copy, **how: Any) -> LogVerifier:
     """The verifier after the lists themselves, without a database."""
     verifier = LogVerifier(copy.trust, **how)
-    deque(verifier.walk(copy.head, copy.checkpoint, copy.entries), maxlen=0)
+    deque(verifier.walk(copy.head, copy.entries), maxlen=0)
     return verifier
 
 
@@ -270,7 +266,7 @@ def test_a_finding_says_where_the_first_change_is(log, other, attack, size):
     changed = attack.on(log, other)
     assume(bodies(changed)[: len(log.entries)] != bodies(log))
     older = log.holding(log.entries[: size % len(log.entries)]).signed_again()
-    point = checkpoint.parse(older.checkpoint).checkpoint
+    point = heads.parse(older.head).checkpoint
     verifier = walked(changed, kept=[WitnessedCheckpoint(point)])
     assert not verifier.is_intact
     found = min(one.index for one in verifier.problems.listed() if one.index is not None)
@@ -305,12 +301,11 @@ def test_every_truncation_below_a_kept_head_is_found(log, anchors, look, size):
 
 
 @given(size=numbers)
-def test_an_older_head_or_checkpoint_is_found(log, look, size):
+def test_an_older_head_is_found(log, look, size):
     """Entries past the head are under none."""
     older = log.holding(log.entries[: size % len(log.entries)]).signed_again()
-    assert not look(replace(log, head=older.head)).ok
-    assert not look(replace(log, checkpoint=older.checkpoint)).ok
-    report = look(replace(log, head=older.head, checkpoint=older.checkpoint))
+    report = look(replace(log, head=older.head))
+    assert not report.ok
     assert len(older.entries) in {problem.index for problem in report.problems}
 
 
@@ -331,11 +326,10 @@ def test_a_shuffled_log_is_found(log, look, data):
 
 
 @given(data=st.data())
-def test_every_change_of_the_head_and_of_the_checkpoint_is_found(log, look, data):
-    name = data.draw(st.sampled_from(["head", "checkpoint"]))
-    note = bytearray(getattr(log, name))
+def test_every_change_of_the_head_is_found(log, look, data):
+    note = bytearray(log.head)
     note[data.draw(st.integers(0, len(note) - 1))] ^= data.draw(st.integers(1, 255))
-    assert not look(replace(log, **{name: bytes(note)})).ok
+    assert not look(replace(log, head=bytes(note))).ok
 
 
 def test_other_peaks_beside_the_head_are_found(log, tmp_path):
@@ -525,7 +519,7 @@ def test_a_process_that_is_killed_or_stopped_changes_no_finding(long_log, monkey
     for stop in (1, BATCH, 2 * BATCH):
         with entry_reader(2, alone=0) as reader:
             verifier = LogVerifier(forged.trust, reader=reader)
-            for size in verifier.walk(forged.head, forged.checkpoint, forged.entries):
+            for size in verifier.walk(forged.head, forged.entries):
                 if size == stop:
                     assert workers()
                     for process in workers():
@@ -548,7 +542,7 @@ def test_an_interrupt_ends_the_processes(long_log):
     def interrupted() -> None:
         with entry_reader(3, alone=0) as reader:
             verifier = LogVerifier(long_log.trust, reader=reader)
-            for size in verifier.walk(long_log.head, long_log.checkpoint, long_log.entries):
+            for size in verifier.walk(long_log.head, long_log.entries):
                 if size == BATCH:
                     assert workers()
                     raise KeyboardInterrupt

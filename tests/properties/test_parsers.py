@@ -8,8 +8,8 @@ import os
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentguard.audit import checkpoint
-from agentguard.audit.checkpoint import Checkpoint
+from agentguard.audit import head as heads
+from agentguard.audit.head import Head
 from agentguard.errors import DecodeError, KeyMaterialError, VerificationError
 from agentguard.signing import canonical, dsse, jws
 from agentguard.signing.canonical import b64url_encode
@@ -19,7 +19,8 @@ from agentguard.signing.keys import Ed25519Signer, PublicKey
 SIGNER = Ed25519Signer.from_seed(os.urandom(32))
 REFUSALS = (DecodeError, VerificationError)
 TOKEN = jws.sign({"sub": "alice"}, SIGNER, typ="at+jwt")
-NOTE = checkpoint.sign(Checkpoint("acme.example/log", 7, bytes(32)), SIGNER)
+HEAD = Head("acme.example/log", 7, bytes(32), bytes(32), "2026-12-06T09:00:00.000000Z")
+NOTE = heads.sign(HEAD, SIGNER)
 STATEMENT = dsse.statement("invocation", "ab" * 32, "call", {"a": 1})
 
 anything = st.text(st.characters(exclude_categories=()))
@@ -72,7 +73,7 @@ def test_any_edited_token_is_refused(token: bytes) -> None:
 @given(st.binary() | edited(NOTE))
 def test_any_note_but_the_signed_one_is_refused(note: bytes) -> None:
     try:
-        verified = checkpoint.verify_any(note, [SIGNER.public_key], origin="acme.example/log")
+        verified = heads.verify(note, [SIGNER.public_key], "acme.example/log")
     except REFUSALS:
         assert note != NOTE
     else:

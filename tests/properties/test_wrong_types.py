@@ -186,7 +186,7 @@ def test_what_is_no_text_is_refused_with_our_error(tokens, world, value):
     at = {"at": world.now}
     for _good, _signer, read in tokens.values():
         assert outcome(read, value) is None
-    readers: list[Any] = [grant.read, grant.key_id, jws.parse, Envelope.parse, checkpoint.parse]
+    readers: list[Any] = [grant.read, grant.key_id, jws.parse, Envelope.parse, checkpoint.read_note]
     readers += [checkpoint.parse_line, tlog_proof.parse, parse_entry, TrustDocument.loads]
     readers += [heads.parse, lambda note: heads.verify(note, [], "")]
     for parse in readers:

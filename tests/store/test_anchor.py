@@ -14,7 +14,7 @@ from agentguard.audit.map import EMPTY_ROOT
 from agentguard.errors import AgentguardError, StorageError
 from agentguard.store.anchor import Anchor
 
-NOTE = FIRST[0]
+NOTE = FIRST
 PUBLIC = (SIGNER.public_key,)
 AT = "2026-12-02T00:00:00.000000Z"
 
@@ -67,7 +67,7 @@ def test_what_another_key_or_log_has_signed_is_damage(anchor, path, stranger):
     for forged in (
         note(5, "test.example/log/other"),
         note(5, signer=stranger),
-        checkpoint.sign(Checkpoint(LOG, 5, merkle.leaf_hash(b"")), SIGNER),
+        checkpoint.sign_note(Checkpoint(LOG, 5, merkle.leaf_hash(b"")).body(), LOG, SIGNER),
         kept + b"\n",
         kept.replace(b"\n5\n", b"\n6\n"),
         b"\x00",
@@ -142,17 +142,15 @@ def test_an_anchor_that_can_not_be_written_stops_the_commit_after(on_disk):
     assert on_disk.open(anchored=True).head().size == 3
 
 
-def test_no_head_passes_for_a_checkpoint_or_for_another_logs():
+def test_no_plain_checkpoint_passes_for_a_head_nor_another_logs_head():
     point = Checkpoint(LOG, 0, merkle.EMPTY_ROOT)
     other = Head("test.example/log/other", 0, merkle.EMPTY_ROOT, EMPTY_ROOT, AT)
     assert head.verify(NOTE, PUBLIC, LOG)[0].log == LOG
     for wrong in (
-        checkpoint.sign(point, SIGNER),
+        checkpoint.sign_note(point.body(), LOG, SIGNER),
         checkpoint.sign_note(other.text(), LOG, SIGNER),
         head.sign(other, SIGNER),
         NOTE.replace(b"\n0\n", b"\n1\n"),
     ):
         with pytest.raises(AgentguardError):
             head.verify(wrong, PUBLIC, LOG)
-    with pytest.raises(AgentguardError):
-        checkpoint.parse(NOTE)

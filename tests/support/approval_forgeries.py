@@ -14,8 +14,8 @@ from remade_maps import map_of
 
 from agentguard import ApprovalRequest, Requirement
 from agentguard.approvals.answer import seal_answer
-from agentguard.audit import checkpoint, merkle
 from agentguard.audit import head as heads
+from agentguard.audit import merkle
 from agentguard.audit.checkpoint import Checkpoint
 from agentguard.audit.entry import LOG, Record, parse_time
 from agentguard.audit.evidence import verify_evidence
@@ -187,8 +187,9 @@ class Insider:
     def file(self, places: Sequence[int], call: int = -1) -> bytes:
         bodies = [record.body for record in self.records]
         tree = merkle.Tree(map(merkle.leaf_hash, bodies))
-        head = Checkpoint(self.trust.log, len(bodies), root_of(self.records))
-        note = checkpoint.sign(head, self.keys["log"])
+        at = str(loads_object(bodies[-1])["at"])
+        head = Head(self.trust.log, len(bodies), root_of(self.records), bytes(32), at)
+        note = heads.sign(head, self.keys["log"])
         logged = tuple(
             LoggedEntry(bodies[i], TlogProof(i, tuple(tree.inclusion_proof(i)), note))
             for i in places
@@ -196,7 +197,7 @@ class Insider:
         members: Any = loads_object(bodies[call])
         said = json.loads(b64_decode(members["invocation"]["payload"]))["predicate"]
         size = said["log"]["size"]
-        seen = Checkpoint(head.origin, size, b64_decode(said["log"]["root"]))
+        seen = Checkpoint(head.log, size, b64_decode(said["log"]["root"]))
         extension = Extension(seen, tuple(tree.consistency_proof(size)))
         return EvidenceFile(said["invocation_id"], logged, extension, ()).dumps()
 
@@ -239,9 +240,8 @@ def log_of(log: str, signer: Ed25519Signer, records: Sequence[Record]) -> Stored
     )
     root, nodes = map_of(one.body for one in records)
     head = Head(log, tree.size, tree.root(), root, at)
-    point = Checkpoint(log, tree.size, tree.root())
-    notes = heads.sign(head, signer), checkpoint.sign(point, signer)
-    engine = MemoryEngine(*notes)
+    note = heads.sign(head, signer)
+    engine = MemoryEngine(note)
 
     def write(rows: Writing) -> None:
         rows.write(store._PUT_NODE, [(LOG, *node) for node in nodes.items()])
@@ -255,7 +255,7 @@ def log_of(log: str, signer: Ed25519Signer, records: Sequence[Record]) -> Stored
         beside = [(LOG, i, *kept) for i, one in enumerate(records) for kept in one.attachments]
         rows.write(store._ADD_ATTACHMENT, beside)
         rows.write(store._ADD_TREE, [(LOG, *one) for one in trees.stored(completed)])
-        rows.write_head(lambda: (*notes, tree.encode()))
+        rows.write_head(lambda: (note, tree.encode()))
         rows.commit()
 
     engine.write(write)

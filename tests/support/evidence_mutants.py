@@ -15,11 +15,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from agentguard.audit import checkpoint, merkle
+from agentguard.audit import head as heads
+from agentguard.audit import merkle
 from agentguard.audit.checkpoint import Checkpoint
 from agentguard.audit.entry import Attachment, StoredEntry
 from agentguard.audit.evidence import Evidence, EvidenceVerifier, verify_evidence
 from agentguard.audit.evidence_file import EvidenceFile, Extension, LoggedEntry
+from agentguard.audit.head import Head
 from agentguard.audit.kinds import parse_entry
 from agentguard.audit.kinds.calls import CallEntry
 from agentguard.audit.prove import prove_call
@@ -146,13 +148,18 @@ class Log:
 
     def note(self, size: int | None = None) -> bytes:
         bodies = self.bodies[:size]
-        point = Checkpoint(self.trust.log, len(bodies), root_of(bodies))
-        return checkpoint.sign(point, self.signers["log"])
+        at = (
+            str(canonical.loads_object(bodies[-1])["at"])
+            if bodies
+            else "1970-01-01T00:00:00.000000Z"
+        )
+        head = Head(self.trust.log, len(bodies), root_of(bodies), bytes(32), at)
+        return heads.sign(head, self.signers["log"])
 
     def entries(self, *, after: int = -1) -> Iterator[tuple[int, bytes]]:
         return islice(enumerate(self.bodies), after + 1, None)
 
-    def checkpoint(self) -> bytes:
+    def head(self) -> bytes:
         return self.note()
 
     def entry(self, index: int) -> StoredEntry:

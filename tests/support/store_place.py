@@ -12,13 +12,11 @@ from typing import Any
 
 import pytest
 
-from agentguard.audit import checkpoint
-from agentguard.audit.entry import LOG as NUMBER
 from agentguard.audit.entry import Attachment, Record
 from agentguard.audit.head import Head
 from agentguard.audit.map import key
 from agentguard.audit.summary import Summary
-from agentguard.errors import AgentguardError, StorageError
+from agentguard.errors import StorageError
 from agentguard.identity.trust import TrustedKey
 from agentguard.signing.keys import Ed25519Signer
 from agentguard.store import check, sqlite
@@ -49,7 +47,7 @@ class Place:
         self.opened: list[Store] = []
         self.now: Callable[[], datetime] = lambda: datetime.now(UTC)
         if kind == "file":
-            sqlite.make(self.path, *FIRST)
+            sqlite.make(self.path, FIRST)
 
     def clock(self) -> datetime:
         """Return what ``now`` says at the time."""
@@ -57,7 +55,7 @@ class Place:
 
     def open(self, *, anchored: bool = False, signer: Any = SIGNER) -> Store:
         engine = (
-            sqlite.MemoryEngine(*FIRST) if self.kind == "memory" else sqlite.FileEngine(self.path)
+            sqlite.MemoryEngine(FIRST) if self.kind == "memory" else sqlite.FileEngine(self.path)
         )
         anchor = Anchor(self.anchor_path, LOG, lambda: KEYS) if anchored else None
         store = Store(engine, LOG, lambda: KEYS, signer, anchor=anchor, clock=self.clock)
@@ -124,11 +122,4 @@ def verified(store: Store) -> Head:
     head, read = store.head(), store._engine.read
     for problem in check.problems(read):
         raise StorageError(problem, code="storage.corrupt")
-    ((_note, point, _peaks),) = read(lambda query: query(check.HEAD, (NUMBER,)))
-    try:
-        signed, _key = checkpoint.verify_any(point, [SIGNER.public_key], origin=LOG)
-    except AgentguardError as error:
-        raise StorageError(f"the checkpoint: {error}", code="storage.corrupt") from error
-    if signed != head.checkpoint:
-        raise StorageError("the checkpoint is another one", code="storage.corrupt")
     return head

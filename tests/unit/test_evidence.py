@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 
 from agentguard import Decision, Denied, Guard
-from agentguard.audit import checkpoint, merkle, statements, tlog_proof
-from agentguard.audit.checkpoint import Checkpoint
+from agentguard.audit import head as heads
+from agentguard.audit import merkle, statements, tlog_proof
 from agentguard.audit.entry import Attachment, StoredEntry
 from agentguard.audit.evidence import EvidenceVerifier, verify_evidence
+from agentguard.audit.head import Head
 from agentguard.audit.kinds import parse_entry
 from agentguard.audit.kinds.calls import CallEntry, OutcomeEntry
 from agentguard.audit.prove import prove_call, prove_calls
@@ -40,7 +41,7 @@ class Reader:
         stored = list(reader.stored())
         self.bodies = [one.body for one in stored]
         self.columns = [one.summary for one in stored]
-        self.note = reader.checkpoint()
+        self.note = reader.head()
         self.inclusion_proof = reader.inclusion_proof
         self.consistency_proof = reader.consistency_proof
         self.beside = {one.index: list(one.attachments) for one in stored}
@@ -56,7 +57,7 @@ class Reader:
     def search(self, wanted, **_options):
         return (at for at, about in enumerate(self.columns) if about and wanted.matches(about))
 
-    def checkpoint(self):
+    def head(self):
         return self.note
 
     def ids(self):
@@ -129,7 +130,7 @@ def test_a_call_that_ran(guard, read):
     assert said.outcome_place is not None
     assert said.outcome_place.index == said.place.index + 1
     assert said.checkpoint.point.size == len(reader.bodies)
-    assert said.checkpoint.point == checkpoint.parse(reader.note).checkpoint
+    assert said.checkpoint.point == heads.parse(reader.note).checkpoint
     assert said.call_checkpoint.size == said.place.index
     assert said.call_checkpoint.root == _root(reader.bodies[: said.call_checkpoint.size])
 
@@ -399,7 +400,8 @@ def test_a_file_that_was_changed_on_its_way_says_so(guard, read, changed):
 
 @pytest.fixture
 def proof(signer):
-    note = checkpoint.sign(Checkpoint("acme.example/log/a", 3, b"r" * 32), signer)
+    head = Head("acme.example/log/a", 3, b"r" * 32, b"m" * 32, "2026-12-06T09:00:00.000000Z")
+    note = heads.sign(head, signer)
     return TlogProof(2, (b"h" * 32,), note)
 
 
@@ -446,7 +448,7 @@ def test_another_form_of_a_proof_is_refused(proof, before, after):
     changed = text.replace(before, after, 1)
     assert changed != text
     with pytest.raises(DecodeError):
-        checkpoint.parse(tlog_proof.parse(changed).note)
+        heads.parse(tlog_proof.parse(changed).note)
     assert tlog_proof.parse(text) == proof
 
 

@@ -66,18 +66,3 @@ def waiting(guard):
 def test_without_contents_no_call_is_known_to_be_in_doubt(waiting):
     whole, bare = waiting
     assert (len(whole.in_doubt), bare.in_doubt) == (1, ())
-
-
-def test_a_checkpoint_beside_the_head_that_nobody_has_signed_is_found(guard):
-    class Spoilt:
-        """The reader of the guard, whose checkpoint is none."""
-
-        def __getattr__(self, name):
-            return getattr(guard.reader(), name)
-
-        def checkpoint(self):
-            return guard.reader().checkpoint()[:-5] + b"AAA=\n"
-
-    assert examine(guard.reader(), guard.trust).ok
-    (problem,) = examine(Spoilt(), guard.trust).problems
-    assert "checkpoint" in problem.what

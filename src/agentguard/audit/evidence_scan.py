@@ -51,7 +51,7 @@ class LogScan:
     ) -> None:
         self._reader = reader
         self._subjects = frozenset(subject.encode() for subject in subjects)
-        self.note: Final = reader.checkpoint() or b""
+        self.note: Final = reader.head() or b""
         self.covering: Final = verify_checkpoint(self.note, trust)
         self.keys: Final[dict[KeyName, int]] = {}
         self._about: defaultdict[tuple[str, str], list[int]] = defaultdict(list)

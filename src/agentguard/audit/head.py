@@ -1,8 +1,7 @@
-"""The head: one signed statement over the log and the map, made anew with each commit.
+"""The head: the checkpoint of the log and the map, signed anew with each commit.
 
-A head is a signed note (C2SP signed-note) with a text of agentguard's own, since a checkpoint has
-no room for the map's root (C2SP tlog-checkpoint). Its first line is no name of a log, so that no
-head passes for a checkpoint, nor the other way round.
+A head is a checkpoint (C2SP tlog-checkpoint) in a signed note (C2SP signed-note). Two extension
+lines have what decides later calls: the root of the map, and the newest time in the log.
 """
 
 from __future__ import annotations
@@ -14,12 +13,12 @@ from typing import Final, NamedTuple
 from agentguard.audit import checkpoint
 from agentguard.audit.checkpoint import Checkpoint
 from agentguard.audit.entry import parse_time
+from agentguard.audit.merkle import HASH_SIZE
 from agentguard.errors import DecodeError, VerificationError
 from agentguard.signing.canonical import b64_decode, b64_encode
 from agentguard.signing.keys import PublicKey, Signer
 
-KIND: Final = "agentguard head v1"
-_TEXT: Final = re.compile(rf"{KIND}\n([^\n]+)\n([0-9]{{1,19}})\n([^\n]+)\n([^\n]+)\n([^\n]+)\n")
+_TEXT: Final = re.compile(r"([^\n]+)\n([0-9]{1,19})\n([^\n]+)\nmap ([^\n]+)\ntime ([^\n]+)\n")
 
 
 class Head(NamedTuple):
@@ -37,13 +36,13 @@ class Head(NamedTuple):
 
     @property
     def checkpoint(self) -> Checkpoint:
-        """The checkpoint of the same log and size."""
+        """The three lines of it that every checkpoint has."""
         return Checkpoint(self.log, self.size, self.root)
 
     def text(self) -> bytes:
         """Return what is signed."""
         point = self.checkpoint.body().decode()
-        return f"{KIND}\n{point}{b64_encode(self.map_root)}\n{self.at}\n".encode()
+        return f"{point}map {b64_encode(self.map_root)}\ntime {self.at}\n".encode()
 
 
 def sign(head: Head, signer: Signer) -> bytes:
@@ -51,32 +50,39 @@ def sign(head: Head, signer: Signer) -> bytes:
     return checkpoint.sign_note(head.text(), head.log, signer)
 
 
-def verify(note: object, keys: Iterable[PublicKey], log: str) -> tuple[Head, PublicKey]:
-    """Return the head of a log that one of ``keys`` has signed, and that key.
-
-    Raises ``DecodeError`` and ``VerificationError``: ``head.malformed`` for another text or another
-    log's head, ``signature.missing``, ``signature.invalid``, ``note.malformed``.
-    """
-    text, key = checkpoint.verify_note(note, keys, log)
-    head = _read(text)
-    if head is None or head.log != log:
-        raise VerificationError(f"not a head of the log {log}", code="head.malformed")
-    return head, key
-
-
 def parse(note: object) -> Head:
-    """Read a head without verifying it; raises ``DecodeError`` (``note.malformed``)."""
-    head = _read(checkpoint.note_text(note))
-    if head is None:
-        raise DecodeError("not the head of a log", code="note.malformed")
-    return head
+    """Read a head without verifying it, also one that others have signed as well.
+
+    Raises ``DecodeError`` (``note.malformed``, ``base64.malformed``, ``entry.malformed``).
+    """
+    return _read(checkpoint.read_note(note)[0])
 
 
-def _read(text: str) -> Head | None:
+def verify(note: object, keys: Iterable[PublicKey], log: str) -> tuple[Head, PublicKey]:
+    """Return the head of a log, and the key of ``keys`` that has signed it.
+
+    The caller checks whether the key was valid at that time. Raises ``DecodeError`` as ``parse``
+    does, and ``VerificationError``: ``checkpoint.origin`` for another log's, ``signature.missing``,
+    ``signature.invalid``.
+    """
+    text, signatures = checkpoint.read_note(note)
+    head = _read(text)
+    if head.log != log:
+        raise VerificationError(
+            f"expected a checkpoint of {log}, the log of the trust document, found one of "
+            f"{head.log!r}: one of the two is not the one you mean",
+            code="checkpoint.origin",
+        )
+    return head, checkpoint.verify_note(text, signatures, keys, log)
+
+
+def _read(text: str) -> Head:
     match = _TEXT.fullmatch(text)
-    if match is None:
-        return None
-    name, size, root, map_root, at = match.groups()
-    head = Head(name, int(size), b64_decode(root), b64_decode(map_root), at)
-    parse_time(at)
-    return head if head.text().decode() == text else None
+    if match is not None:
+        log, size, root, map_root, at = match.groups()
+        head = Head(log, int(size), b64_decode(root), b64_decode(map_root), at)
+        parse_time(at)
+        if head.text().decode() == text and len(head.map_root) == HASH_SIZE:
+            return head
+    message = "not a checkpoint of agentguard: expected origin, size, root, map and time"
+    raise DecodeError(message, code="note.malformed")

@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from agentguard.audit import merkle, statements
+from agentguard.audit import head as heads
+from agentguard.audit import merkle
 from agentguard.audit.checkpoint import Checkpoint
 from agentguard.audit.entry import Entry, parse_time
 from agentguard.audit.evidence_file import LoggedEntry
@@ -79,7 +80,9 @@ def verify_checkpoint(note: bytes, trust: TrustDocument) -> VerifiedCheckpoint:
 
     Raises ``DecodeError`` or ``VerificationError``.
     """
-    return VerifiedCheckpoint(*statements.check_checkpoint(note, trust, trust.log))
+    log_keys = {one.key: one for one in trust.keys_for("log")}
+    head, key = heads.verify(note, log_keys, trust.log)
+    return VerifiedCheckpoint(head.checkpoint, log_keys[key])
 
 
 def prove(body: bytes, proof: TlogProof, covering: VerifiedCheckpoint) -> ProvenEntry:

@@ -112,9 +112,6 @@ class LogReader(Protocol):
     def head(self) -> bytes | None:
         """Return the signed note of the head (``audit/head.py``); None without one."""
 
-    def checkpoint(self) -> bytes | None:
-        """Return the signed note of the newest checkpoint; None without one."""
-
     def entries(
         self, *, after: int = -1, newest_first: bool = False
     ) -> Iterator[tuple[int, bytes]]:

@@ -1,4 +1,4 @@
-"""Checks that several kinds of entries share: who made a call, and for whom; data; checkpoints.
+"""Checks that several kinds of entries share: who made a call, and for whom; data.
 
 ``kinds/`` has the rule of each kind. The verifier of a log (``contents.py``) and the verifier of
 evidence (``evidence.py``) apply both.
@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from agentguard.audit import checkpoint
-from agentguard.audit.checkpoint import Checkpoint
 from agentguard.audit.entry import Attachment, Commitments, mismatch
 from agentguard.call.invocation import REFUSED_CHAIN, SALT_SIZE, call_digest, commitment
 from agentguard.delegation import verification
@@ -17,7 +15,7 @@ from agentguard.delegation.chain import Chain
 from agentguard.errors import DecodeError, VerificationError
 from agentguard.identity.credential import Credential
 from agentguard.identity.principal import require_principal
-from agentguard.identity.trust import TrustDocument, TrustedKey
+from agentguard.identity.trust import TrustDocument
 from agentguard.signing.canonical import JSON
 from agentguard.signing.dsse import Envelope
 
@@ -133,16 +131,3 @@ def check_attachments(attachments: Sequence[Attachment], commitments: Commitment
         if len(salt) != SALT_SIZE or commitment(salt, data) != stated:
             verb = "were" if role == "arguments" else "was"
             raise mismatch(f"the {role} kept beside the entry {verb} changed")
-
-
-def check_checkpoint(
-    note: bytes, trust: TrustDocument, origin: str
-) -> tuple[Checkpoint, TrustedKey]:
-    """Return a checkpoint of ``origin`` and the log key of ``trust`` that has signed the note.
-
-    The caller checks whether the key was valid at that time. Raises ``DecodeError`` or
-    ``VerificationError``.
-    """
-    log_keys = list(trust.keys_for("log"))
-    point, key = checkpoint.verify_any(note, (trusted.key for trusted in log_keys), origin=origin)
-    return point, next(trusted for trusted in log_keys if trusted.key == key)

@@ -1,4 +1,4 @@
-"""The verifier of a log: entries, a head and a checkpoint in, findings out.
+"""The verifier of a log: entries and a head in, findings out.
 
 ``LogVerifier`` recomputes the tree over the entries and compares it with the signed head, and with
 the checkpoints that somebody kept outside; ``contents.py`` verifies what the entries say. Trust
@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 from agentguard.audit import head as heads
-from agentguard.audit import merkle, statements
+from agentguard.audit import merkle
 from agentguard.audit.ahead import EntryReader, InOneThread, ReadEntry, read_ahead
 from agentguard.audit.checkpoint import WitnessedCheckpoint
 from agentguard.audit.contents import ContentsVerifier
@@ -62,15 +62,13 @@ class LogVerifier:
         """The number of entries so far."""
         return self._tree.size
 
-    def walk(
-        self, head: bytes | None, point: bytes | None, entries: Iterable[StoredEntry]
-    ) -> Iterator[int]:
+    def walk(self, head: bytes | None, entries: Iterable[StoredEntry]) -> Iterator[int]:
         """Verify the log, yielding the number of entries so far.
 
-        ``head`` and ``point`` are the signed notes of the log's head and of its checkpoint, None
-        without one. Entries past those that the head covers are not read.
+        ``head`` is the signed note of the log's head, None without one. Entries past those that it
+        covers are not read.
         """
-        key = self._read_head(head, point)
+        key = self._read_head(head)
         witnesses = [*self.kept]
         if self.head is not None:
             covered = self.head.checkpoint
@@ -156,8 +154,8 @@ class LogVerifier:
 
     # --- the head --------------------------------------------------------------------------------
 
-    def _read_head(self, note: bytes | None, point: bytes | None) -> TrustedKey | None:
-        """Verify the signatures of the head and of the checkpoint; return the key."""
+    def _read_head(self, note: bytes | None) -> TrustedKey | None:
+        """Verify the signature of the head; return the key."""
         if note is None:
             self._fail(None, "the log has no head")
             return None
@@ -167,14 +165,6 @@ class LogVerifier:
         except AgentguardError as error:
             self._fail(None, f"the head does not verify: {error}")
             return None
-        try:
-            covered, signer = statements.check_checkpoint(point or b"", self.trust, self.trust.log)
-            if covered != self.head.checkpoint:
-                raise VerificationError("it is not of the entries that the head covers")
-            if signer.key != key:
-                raise VerificationError("another key has signed it than the head's")
-        except AgentguardError as error:
-            self._fail(None, f"the newest checkpoint does not verify: {error}")
         return trusted[key]
 
     def _check_time(self, head: Head, key: TrustedKey) -> None:

@@ -155,7 +155,6 @@ framework | | | install a version of the framework that the message names
 framework.unsupported | | An adapter does not run on the framework's version that is there. |
 git | | | install git
 git.missing | | The demo needs git. |
-head.malformed | | Not a head of the store, or another log's. | run agentguard doctor, which checks the state, the keys and the log
 hop | | | do not trust the chain, and ask whoever sent it for a new one
 hop.audience | | A hop's audience is wider than that of the one before. |
 hop.calls | | A hop allows more calls than the one before. |

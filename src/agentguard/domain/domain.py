@@ -165,7 +165,7 @@ def found(
             keystore.save_key(state, "log", log_key, passphrase)
             keystore.save_key(state, "admin", admin, passphrase)
             files.write_new(state / keystore.TRUST, trust.dumps())
-            sqlite.make(path_in(state), *first_head(trust.log, log_key, timestamp(now)))
+            sqlite.make(path_in(state), first_head(trust.log, log_key, timestamp(now)))
             founded = replace(config, state=state)
             log = StateDomain(founded, lambda: passphrase, trust, issuer, log_key).open_log(now)
             try:

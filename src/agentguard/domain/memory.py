@@ -89,5 +89,5 @@ def new_domain(trust_domain: str, *, now: datetime) -> MemoryDomain:
     """Make a domain in memory, with new keys and an empty log."""
     issuer, log_key = new_key(), new_key()
     trust = new_trust(trust_domain, now, {"issuer": issuer, "log": log_key})
-    engine = MemoryEngine(*first_head(trust.log, log_key, timestamp(now)))
+    engine = MemoryEngine(first_head(trust.log, log_key, timestamp(now)))
     return MemoryDomain(trust, issuer, log_key, engine, os.urandom(32))

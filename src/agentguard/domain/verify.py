@@ -12,7 +12,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import starmap
 from pathlib import Path
-from typing import Final
 
 from agentguard.audit.checkpoint import Checkpoint, WitnessedCheckpoint
 from agentguard.audit.entry import StoredEntry
@@ -29,9 +28,6 @@ from agentguard.errors import AgentguardError, StorageError
 from agentguard.identity.trust import TrustDocument
 from agentguard.storage.anchor import head_path
 from agentguard.store.anchor import Anchor
-
-_LOOKS: Final = 20
-"""How often the two notes are read, until no commit comes between."""
 
 
 def examine(  # noqa: PLR0913  what a caller may leave out or add
@@ -112,7 +108,7 @@ class _Verification:
     def run(self) -> None:
         verifier = self.verifier
         try:
-            for done in verifier.walk(*self._notes(), self._entries()):
+            for done in verifier.walk(self.reader.head(), self._entries()):
                 self.progress(done)
             self._compare_maps()
             self._find_uncovered()
@@ -137,16 +133,6 @@ class _Verification:
         if self.verifier.contents:
             return self.reader.stored()
         return starmap(StoredEntry, self.reader.entries())
-
-    def _notes(self) -> tuple[bytes | None, bytes | None]:
-        """Return the notes of the head and of the checkpoint, of one commit."""
-        head, point = self.reader.head(), self.reader.checkpoint()
-        for _again in range(_LOOKS):
-            before, head = head, self.reader.head()
-            if head == before:
-                break
-            point = self.reader.checkpoint()
-        return head, point
 
     def _compare_maps(self) -> None:
         head, seen = self.verifier.head, self.anchored

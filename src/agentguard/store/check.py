@@ -28,7 +28,7 @@ _PART: Final = 1000
 _LISTED: Final = 10
 _INTEGRITY: Final = f"PRAGMA integrity_check({_LISTED})"
 
-HEAD: Final = "SELECT note, checkpoint, peaks FROM head WHERE log = ?"
+HEAD: Final = "SELECT note, peaks FROM head WHERE log = ?"
 _ENTRIES: Final = (
     "SELECT idx, leaf, body FROM entry WHERE log = ? AND idx >= ? AND idx < ? ORDER BY idx LIMIT ?"
 )
@@ -86,7 +86,7 @@ def problems(read: Read) -> Iterator[str]:
 def _overview(query: Query) -> _Overview:
     """Read all but the entries, with the number of the map's nodes that the head covers."""
     try:
-        note, _checkpoint, peaks = query(HEAD, (LOG,))[0]
+        note, peaks = query(HEAD, (LOG,))[0]
         head = heads.parse(note)
     except (DecodeError, IndexError) as error:
         raise _DamageError(f"the head can't be read: {error}") from error

@@ -13,7 +13,7 @@ from agentguard.audit.log import PageReader
 
 SCHEMA: Final = """
 CREATE TABLE head (
-    log INTEGER PRIMARY KEY, note BLOB NOT NULL, checkpoint BLOB NOT NULL, peaks BLOB NOT NULL
+    log INTEGER PRIMARY KEY, note BLOB NOT NULL, peaks BLOB NOT NULL
 ) STRICT;
 CREATE TABLE entry (
     log INTEGER NOT NULL, idx INTEGER NOT NULL, kind TEXT NOT NULL, at TEXT NOT NULL,
@@ -48,8 +48,8 @@ IN_LIST: Final = "IN (SELECT value FROM json_each(?))"
 T = TypeVar("T")
 Row = tuple[Any, ...]
 
-MakeHead = Callable[[], tuple[bytes, bytes, bytes]]
-"""Returns the head's signed note, its checkpoint's, and the peaks of its tree."""
+MakeHead = Callable[[], tuple[bytes, bytes]]
+"""Returns the head's signed note, and the peaks of its tree."""
 
 Query = Callable[[str, Sequence[object]], list[Row]]
 """Runs one statement on one moment of the database; a list among the values is for ``IN_LIST``."""

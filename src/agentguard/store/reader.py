@@ -95,11 +95,6 @@ class StoredLog:
         row = self._row()
         return None if row is None else row[0]
 
-    def checkpoint(self) -> bytes | None:
-        """The signed note of the newest checkpoint."""
-        row = self._row()
-        return None if row is None else row[1]
-
     def entries(
         self, *, after: int = -1, newest_first: bool = False
     ) -> Iterator[tuple[int, bytes]]:

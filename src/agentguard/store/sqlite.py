@@ -29,8 +29,8 @@ FORMAT: Final = shared.Format(0x41475331, 1, SCHEMA)  # "AGS1"
 ERASED: Final = "(commitment, salt, data) = ('', x'', x'')"
 """The row of an erased attachment; a deletion of the row would move other rows."""
 
-_MOVE_HEAD: Final = "UPDATE head SET note = ?, checkpoint = ?, peaks = ? WHERE log = 0"
-_FIRST_HEAD: Final = "INSERT INTO head VALUES (0, ?, ?, x'')"
+_MOVE_HEAD: Final = "UPDATE head SET note = ?, peaks = ? WHERE log = 0"
+_FIRST_HEAD: Final = "INSERT INTO head VALUES (0, ?, x'')"
 _ERASE: Final = (
     "UPDATE attachment SET commitment = '', salt = x'', data = x''"  # noqa: S608  of a constant
     f" WHERE log = 0 AND idx = ? AND NOT {ERASED}"
@@ -44,9 +44,9 @@ def path_in(state: Path) -> Path:
     return state / "log.sqlite"
 
 
-def make(path: Path, note: bytes, checkpoint: bytes) -> None:
-    """Make the file of an empty store, whole or not at all, with its first head and checkpoint."""
-    shared.make(path, FORMAT, _FIRST_HEAD, (note, checkpoint))
+def make(path: Path, note: bytes) -> None:
+    """Make the file of an empty store, whole or not at all, with its first head."""
+    shared.make(path, FORMAT, _FIRST_HEAD, (note,))
 
 
 class Connection:
@@ -170,10 +170,10 @@ class MemoryEngine:
 
     is_shared = False
 
-    def __init__(self, note: bytes, checkpoint: bytes) -> None:
+    def __init__(self, note: bytes) -> None:
         self._connection = sqlite3.connect(":memory:", **shared.OPTIONS)
         self._connection.executescript(SCHEMA)
-        self._connection.execute(_FIRST_HEAD, (note, checkpoint))
+        self._connection.execute(_FIRST_HEAD, (note,))
         self._lock = OwnedLock("the store was read or written")  # there is one connection for both
         self.committed: list[_Kept] = []
         self._make_head: MakeHead | None = None

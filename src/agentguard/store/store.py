@@ -20,8 +20,8 @@ from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 
-from agentguard.audit import checkpoint, merkle
 from agentguard.audit import head as heads
+from agentguard.audit import merkle
 from agentguard.audit.entry import LOG
 from agentguard.audit.head import Head
 from agentguard.audit.map import EMPTY_ROOT, Cache, Map, encode
@@ -103,10 +103,9 @@ def _touch(rows: Writing) -> None:
     rows.commit()
 
 
-def first_head(log: str, signer: Signer, at: str) -> tuple[bytes, bytes]:
-    """Return the signed head of an empty store, and its checkpoint."""
-    head = Head(log, 0, merkle.EMPTY_ROOT, EMPTY_ROOT, at)
-    return heads.sign(head, signer), checkpoint.sign(head.checkpoint, signer)
+def first_head(log: str, signer: Signer, at: str) -> bytes:
+    """Return the signed head of an empty store."""
+    return heads.sign(Head(log, 0, merkle.EMPTY_ROOT, EMPTY_ROOT, at), signer)
 
 
 class Queued:
@@ -270,7 +269,7 @@ class Store:
         rows = query(check.HEAD, (LOG,))
         if len(rows) != 1 or {*map(type, rows[0])} != {bytes}:
             raise _corrupt("the store has no head")
-        note, _checkpoint, peaks = rows[0]
+        note, peaks = rows[0]
         if seen is not None and seen.note == note:
             return seen
         try:
@@ -644,9 +643,9 @@ class Store:
         head = Head(self._log, batch.peaks.size, batch.peaks.root(), map_root, batch.newest)
         signer, peaks = self._signer, batch.peaks.encode()
 
-        def signed() -> tuple[bytes, bytes, bytes]:
+        def signed() -> tuple[bytes, bytes]:
             try:
-                return heads.sign(head, signer), checkpoint.sign(head.checkpoint, signer), peaks
+                return heads.sign(head, signer), peaks
             except Exception as error:  # a signer may be a service
                 message = f"the log's key can't sign ({type(error).__name__}: {error})"
                 raise StorageError(message) from error

@@ -345,7 +345,7 @@ PLANTED = {
         "decision, status, task_id, trace_id, leaf, body FROM entry WHERE idx = 0"
     ),
     "a node": "INSERT INTO map VALUES (0, 'ff', x'02')",
-    "a head": "INSERT INTO head SELECT 1, note, checkpoint, peaks FROM head",
+    "a head": "INSERT INTO head SELECT 1, note, peaks FROM head",
     "a hash": "INSERT INTO tree VALUES (0, 4, 0, x'00')",
 }
 

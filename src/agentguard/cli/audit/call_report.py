@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
 from agentguard.approvals.roster import Answer
-from agentguard.audit import statements
+from agentguard.audit import inclusion, statements
 from agentguard.audit.checkpoint import Checkpoint
 from agentguard.audit.entry import Commitments, Entry, parse_time, present
 from agentguard.audit.find import (
@@ -265,10 +265,7 @@ class _ReportBuilder:
 
     def _head(self) -> Checkpoint:
         report = self.report
-        note = self.reader.checkpoint()
-        if note is None:
-            raise VerificationError("there is none")
-        head, _key = statements.check_checkpoint(note, self.trust, self.trust.log)
+        head = inclusion.verify_checkpoint(self.reader.head() or b"", self.trust).point
         if head.size <= report.index:
             raise VerificationError(f"it covers {head.size} entries, and not this one")
         return head

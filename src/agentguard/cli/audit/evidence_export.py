@@ -12,7 +12,6 @@ from typing import Unpack
 
 import click
 
-from agentguard.audit import checkpoint
 from agentguard.audit.entry import CallPlace
 from agentguard.audit.kinds.calls import CallEntry
 from agentguard.audit.log import LogReader
@@ -117,8 +116,6 @@ def _nothing(selection: Filter) -> CallError:
 
 def _covered(reader: LogReader) -> int:
     """Return how many entries the newest checkpoint covers."""
-    note = reader.checkpoint()
     with suppress(DecodeError):
-        if note is not None:
-            return checkpoint.parse(note).checkpoint.size
+        return reader.size()
     return 0

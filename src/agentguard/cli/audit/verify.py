@@ -14,7 +14,7 @@ from typing import Final
 
 import click
 
-from agentguard.audit import checkpoint
+from agentguard.audit import head as heads
 from agentguard.audit.checkpoint import WitnessedCheckpoint
 from agentguard.audit.findings import Problem
 from agentguard.audit.log import LogReader
@@ -33,7 +33,7 @@ from agentguard.errors import AgentguardError, DecodeError, StorageError, Verifi
 from agentguard.identity.trust import seconds
 
 _WITHOUT: Final = (
-    "signatures, but for those of the head and the newest checkpoint",
+    "signatures, but for that of the head",
     "what the entries say: credentials, policies, arguments, results",
 )
 _COLUMNS: Final = "the columns by which entries are found, from which the calls in doubt are taken"
@@ -50,7 +50,7 @@ _DOUBTS: Final = "which calls are in doubt: in a file that is damaged they are n
     Option("--no-signatures", "Check hashes, checkpoints and the anchor only."),
     Option(
         "--against FILE",
-        "Checkpoints that somebody else has kept: signed ones, heads of an anchor, evidence, or "
+        "Checkpoints that somebody else has kept: signed ones, as an anchor has, evidence, or "
         "traces as Jaeger's API returns them; may be repeated.",
         type=PATH,
         multiple=True,
@@ -159,9 +159,8 @@ def _require_same_log(reader: LogReader, log: TrustedLog) -> None:
     Where the checkpoint can't be read, the verification itself reports it.
     """
     with suppress(StorageError, DecodeError):
-        note = reader.checkpoint()
-        origin = checkpoint.parse(note).checkpoint.origin if note is not None else None
-        if origin not in (None, log.trust.document.log):
+        origin = heads.parse(reader.head()).log
+        if origin != log.trust.document.log:
             message = (
                 f"{log.trust.source} is the trust document of {log.trust.document.log}, and "
                 f"{from_home(log.location.state)} holds {origin}: one of the two is not the one "

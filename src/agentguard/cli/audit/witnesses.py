@@ -1,7 +1,7 @@
 """Reads the files of ``audit verify --against``: checkpoints of the log that others have kept.
 
-Signed checkpoints, the heads that an anchor keeps, and evidence have the signature of the log key.
-The spans of a trace store have unsigned checkpoints (``Checkpoint.line`` in
+Signed checkpoints, as an anchor keeps one, and evidence have the signature of the log key. The
+spans of a trace store have unsigned checkpoints (``Checkpoint.line`` in
 ``agentguard/audit/checkpoint.py``), for which only the trace store vouches. ``domain/verify.py``
 compares the log with the checkpoints.
 """
@@ -14,8 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from agentguard.audit import checkpoint, statements
-from agentguard.audit import head as heads
+from agentguard.audit import checkpoint, inclusion
 from agentguard.audit.checkpoint import Checkpoint, WitnessedCheckpoint
 from agentguard.audit.evidence_file import EvidenceFile
 from agentguard.cli.terminal import files, screen
@@ -54,7 +53,7 @@ def read(path: Path, trust: TrustDocument) -> Witness:
                 return _from_traces(value, trust, path)
         return Witness(tuple(_verified(note, trust) for note in _notes(data)))
     except DecodeError as error:
-        message = f"{path} has neither signed checkpoints or heads nor evidence nor traces: {error}"
+        message = f"{path} has neither signed checkpoints nor evidence nor traces: {error}"
         raise DecodeError(message, code=error.code) from error
     except AgentguardError as error:
         message = f"{path} can't vouch for this log: {error}"
@@ -65,10 +64,7 @@ def read(path: Path, trust: TrustDocument) -> Witness:
 
 
 def _verified(note: bytes, trust: TrustDocument) -> WitnessedCheckpoint:
-    if note.startswith(heads.KIND.encode()):  # what an anchor keeps
-        head, _key = heads.verify(note, (one.key for one in trust.keys_for("log")), trust.log)
-        return WitnessedCheckpoint(head.checkpoint)
-    return WitnessedCheckpoint(statements.check_checkpoint(note, trust, trust.log)[0])
+    return WitnessedCheckpoint(inclusion.verify_checkpoint(note, trust).point)
 
 
 def _notes(data: bytes) -> Iterator[bytes]:
