@@ -421,7 +421,7 @@ def test_an_outcome_arrives_after_the_connections_were_lost(place):
 def test_a_client_that_dies_in_a_tool_leaves_its_call_in_doubt(place):
     program = (
         "import os\nfrom agentguard import Guard\n"
-        "guard = Guard(open_embedded(config.load(Path('agentguard.toml')), None))\n"
+        "guard = Guard.open('agentguard.toml')\n"
         "guard.new_agent('clerk').call(guard.tool(name='slow')(lambda: os._exit(0)))\n"
     )
     assert place.programs.run("-c", program, cwd=place.folder).returncode == 0
