@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -43,9 +43,11 @@ MOST = 1_000_000
 
 
 class Place:
-    """A trust domain in memory or on disk, and a call to make in it."""
+    """A trust domain in memory or on disk, and a call to make in it; ``stack`` closes its guard."""
 
-    def __init__(self, folder: Path | None, policy: str, agents: dict[str, Any]) -> None:
+    def __init__(
+        self, stack: ExitStack, folder: Path | None, policy: str, agents: dict[str, Any]
+    ) -> None:
         self.bob = Ed25519Signer.from_seed(os.urandom(32))
         bob = {"principal": "user:bob", "keys": [self.bob.public_key.openssh()]}
         with tempfile.TemporaryDirectory() as name:
@@ -57,6 +59,7 @@ class Place:
                 self.guard = Guard.ephemeral(where / "authz.rego", config=tables)
             else:
                 self.guard = _durable(folder, {"agents": agents, "approvers": {"bob": bob}})
+        stack.enter_context(self.guard)
 
         @self.guard.tool(
             resource="repo:{repo}",
@@ -97,14 +100,14 @@ def _durable(folder: Path, tables: dict[str, Any]) -> Guard:
     return Guard.open(path, passphrase=passphrase)
 
 
-def plain(folder: Path | None) -> Callable[[], None]:
+def plain(stack: ExitStack, folder: Path | None) -> Callable[[], None]:
     """A call that the policy allows."""
-    return Place(folder, POLICY, AGENT).call
+    return Place(stack, folder, POLICY, AGENT).call
 
 
-def counted(folder: Path | None) -> Callable[[], None]:
+def counted(stack: ExitStack, folder: Path | None) -> Callable[[], None]:
     """A call under ``max_calls``."""
-    place = Place(folder, POLICY, DELEGATED)
+    place = Place(stack, folder, POLICY, DELEGATED)
     lent = place.guard.delegate("user:alice", scope=["pr:write"], task_id="t", max_calls=MOST)
 
     def call() -> None:
@@ -114,12 +117,13 @@ def counted(folder: Path | None) -> Callable[[], None]:
     return call
 
 
-def approved(folder: Path | None) -> Callable[[], None]:
+def approved(stack: ExitStack, folder: Path | None) -> Callable[[], None]:
     """A call that a person approves: the request, the answer, and the call."""
-    return Place(folder, ASKING, AGENT).approved_call
+    return Place(stack, folder, ASKING, AGENT).approved_call
 
 
-ARMS: dict[str, tuple[Callable[[Path | None], Callable[[], None]], bool]] = {
+Make = Callable[[ExitStack, Path | None], Callable[[], None]]
+ARMS: dict[str, tuple[Make, bool]] = {
     "plain-memory": (plain, False),
     "plain-disk": (plain, True),
     "counted-memory": (counted, False),
@@ -132,14 +136,14 @@ ARMS: dict[str, tuple[Callable[[Path | None], Callable[[], None]], bool]] = {
 def work() -> None:
     """Make the calls that standard input names, and tell their microseconds."""
     calls: dict[str, Callable[[], None]] = {}
-    with tempfile.TemporaryDirectory(prefix="agentguard-bench-") as name:
+    with tempfile.TemporaryDirectory(prefix="agentguard-bench-") as name, ExitStack() as stack:
         for line in sys.stdin:
             arm, count = line.split()
             if arm not in calls:
                 make, is_durable = ARMS[arm]
                 folder = Path(name) / arm
                 folder.mkdir()
-                calls[arm] = make(folder if is_durable else None)
+                calls[arm] = make(stack, folder if is_durable else None)
             call = calls[arm]
             gc.collect()
             gc.disable()

@@ -100,6 +100,9 @@ class Engine(Protocol):
     def read(self, work: Callable[[Query], T]) -> T:
         """Return what ``work`` returns whose queries see one moment."""
 
+    def query(self, statement: str, values: Sequence[object]) -> list[Row]:
+        """Run one statement that reads what is committed by now; from a thread of ``read``'s."""
+
     def pages_at(self, query: Query) -> PageReader:
         """Return what reads the pages at the moment of a query."""
 

@@ -159,8 +159,7 @@ class StoreLog:
 
     def refusal(self, names: AbstractSet[str]) -> tuple[str, str] | None:
         """Return the code and the reason with which a bearer of these names is refused, or None."""
-        # no other process writes a log in memory: a look waits for no commit
-        if not self._store.is_shared and self._refusals.has_none(self._store.seen.map_root, names):
+        if self._refusals.has_none(self._store.head().map_root, names):
             return None
         return self._store.look(lambda view: self._refusals.of(view, names))
 

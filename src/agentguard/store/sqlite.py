@@ -210,7 +210,18 @@ class MemoryEngine:
             return _rows(self._connection, statement, values)
 
     def pages_at(self, query: Query) -> PageReader:  # noqa: ARG002
-        """Return the pages, without a look into SQLite."""
+        """Return what reads the pages, without a look into SQLite."""
+        return self
+
+    def page(self, name: str) -> bytes | None:
+        """Return a page; None for none."""
+        return self._pages_by_now().page(name)
+
+    def pages(self, folder: str) -> dict[str, bytes]:
+        """Return the pages of a folder, the oldest first."""
+        return self._pages_by_now().pages(folder)
+
+    def _pages_by_now(self) -> MemoryPages:
         late = list(takewhile(lambda kept: kept.number > self._paged, reversed(self.committed)))
         for kept in reversed(late):
             for name, page in kept.pages.items():
@@ -222,7 +233,7 @@ class MemoryEngine:
         return self._pages
 
     def _write(self) -> None:
-        self.pages_at(self.query)
+        self._pages_by_now()
         written, newest = self._written(), self.committed[-1]
         with self._connection:
             self._connection.execute("BEGIN")
@@ -276,10 +287,18 @@ class FileEngine:
     def read(self, work: Callable[[Query], T]) -> T:
         """Return what ``work`` returns, whose queries see one moment."""
         with shared.errors(self._path):
-            if self._reader is None:
-                self._reader = self._connected()
-            self._require_same_file()
-            return self._reader.transact("BEGIN", lambda begun: work(begun.query))
+            return self._reading().transact("BEGIN", lambda begun: work(begun.query))
+
+    def query(self, statement: str, values: Sequence[object]) -> list[Row]:
+        """Run one statement that reads what is committed by now, in no transaction."""
+        with shared.errors(self._path):
+            return _rows(self._reading().raw, statement, values)
+
+    def _reading(self) -> Connection:
+        if self._reader is None:
+            self._reader = self._connected()
+        self._require_same_file()
+        return self._reader
 
     def pages_at(self, query: Query) -> PageReader:
         """Return what reads the pages at the moment of a query."""

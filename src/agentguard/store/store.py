@@ -204,11 +204,6 @@ class Store:
         self._flusher: threading.Thread | None = None
 
     @property
-    def is_shared(self) -> bool:
-        """Whether other processes may write the store."""
-        return self._engine.is_shared
-
-    @property
     def seen(self) -> Head:
         """The newest head that this process has seen, without a look at the database."""
         assert self._seen is not None  # noqa: S101  ``__init__`` has read one
@@ -222,7 +217,15 @@ class Store:
         Raises ``StorageError``: ``storage.rolled_back`` for an older or another store than was
         seen, ``storage.corrupt`` for a head that no key of the log has signed.
         """
-        return self._read(lambda seen, _query: seen.head)
+        self._require_usable()
+        if self._seen is not None:
+            if not self._engine.is_shared:
+                return self._seen.head  # nobody else writes it, and a look waits for no commit
+            with self._reading.held():
+                seen = self._seen
+                if [note for note, _peaks in self._engine.query(check.HEAD, (LOG,))] == [seen.note]:
+                    return seen.head
+        return self._read(lambda newest, _query: newest.head)
 
     def look(self, work: Callable[[View], T]) -> T:
         """Return what ``work`` reads in the newest state."""
