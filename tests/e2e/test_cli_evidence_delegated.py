@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from leaf_tree import LeafTree
 
 from agentguard import Decision, Guard
 from agentguard.audit import head as heads
@@ -185,7 +186,7 @@ class Forger:
         return self._file(bodies[: call + 1], predicate)
 
     def _file(self, bodies: list[bytes], predicate: Any) -> bytes:
-        call, tree = len(bodies) - 1, merkle.Tree(map(merkle.leaf_hash, bodies))
+        call, tree = len(bodies) - 1, LeafTree(map(merkle.leaf_hash, bodies))
         needed = {"key", "config", "policy"}
         kinds = [canonical.loads_object(body)["kind"] for body in bodies]
         places = [i for i, kind in enumerate(kinds) if kind in needed]

@@ -13,6 +13,7 @@ import pytest
 import rfc8785
 from hypothesis import example, given
 from hypothesis import strategies as st
+from leaf_tree import LeafTree
 
 from agentguard.audit import merkle
 from agentguard.errors import DecodeError, VerificationError
@@ -240,7 +241,7 @@ def test_inclusion_proofs_hold_for_their_leaf_alone(data: st.DataObject) -> None
     leaves = hashes(data.draw(st.integers(1, 70)))
     index = data.draw(st.integers(0, len(leaves) - 1))
     root = naive_root(leaves)
-    proof = merkle.Tree(leaves).inclusion_proof(index)
+    proof = LeafTree(leaves).inclusion_proof(index)
 
     merkle.verify_inclusion(index, len(leaves), leaves[index], proof, root)
     for other in range(len(leaves)):
@@ -256,7 +257,7 @@ def test_consistency_proofs_hold_for_their_trees_alone(data: st.DataObject) -> N
     leaves = hashes(data.draw(st.integers(1, 70)))
     size = data.draw(st.integers(1, len(leaves)))
     old, new = naive_root(leaves[:size]), naive_root(leaves)
-    proof = merkle.Tree(leaves).consistency_proof(size)
+    proof = LeafTree(leaves).consistency_proof(size)
 
     merkle.verify_consistency(size, len(leaves), old, new, proof)
     edited = data.draw(st.integers(0, size - 1))
@@ -267,5 +268,5 @@ def test_consistency_proofs_hold_for_their_trees_alone(data: st.DataObject) -> N
             len(leaves),
             old,
             naive_root(rewritten),
-            merkle.Tree(rewritten).consistency_proof(size),
+            LeafTree(rewritten).consistency_proof(size),
         )

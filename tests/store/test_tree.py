@@ -8,9 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentguard.audit.merkle import CompactRange, Tree, verify_consistency, verify_inclusion
+from agentguard.audit.merkle import CompactRange, verify_consistency, verify_inclusion
 from agentguard.errors import StorageError
 from agentguard.store import tree
+
+from leaf_tree import LeafTree
 
 MOST = 700
 LEAVES = [sha256(str(i).encode()).digest() for i in range(MOST)]
@@ -39,11 +41,11 @@ STORED = Stored()
 def test_a_proof_from_stored_levels_is_that_of_the_tree(size, data):
     index = data.draw(st.integers(0, size - 1))
     proof = tree.inclusion_proof(index, size, STORED.hashes)
-    assert proof == Tree(LEAVES[:size]).inclusion_proof(index)
+    assert proof == LeafTree(LEAVES[:size]).inclusion_proof(index)
     verify_inclusion(index, size, LEAVES[index], proof, STORED.roots[size])
     older = data.draw(st.integers(1, size))
     proof = tree.consistency_proof(older, size, STORED.hashes)
-    assert proof == Tree(LEAVES[:size]).consistency_proof(older)
+    assert proof == LeafTree(LEAVES[:size]).consistency_proof(older)
     verify_consistency(older, size, STORED.roots[older], STORED.roots[size], proof)
 
 

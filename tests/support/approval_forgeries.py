@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from leaf_tree import LeafTree
 from remade_maps import map_of
 
 from agentguard import ApprovalRequest, Requirement
@@ -186,7 +187,7 @@ class Insider:
 
     def file(self, places: Sequence[int], call: int = -1) -> bytes:
         bodies = [record.body for record in self.records]
-        tree = merkle.Tree(map(merkle.leaf_hash, bodies))
+        tree = LeafTree(map(merkle.leaf_hash, bodies))
         at = str(loads_object(bodies[-1])["at"])
         head = Head(self.trust.log, len(bodies), root_of(self.records), bytes(32), at)
         note = heads.sign(head, self.keys["log"])

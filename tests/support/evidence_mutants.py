@@ -15,6 +15,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from leaf_tree import LeafTree
+
 from agentguard.audit import head as heads
 from agentguard.audit import merkle
 from agentguard.audit.checkpoint import Checkpoint
@@ -171,8 +173,8 @@ class Log:
             if parse_entry(body).kind == wanted.kind:
                 yield index
 
-    def tree(self, size: int) -> merkle.Tree:
-        return merkle.Tree(merkle.leaf_hash(body) for body in self.bodies[:size])
+    def tree(self, size: int) -> LeafTree:
+        return LeafTree(merkle.leaf_hash(body) for body in self.bodies[:size])
 
     def inclusion_proof(self, index: int, size: int) -> list[bytes]:
         return self.tree(size).inclusion_proof(index)
@@ -208,7 +210,7 @@ class Log:
     def forged(self, places: list[int], call: int) -> bytes:
         """A file with these entries about the call at an index, made without ``prove``."""
         bodies = self.bodies
-        tree = merkle.Tree(merkle.leaf_hash(body) for body in bodies)
+        tree = LeafTree(merkle.leaf_hash(body) for body in bodies)
         logged = tuple(
             LoggedEntry(bodies[i], TlogProof(i, tuple(tree.inclusion_proof(i)), self.note()))
             for i in sorted(places)

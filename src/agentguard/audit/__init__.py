@@ -1,6 +1,6 @@
 """The audit log's formats: Merkle tree, checkpoints, entries, verifier, all pure.
 
-``storage/`` keeps entries in files. The package imports nothing here, so that a program loads only
+``store/`` keeps entries. The package imports nothing here, so that a program loads only
 the modules that it uses.
 """
 

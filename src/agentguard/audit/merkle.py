@@ -6,7 +6,7 @@ leaf, and ``checkpoint.py`` the signature over a root.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from hashlib import sha256
 from typing import Final
 
@@ -18,7 +18,6 @@ HASH_SIZE: Final = 32
 EMPTY_ROOT: Final = sha256().digest()
 """The root of the tree without leaves."""
 
-_SMALL: Final = 32
 """The largest number of leaves of a subtree whose root is not cached."""
 
 
@@ -101,57 +100,6 @@ class CompactRange:
         decoded._size = size
         decoded._peaks = [data[i : i + HASH_SIZE] for i in range(0, len(data), HASH_SIZE)]
         return decoded
-
-
-class Tree:
-    """The hashes of all leaves of a tree, from which proofs are made.
-
-    A tree takes 32 bytes a leaf, and from the first proof on half as much again. The first proof
-    hashes the whole tree, and each later proof only a small part.
-    """
-
-    __slots__ = ("_leaves", "_roots")
-
-    def __init__(self, leaves: Iterable[bytes] = ()) -> None:
-        self._leaves = bytearray().join(leaves)
-        self._roots: dict[tuple[int, int], bytes] = {}
-
-    @property
-    def size(self) -> int:
-        """The number of leaves."""
-        return len(self._leaves) // HASH_SIZE
-
-    def append(self, leaf: bytes) -> None:
-        """Add a leaf by its hash (32 bytes)."""
-        self._leaves += leaf
-
-    def inclusion_proof(self, index: int) -> list[bytes]:
-        """Return the proof that the leaf at ``index`` is in the tree.
-
-        Raises ``IndexError`` if there is no such leaf. RFC 9162, 2.1.3.1.
-        """
-        return [self._root(*part) for part in inclusion_parts(index, self.size)]
-
-    def consistency_proof(self, size1: int) -> list[bytes]:
-        """Return the proof that the tree of the first ``size1`` leaves is a prefix of this one.
-
-        Raises ``IndexError`` if there are fewer leaves, or ``size1`` is 0. RFC 9162, 2.1.4.1.
-        """
-        return [self._root(*part) for part in consistency_parts(size1, self.size)]
-
-    def _root(self, start: int, end: int) -> bytes:
-        """Return the root over a range of leaves; roots of large ranges are cached."""
-        if end - start <= _SMALL:
-            tree = CompactRange()
-            for at in range(start * HASH_SIZE, end * HASH_SIZE, HASH_SIZE):
-                tree.append(bytes(self._leaves[at : at + HASH_SIZE]))
-            return tree.root()
-        root = self._roots.get((start, end))
-        if root is None:
-            middle = start + _split(end - start)
-            root = node_hash(self._root(start, middle), self._root(middle, end))
-            self._roots[start, end] = root
-        return root
 
 
 def inclusion_parts(index: int, size: int) -> list[tuple[int, int]]:

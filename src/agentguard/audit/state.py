@@ -174,11 +174,6 @@ class State:
         """Return a request; None for one that the log does not have."""
         return LoggedRequest.read(self._values.get(key(REQUESTS, request_id)))
 
-    def requests(self, ids: Iterable[str]) -> dict[str, LoggedRequest]:
-        """Return the requests of these ids that the log has."""
-        found = {one: self.request(one) for one in ids}
-        return {one: request for one, request in found.items() if request is not None}
-
     def void(self, at: int) -> None:
         """Let no approval so far, and no limit of a hop issued until ``at``, let a call run.
 
