@@ -7,12 +7,11 @@ from hashlib import sha256
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from leaf_tree import LeafTree
 
 from agentguard.audit.merkle import CompactRange, verify_consistency, verify_inclusion
 from agentguard.errors import StorageError
 from agentguard.store import tree
-
-from leaf_tree import LeafTree
 
 MOST = 700
 LEAVES = [sha256(str(i).encode()).digest() for i in range(MOST)]
