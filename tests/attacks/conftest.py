@@ -97,6 +97,11 @@ class Faults:
             raise self.at_head
         return self.inner.read(work)
 
+    def query(self, statement: str, values: Any) -> Any:
+        if self.at_head is not None:
+            raise self.at_head
+        return self.inner.query(statement, values)
+
     def pages_at(self, query: Any) -> Any:
         return self.inner.pages_at(query)
 
