@@ -31,7 +31,7 @@ def rebuild_index(place, condition):
         (schema,) = connection.execute(f"SELECT sql {named}").fetchone()
         connection.execute("DROP INDEX entry_by_invocation")
         connection.execute(
-            f"CREATE INDEX entry_by_invocation ON entry (log, invocation_id) WHERE {condition}"
+            f"CREATE INDEX entry_by_invocation ON entry (log, invocation_id, idx) WHERE {condition}"
         )
         connection.execute("PRAGMA writable_schema=ON")
         connection.execute(

@@ -20,7 +20,8 @@ CREATE TABLE entry (
     invocation_id TEXT, agent TEXT, principal TEXT, tool TEXT, decision TEXT, status TEXT,
     task_id TEXT, trace_id TEXT, leaf BLOB NOT NULL, body BLOB NOT NULL, PRIMARY KEY (log, idx)
 ) STRICT;
-CREATE INDEX entry_by_invocation ON entry (log, invocation_id) WHERE invocation_id IS NOT NULL;
+CREATE INDEX entry_by_invocation ON entry (log, invocation_id, idx)
+    WHERE invocation_id IS NOT NULL;
 CREATE TABLE attachment (
     log INTEGER NOT NULL, idx INTEGER NOT NULL, role TEXT NOT NULL, commitment TEXT NOT NULL,
     salt BLOB NOT NULL, data BLOB NOT NULL, PRIMARY KEY (log, idx, role)
