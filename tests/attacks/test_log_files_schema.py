@@ -19,6 +19,7 @@ from agentguard import StorageError
 from agentguard.domain import keystore
 from agentguard.domain.verify import examine
 from agentguard.errors import VerificationError
+from agentguard.store import reader as reader_module
 from agentguard.store.reader import StoredLog
 
 # --- what finds entries ---------------------------------------------------------------------------
@@ -57,6 +58,16 @@ def test_an_index_that_was_rebuilt_as_it_was_is_none(used):
     assert problems(used) == []
     change(used, "REINDEX")
     assert problems(used) == []
+
+
+def test_a_search_by_the_id_of_a_call_reads_no_other_call(used):
+    """In the order of the log, too, for which SQLite could take the primary key."""
+    statement = reader_module._SEARCH.format("TRUE AND kind = ? AND invocation_id = ?", "")
+    with closing(sqlite3.connect(file_of(used))) as connection:
+        plan = connection.execute(
+            f"EXPLAIN QUERY PLAN {statement}", (0, -1, 2**63 - 1, "outcome", "0" * 32, 1)
+        ).fetchall()
+    assert ["entry_by_invocation (log=? AND invocation_id=?" in row[3] for row in plan] == [True]
 
 
 def pages_of(place, table):

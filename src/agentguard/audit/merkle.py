@@ -18,8 +18,6 @@ HASH_SIZE: Final = 32
 EMPTY_ROOT: Final = sha256().digest()
 """The root of the tree without leaves."""
 
-"""The largest number of leaves of a subtree whose root is not cached."""
-
 
 def leaf_hash(data: bytes) -> bytes:
     """Return the hash of a leaf (RFC 9162, 2.1.1)."""

@@ -11,6 +11,8 @@ from typing import Any, Final, Protocol, TypeVar
 
 from agentguard.audit.log import PageReader
 
+# The index ends in idx: a search by the id of a call, in the order of the log, would otherwise read
+# the whole log by its primary key.
 SCHEMA: Final = """
 CREATE TABLE head (
     log INTEGER PRIMARY KEY, note BLOB NOT NULL, peaks BLOB NOT NULL
